@@ -1,0 +1,41 @@
+"""jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
+
+from jaxcl import capture, linalg, losses, metrics, models, strategies
+from jaxcl.compose import chain, transform_loss, transform_optimizer
+from jaxcl.heads import context, setup_for
+from jaxcl.types import (
+    Batch,
+    Context,
+    LayerSpec,
+    Output,
+    Params,
+    Setup,
+    Strategy,
+    TaskData,
+    array_data,
+    strategy,
+)
+
+__all__ = [
+    "Batch",
+    "Context",
+    "LayerSpec",
+    "Output",
+    "Params",
+    "Setup",
+    "Strategy",
+    "TaskData",
+    "array_data",
+    "capture",
+    "chain",
+    "context",
+    "linalg",
+    "losses",
+    "metrics",
+    "models",
+    "setup_for",
+    "strategies",
+    "strategy",
+    "transform_loss",
+    "transform_optimizer",
+]

@@ -1,0 +1,148 @@
+"""Seeds as a mesh axis: one pure function of one seed, laid over all devices there are.
+
+Seeds are sharded over the devices of a one-axis mesh. Inside a shard they run side by
+side (`jax.vmap`, on accelerators) or one after the other (`jax.lax.map`, on a CPU,
+where a core per shard and small matrices in cache beat a batched loop).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcl.types import PyTree
+
+MODES = ("auto", "map", "vmap")
+
+
+class Lanes:
+    """Where seeds live and how functions run over them.
+
+    Host code, not traced. Attributes: ``num_seeds``, ``padded`` (seeds with the padding
+    that an even split needs), ``mode`` ("map" or "vmap"), ``traces`` (how often each
+    function was traced).
+    """
+
+    def __init__(
+        self,
+        num_seeds: int,
+        mode: str = "auto",
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        """Lays `num_seeds` seeds over devices.
+
+        Args:
+          num_seeds: S ≥ 1.
+          mode: "map", "vmap", or "auto" for the one that suits the backend.
+          devices: by default all, those of other hosts included.
+
+        Raises:
+          ValueError: no seed, or an unknown mode.
+        """
+        if num_seeds < 1:
+            raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
+        if mode not in MODES:
+            raise ValueError(f"lanes must be one of {', '.join(MODES)}, got {mode!r}")
+        devices = list(jax.devices() if devices is None else devices)
+        if jax.process_count() == 1:
+            devices = devices[:num_seeds]  # every host must keep a part of the work
+        if mode == "auto":
+            mode = "map" if devices[0].platform == "cpu" else "vmap"
+        self.num_seeds = num_seeds
+        self.padded = -(-num_seeds // len(devices)) * len(devices)
+        self.mode = mode
+        self.traces: Counter[str] = Counter()
+        self.mesh = Mesh(np.array(devices), ("seeds",))
+
+    @property
+    def real(self) -> jax.Array:
+        """bool[S padded], False for the lanes that only pad."""
+        return self._place(
+            np.arange(self.padded) < self.num_seeds, PartitionSpec("seeds")
+        )
+
+    def any_host(self, flag: bool) -> bool:
+        """Whether the flag is set on any host, so that all of them act alike."""
+        if jax.process_count() == 1:
+            return flag
+        return bool(multihost_utils.process_allgather(np.array(flag)).any())
+
+    def spread(self, tree: PyTree) -> PyTree:
+        """Host arrays [S, ...] onto the devices, padded with copies of the last seed."""
+
+        def pad(leaf):
+            leaf = np.asarray(leaf)
+            extra = self.padded - self.num_seeds
+            return np.concatenate([leaf, np.repeat(leaf[-1:], extra, axis=0)])
+
+        return self._place(jax.tree.map(pad, tree), PartitionSpec("seeds"))
+
+    def share(self, tree: PyTree) -> PyTree:
+        """Host arrays onto every device, the same for all seeds."""
+        return self._place(tree, PartitionSpec())
+
+    def _place(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
+        sharding = NamedSharding(self.mesh, spec)
+
+        def place(leaf):
+            leaf = np.asarray(leaf)
+            return jax.make_array_from_callback(
+                leaf.shape, sharding, lambda index: leaf[index]
+            )
+
+        return jax.tree.map(place, tree)
+
+    def gather(self, tree: PyTree) -> PyTree:
+        """Device arrays back to the host as numpy [S, ...], on every host."""
+        if jax.process_count() > 1:
+            tree = multihost_utils.process_allgather(tree, tiled=True)
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: self.num_seeds], tree)
+
+    def over_seeds(
+        self, fn: Callable[..., Any], name: str, donate: bool = False
+    ) -> Callable[..., Any]:
+        """Compiles a function of one seed into one of all.
+
+        Args:
+          fn: ``(state, mine, shared) -> result`` of one seed.
+          name: under which its traces are counted.
+          donate: whether ``state``'s buffers may be reused for the result.
+
+        Returns:
+          ``(state [S, ...], mine [S, ...], shared) -> result [S, ...]``, jitted.
+        """
+
+        def shard(state, mine, shared):
+            def one(pair):
+                return jax.tree.map(_strong, fn(*pair, shared))
+
+            if self.mode == "map":
+                return jax.lax.map(one, (state, mine))
+            return jax.vmap(one)((state, mine))
+
+        spread, shared = PartitionSpec("seeds"), PartitionSpec()
+        sharded = jax.shard_map(
+            shard,
+            mesh=self.mesh,
+            in_specs=(spread, spread, shared),
+            out_specs=spread,
+            check_vma=False,  # custom backward passes do not carry the annotation
+        )
+
+        def counted(*args):
+            self.traces[name] += 1
+            return sharded(*args)
+
+        counted.__name__ = name
+        return jax.jit(counted, donate_argnums=(0,) if donate else ())
+
+
+def _strong(leaf: jax.Array) -> jax.Array:
+    """Drops JAX's weak type: a result fed back as an argument must not retrace."""
+    return jax.lax.convert_element_type(leaf, leaf.dtype)

@@ -1,0 +1,313 @@
+"""Tasks × seeds: what runs when, measured, saved and taken up again.
+
+`run` is a generator of events; whoever iterates it draws the progress bar and writes
+the files. All arithmetic is in `jaxcl.training`, all placement in `jaxcl.lanes`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcl import capture, training
+from jaxcl.checkpoints import Checkpoints
+from jaxcl.data.streams import Stream
+from jaxcl.heads import cross_entropy
+from jaxcl.lanes import Lanes
+from jaxcl.training import EpochMetrics, Plan
+from jaxcl.types import PyTree, Setup, Strategy
+
+
+class Problem(NamedTuple):
+    """Everything a run is a function of."""
+
+    model: nn.Module
+    stream: Stream
+    seeds: tuple[int, ...]
+    make_strategy: Callable[[Setup], Strategy]
+    optimizer: optax.GradientTransformation
+    plan: Plan
+    joint: bool = False  # each task trains on all data so far
+    lanes: str = "auto"
+
+
+class RunState(NamedTuple):
+    """All a run needs to go on; host arrays."""
+
+    lane: PyTree  # training.Lane, leading [S]
+    accuracy: np.ndarray  # float32[S, T, T]
+    baseline: np.ndarray  # float32[S, T] at random initialisation
+    task: np.ndarray  # int64[] the next epoch's task
+    epoch: np.ndarray  # int64[] the next epoch
+    steps: np.ndarray  # int64[S] taken so far
+    seconds: np.ndarray  # float64[] spent so far
+
+
+class Started(NamedTuple):
+    """The run begins, or goes on at this task and epoch."""
+
+    task: int
+    epoch: int
+    resumed: bool
+
+
+class EpochDone(NamedTuple):
+    task: int
+    epoch: int
+    metrics: EpochMetrics  # numpy, each [S]
+    seconds: float
+
+
+class TaskDone(NamedTuple):
+    task: int
+    accuracy: np.ndarray  # [S, T, T] so far, NaN where not measured
+    baseline: np.ndarray  # [S, T]
+    status: tuple[str, ...]  # per seed: "ok" or "failed: task t, epoch e", 1-based
+    steps: np.ndarray  # [S]
+    seconds: float
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
+    """The `Setup` of a shipped or a user's Linen model on a stream."""
+    example = jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32)
+    return Setup(
+        apply_fn=capture.apply_fn(model),
+        task_loss=cross_entropy(stream.logit_mask, stream.mask_by),
+        layers=capture.describe(model, example),
+        heads=(("head",),),
+        logit_mask=stream.logit_mask,
+        mask_by=stream.mask_by,
+        num_tasks=stream.num_tasks,
+        example=example,
+        mixes_examples=getattr(model, "mixes_examples", False),
+    )
+
+
+class _Compiled(NamedTuple):
+    init: Callable[..., Any]
+    begin: Callable[..., Any]
+    prepare: Callable[..., Any]
+    epoch: Callable[..., Any]
+    end: Callable[..., Any]
+    evaluate: Callable[..., Any]
+
+
+def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
+    """The trainer's functions over all seeds; each is traced once for all tasks."""
+    stream, plan, joint = problem.stream, problem.plan, problem.joint
+    setup = make_setup(problem.model, stream, plan.batch_size)
+    strategy = problem.make_strategy(setup)
+    trainer = training.make_trainer(
+        setup,
+        strategy,
+        problem.optimizer,
+        plan,
+        capture.init_fn(problem.model, setup.example),
+        masked=lanes.mode == "vmap",
+    )
+    validates = bool(stream.capacity("valid"))
+
+    def key(seed, task):
+        # Stream 0 of a seed is its initialisation, stream t + 1 its task t.
+        return jax.random.fold_in(jax.random.key(seed), task + 1)
+
+    def init(_, seed, shared):
+        return trainer.init(key(seed, -1))
+
+    def begin(lane, real, shared):
+        return trainer.begin(lane, real)
+
+    def prepare(lane, data, shared):
+        base, task = shared
+        return trainer.prepare(lane, stream.view(base, data, "train", task, joint))
+
+    def epoch(lane, mine, shared):
+        (seed, data, cache), (base, task, number, longest) = mine, shared
+        return trainer.epoch(
+            lane,
+            cache,
+            stream.view(base, data, "train", task, joint),
+            stream.view(base, data, "valid", task, joint) if validates else None,
+            task,
+            number,
+            jax.random.fold_in(key(seed, task), 0),
+            longest,
+        )
+
+    def end(lane, mine, shared):
+        (seed, data, cache), (base, task) = mine, shared
+        view = stream.view(base, data, "train", task, joint)
+        end_key = jax.random.fold_in(key(seed, task), 1)
+        return trainer.end(lane, cache, view, task, end_key)
+
+    def evaluate(lane, data, shared):
+        base, current = shared
+
+        def on(task):
+            view = stream.view(base, data, "test", task)
+            return trainer.evaluate(lane, view, current)[0]
+
+        return jax.lax.map(on, jnp.arange(stream.num_tasks))
+
+    over = lanes.over_seeds
+    return _Compiled(
+        init=over(init, "init"),
+        begin=over(begin, "begin", donate=True),
+        prepare=over(prepare, "prepare"),
+        epoch=over(epoch, "epoch", donate=True),
+        end=over(end, "end", donate=True),
+        evaluate=over(evaluate, "evaluate"),
+    )
+
+
+def run(
+    problem: Problem,
+    *,
+    checkpoints: Path | None = None,
+    save_every: float = 600.0,
+    stop: Callable[[], bool] = lambda: False,
+    lanes: Lanes | None = None,
+) -> Iterator[Started | EpochDone | TaskDone]:
+    """Trains every seed on every task in turn, measuring all tasks after each.
+
+    Args:
+      problem: what to run.
+      checkpoints: folder for the run's state, saved after each task, when `stop` says
+        so and every `save_every` seconds; a run that finds a state there goes on from
+        it and ends as if it had never been broken off. None saves nothing.
+      save_every: seconds.
+      stop: asked after each epoch; True saves and raises `Interrupted`.
+      lanes: where seeds run; by default laid over all devices.
+
+    Yields:
+      One `Started`, an `EpochDone` per epoch and a `TaskDone` per task.
+
+    Raises:
+      ValueError: the problem contradicts itself; before anything runs.
+      CheckpointError: the state on disk cannot be read or written.
+      Interrupted: `stop` returned True; the state is saved.
+    """
+    stream, plan, seeds = problem.stream, problem.plan, problem.seeds
+    plan.check(has_validation=bool(stream.capacity("valid")))
+    lanes = lanes or Lanes(len(seeds), problem.lanes)
+    fns = _compile(problem, lanes)
+    store = Checkpoints(checkpoints) if checkpoints else None
+
+    seed = lanes.spread(np.asarray(seeds, np.uint32))
+    data = lanes.spread(stream.lanes)
+    base = lanes.share(stream.base)
+
+    def number(value: int) -> jax.Array:
+        return lanes.share(np.int32(value))
+
+    num_tasks = stream.num_tasks
+    lane = fns.init((), seed, ())
+    state = RunState(
+        lane=None,
+        accuracy=np.full((len(seeds), num_tasks, num_tasks), np.nan, np.float32),
+        baseline=np.full((len(seeds), num_tasks), np.nan, np.float32),
+        task=np.int64(0),
+        epoch=np.int64(0),
+        steps=np.zeros(len(seeds), np.int64),
+        seconds=np.float64(0),
+    )
+    newest = store.latest() if store else None
+    if store and newest is not None:
+        state = store.restore(newest, state._replace(lane=lanes.gather(lane)))
+        lane = lanes.spread(state.lane)
+    else:
+        measured = fns.evaluate(lane, data, (base, number(0)))
+        state = state._replace(baseline=lanes.gather(measured))
+    began = time.monotonic() - float(state.seconds)
+    saved = time.monotonic()
+
+    def elapsed() -> float:
+        return time.monotonic() - began
+
+    def save(state: RunState, lane: training.Lane) -> None:
+        if store:
+            # The number grows with every epoch of every task, whatever their count.
+            step = int(state.task) * 1_000_000 + int(state.epoch)
+            seconds = np.float64(elapsed())
+            store.save(step, state._replace(lane=lanes.gather(lane), seconds=seconds))
+
+    def task_done(state: RunState, lane: training.Lane, seconds: float) -> TaskDone:
+        return TaskDone(
+            task=int(state.task) - 1,
+            accuracy=state.accuracy,
+            baseline=state.baseline,
+            status=_status(lanes.gather(lane.progress)),
+            steps=state.steps,
+            seconds=seconds,
+        )
+
+    yield Started(int(state.task), int(state.epoch), newest is not None)
+    if state.task == num_tasks:
+        yield task_done(state, lane, float(state.seconds))
+    for task in range(int(state.task), num_tasks):
+        shared = (base, number(task))
+        if state.epoch == 0:
+            lane = fns.begin(lane, lanes.real, ())
+        cache = fns.prepare(lane, data, shared)
+        longest = number(_longest_epoch(problem, task))
+        while not _finished(lanes, lane, plan, int(state.epoch)):
+            epoch = int(state.epoch)
+            lane, metrics = fns.epoch(
+                lane, (seed, data, cache), (*shared, number(epoch), longest)
+            )
+            metrics = lanes.gather(metrics)
+            state = state._replace(
+                epoch=np.int64(epoch + 1), steps=state.steps + metrics.steps
+            )
+            yield EpochDone(task, epoch, metrics, elapsed())
+            stopping = lanes.any_host(stop())
+            if stopping or lanes.any_host(time.monotonic() - saved > save_every):
+                save(state, lane)
+                saved = time.monotonic()
+            if stopping:
+                raise Interrupted
+        lane = fns.end(lane, (seed, data, cache), shared)
+        accuracy = state.accuracy.copy()
+        accuracy[:, task] = lanes.gather(fns.evaluate(lane, data, shared))
+        state = state._replace(
+            accuracy=accuracy, task=np.int64(task + 1), epoch=np.int64(0)
+        )
+        save(state, lane)
+        saved = time.monotonic()
+        yield task_done(state, lane, elapsed())
+        if task + 1 < num_tasks and lanes.any_host(stop()):
+            raise Interrupted
+
+
+def _longest_epoch(problem: Problem, task: int) -> int:
+    """Steps of an epoch of the seed that has most of them."""
+    offset = np.asarray(problem.stream.lanes.train.offset)
+    start = 0 if problem.joint else offset[:, task]
+    size = int((offset[:, task + 1] - start).max())
+    return -(-size // problem.plan.batch_size)
+
+
+def _finished(lanes: Lanes, lane: training.Lane, plan: Plan, epoch: int) -> bool:
+    over = plan.epochs is not None and epoch >= plan.epochs
+    return over or bool(lanes.gather(lane.progress.done).all())
+
+
+def _status(progress: training.Progress) -> tuple[str, ...]:
+    return tuple(
+        "ok" if task < 0 else f"failed: task {task + 1}, epoch {epoch + 1}"
+        for task, epoch in zip(
+            progress.failed_task, progress.failed_epoch, strict=True
+        )
+    )

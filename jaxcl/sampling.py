@@ -1,0 +1,49 @@
+"""Random orders of data whose amount is only known when the program runs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def shuffled(key: jax.Array, size: jax.Array, capacity: int) -> jax.Array:
+    """A random order of 0 … size − 1, in an array of static length.
+
+    Sorts uniform draws, those beyond ``size`` last. `jax.random.permutation` needs the
+    size at compile time, and tasks of unequal size would each compile anew.
+
+    Args:
+      key: a typed key.
+      size: int32[], 1 ≤ size ≤ capacity.
+      capacity: length of the result.
+
+    Returns:
+      int32[capacity]; the first ``size`` entries are the order, entry i beyond repeats
+      entry i mod size, so that every entry is a valid position.
+    """
+    draws = jax.random.uniform(key, (capacity,))
+    position = jnp.arange(capacity)
+    order = jnp.argsort(jnp.where(position < size, draws, 2.0))
+    return order[position % size].astype(jnp.int32)
+
+
+def batch_positions(
+    order: jax.Array, i: jax.Array, batch_size: int, size: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Batch i of an order: its positions and weights (0 where it runs past the end).
+
+    What pads the last batch are examples from the start of the order, not zeros, so
+    that statistics taken over a batch (BatchNorm) still see data.
+
+    Args:
+      order: int32[capacity], as `shuffled` makes it.
+      i: int32[] index of the batch.
+      batch_size: B.
+      size: int32[] number of examples.
+
+    Returns:
+      int32[B] positions and float32[B] weights.
+    """
+    position = i * batch_size + jnp.arange(batch_size)
+    weight = (position < size).astype(jnp.float32)
+    return order[position % size], weight

@@ -1,0 +1,22 @@
+"""Plain fine-tuning: each task trained as it comes, nothing kept of the last.
+
+The rows BP (last weights), BP* (`select="best"`) and joint (the stream gives all data
+so far) are this strategy under other protocol settings.
+"""
+
+from __future__ import annotations
+
+from jaxcl.types import Setup, Strategy, strategy
+
+
+def finetune(setup: Setup) -> Strategy:
+    """The strategy that does nothing: θ ← θ − lr ∇L_task(θ).
+
+    Args:
+      setup: not used; every factory takes it.
+
+    Returns:
+      A `Strategy` with state ``()``.
+    """
+    del setup
+    return strategy()

@@ -1,0 +1,424 @@
+"""Training one seed on one task: the pure functions that the protocol lays over seeds.
+
+Nothing here knows of devices, files or other seeds. An epoch is one loop on the device
+over batches of shuffled positions; its length is a traced bound, so that tasks of any
+size share one compilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcl.compose import transform_loss, transform_optimizer
+from jaxcl.heads import mask_logits
+from jaxcl.linalg import tree_where
+from jaxcl.sampling import batch_positions, shuffled
+from jaxcl.types import (
+    Batch,
+    Context,
+    Params,
+    PyTree,
+    Setup,
+    State,
+    Strategy,
+    TaskData,
+)
+
+SELECT = ("last", "best")
+METRICS = ("accuracy", "loss")
+
+
+class Plan(NamedTuple):
+    """How a task is trained; static.
+
+    Attributes:
+      epochs: at most; None only with `max_steps`.
+      batch_size: B.
+      eval_batch_size: of validation and test batches; matters to models that use the
+        batch's own statistics.
+      max_steps: steps per task at most, or None. With it a task may end inside an epoch.
+      patience: epochs without a better validation score before the learning rate is
+        divided by `lr_factor`; None never does.
+      lr_factor: > 1.
+      lr_min: a seed whose learning rate falls below lr_min is done with the task.
+      lr: the rate that lr_min is compared with.
+      select: "last" or "best" weights are carried to the next task.
+      select_metric: validation "accuracy" or "loss", for select and patience.
+    """
+
+    epochs: int | None
+    batch_size: int
+    eval_batch_size: int = 256
+    max_steps: int | None = None
+    patience: int | None = None
+    lr_factor: float = 3.0
+    lr_min: float = 1e-4
+    lr: float = 0.0
+    select: str = "last"
+    select_metric: str = "accuracy"
+
+    def check(self, has_validation: bool) -> None:
+        """Raises ValueError, quoting the value, if the plan cannot be carried out."""
+        for name in ("epochs", "max_steps", "batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("epochs or max_steps must be given, both are None")
+        for name, allowed in (("select", SELECT), ("select_metric", METRICS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got "
+                    f"{getattr(self, name)!r}"
+                )
+        if self.patience is not None:
+            if self.patience < 1 or self.lr_factor <= 1:
+                raise ValueError(
+                    "patience must be at least 1 and lr_factor greater than 1, got "
+                    f"{self.patience} and {self.lr_factor}"
+                )
+        if not has_validation and (self.patience or self.select == "best"):
+            raise ValueError(
+                f"select={self.select!r} with patience={self.patience} needs validation "
+                "data: set valid_fraction above 0"
+            )
+
+
+class Progress(NamedTuple):
+    """Where a seed stands in its task; masked lanes under patience and divergence."""
+
+    step: jax.Array  # int32[] since the task's start
+    lr_scale: jax.Array  # float32[]
+    best_score: jax.Array  # float32[], larger is better
+    bad_epochs: jax.Array  # int32[] since the best or the last decay
+    done: jax.Array  # bool[] with this task
+    failed_task: jax.Array  # int32[], -1 if healthy
+    failed_epoch: jax.Array  # int32[]
+
+
+class Lane(NamedTuple):
+    """Everything a seed carries from epoch to epoch."""
+
+    params: Params
+    model_state: PyTree
+    opt_state: PyTree
+    strategy_state: State
+    best: PyTree  # (params, model_state), or () where the last weights are taken
+    progress: Progress
+
+
+class EpochMetrics(NamedTuple):
+    """What an epoch reports of a seed; NaN where a seed did not train."""
+
+    loss: jax.Array
+    valid_loss: jax.Array
+    valid_accuracy: jax.Array
+    lr_scale: jax.Array
+    steps: jax.Array
+
+
+class Trainer(NamedTuple):
+    """Pure functions of one seed; see `make_trainer`."""
+
+    init: Callable[..., Lane]
+    begin: Callable[..., Lane]
+    prepare: Callable[..., PyTree]
+    epoch: Callable[..., tuple[Lane, EpochMetrics]]
+    end: Callable[..., Lane]
+    evaluate: Callable[..., tuple[jax.Array, jax.Array]]
+
+
+def scale_by_lr() -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by ``lr_scale``, an extra argument of ``update``.
+
+    Patience is per seed, so the rate it decays has to be traced.
+    """
+
+    def update(updates, state, params=None, *, lr_scale, **extra):
+        return jax.tree.map(lambda u: u * lr_scale, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+def make_trainer(
+    setup: Setup,
+    strategy: Strategy,
+    optimizer: optax.GradientTransformation,
+    plan: Plan,
+    init_model: Callable[[jax.Array], tuple[PyTree, PyTree]],
+    *,
+    masked: bool,
+) -> Trainer:
+    """Builds the functions that train and evaluate one seed.
+
+    Args:
+      setup: the run's `Setup`.
+      strategy: any `Strategy`.
+      optimizer: optax transformation, restarted at each task.
+      plan: schedule and selection.
+      init_model: ``key -> (net, model_state)``.
+      masked: True where seeds run in lockstep (`jax.vmap`): every seed takes the
+        longest seed's number of steps and the surplus is undone. False where each
+        runs its own loop (`jax.lax.map`).
+
+    Returns:
+      A `Trainer`.
+    """
+    inner = optax.chain(optimizer, scale_by_lr())
+    loss_fn = transform_loss(strategy, setup.task_loss, setup.apply_fn)
+
+    def init(key: jax.Array) -> Lane:
+        model_key, strategy_key = jax.random.split(key)
+        net, model_state = init_model(model_key)
+        aux, state = strategy.init(strategy_key, net)
+        params = Params(net, aux)
+        zero, none = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
+        return Lane(
+            params=params,
+            model_state=model_state,
+            opt_state=inner.init(params),
+            strategy_state=state,
+            best=(params, model_state) if plan.select == "best" else (),
+            progress=Progress(
+                step=zero,
+                lr_scale=jnp.ones(()),
+                best_score=jnp.full((), -jnp.inf),
+                bad_epochs=zero,
+                done=jnp.zeros((), bool),
+                failed_task=none,
+                failed_epoch=none,
+            ),
+        )
+
+    def begin(lane: Lane, real: jax.Array) -> Lane:
+        """Restarts optimizer, patience and selection; lanes that pad do not train."""
+        zero = jnp.zeros((), jnp.int32)
+        progress = lane.progress._replace(
+            step=zero,
+            lr_scale=jnp.ones(()),
+            best_score=jnp.full((), -jnp.inf),
+            bad_epochs=zero,
+            done=~real | (lane.progress.failed_task >= 0),
+        )
+        return lane._replace(
+            opt_state=inner.init(lane.params),
+            best=(lane.params, lane.model_state) if plan.select == "best" else (),
+            progress=progress,
+        )
+
+    def prepare(lane: Lane, data: TaskData) -> PyTree:
+        return strategy.prepare(lane.strategy_state, data)
+
+    def train_step(carry, ctx: Context, lr_scale: jax.Array):
+        params, _, opt_state, state = carry
+        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, state, ctx
+        )
+        tx = transform_optimizer(strategy, inner, state)
+        updates, (opt_state, state) = tx.update(
+            grads, (opt_state, state), params, ctx=ctx, out=out, lr_scale=lr_scale
+        )
+        model_state = strategy.model_state(
+            state, ctx.model_state, out.model_state, ctx
+        )
+        params = optax.apply_updates(params, updates)
+        return (params, model_state, opt_state, state), loss
+
+    def epoch(
+        lane: Lane,
+        cache: PyTree,
+        data: TaskData,
+        valid: TaskData | None,
+        task: jax.Array,
+        epoch: jax.Array,
+        key: jax.Array,
+        longest: jax.Array,
+    ) -> tuple[Lane, EpochMetrics]:
+        """Trains over the task's data once, then validates, selects and decays.
+
+        Args:
+          lane: the seed's state.
+          cache: from ``begin``.
+          data: the task's training data.
+          valid: its validation data, or None.
+          task: int32[].
+          epoch: int32[] from 0.
+          key: the seed's key for this task.
+          longest: int32[] steps of the longest seed's epoch; read if ``masked``.
+        """
+        before = lane.progress
+        order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
+        order = shuffled(order_key, data.size, data.capacity)
+        per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
+        limits = [] if plan.epochs is None else [per_epoch * plan.epochs]
+        steps = per_epoch
+        if plan.max_steps is not None:
+            limits.append(jnp.asarray(plan.max_steps))
+            steps = jnp.clip(plan.max_steps - before.step, 0, per_epoch)
+        steps = jnp.where(before.done, 0, steps)
+
+        def body(i, carry):
+            inner_carry, total = carry
+            position, weight = batch_positions(order, i, plan.batch_size, data.size)
+            step = before.step + i
+            ctx = Context(
+                task=task,
+                step=step,
+                epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
+                task_progress=step / reduce(jnp.minimum, limits),
+                key=jax.random.fold_in(step_key, i),
+                batch=data.take(position)._replace(weight=weight),
+                model_state=inner_carry[1],
+                cache=cache,
+            )
+            new, loss = train_step(inner_carry, ctx, before.lr_scale)
+            if masked:
+                live = i < steps
+                new = tree_where(live, new, inner_carry)
+                loss = jnp.where(live, loss, 0)
+            return new, total + loss
+
+        carry = (lane.params, lane.model_state, lane.opt_state, lane.strategy_state)
+        bound = longest if masked else steps
+        carry, total = jax.lax.fori_loop(0, bound, body, (carry, jnp.zeros(())))
+        lane = Lane(*carry, best=lane.best, progress=before)
+        trained = steps > 0
+        loss = jnp.where(trained, total / jnp.maximum(steps, 1), jnp.nan)
+
+        # A sum of squares overflows before a weight does; look at the weights.
+        finite = [jnp.isfinite(p).all() for p in jax.tree.leaves(lane.params)]
+        healthy = jnp.isfinite(total) & jnp.stack(finite).all()
+        failed = trained & ~healthy & (before.failed_task < 0)
+
+        if valid is None:
+            valid_loss = valid_accuracy = jnp.full((), jnp.nan)
+            lane = lane._replace(
+                progress=before._replace(step=before.step + steps, done=before.done)
+            )
+        else:
+            valid_accuracy, valid_loss = evaluate(lane, valid, task)
+            lane = select(lane, valid_accuracy, valid_loss, trained, steps)
+        progress = lane.progress
+        if plan.max_steps is not None:
+            progress = progress._replace(
+                done=progress.done | (progress.step >= plan.max_steps)
+            )
+        progress = progress._replace(
+            done=progress.done | failed,
+            failed_task=jnp.where(failed, task, progress.failed_task),
+            failed_epoch=jnp.where(failed, epoch, progress.failed_epoch),
+        )
+        metrics = EpochMetrics(
+            loss, valid_loss, valid_accuracy, before.lr_scale, steps
+        )
+        return lane._replace(progress=progress), metrics
+
+    def select(lane, accuracy, loss, trained, steps) -> Lane:
+        """Keeps the best weights; decays the rate of a seed that has stalled."""
+        p = lane.progress
+        score = accuracy if plan.select_metric == "accuracy" else -loss
+        better = trained & (score > p.best_score)
+        bad = jnp.where(better, 0, p.bad_epochs + 1)
+        lr_scale, done = p.lr_scale, p.done
+        if plan.patience is not None:
+            decay = trained & (bad >= plan.patience)
+            lr_scale = jnp.where(decay, lr_scale / plan.lr_factor, lr_scale)
+            bad = jnp.where(decay, 0, bad)
+            done = done | (decay & (plan.lr * lr_scale < plan.lr_min))
+        best = lane.best
+        if plan.select == "best":
+            best = tree_where(better, (lane.params, lane.model_state), best)
+        return lane._replace(
+            best=best,
+            progress=p._replace(
+                step=p.step + steps,
+                lr_scale=lr_scale,
+                best_score=jnp.where(better, score, p.best_score),
+                bad_epochs=jnp.where(trained, bad, p.bad_epochs),
+                done=done,
+            ),
+        )
+
+    def end(lane: Lane, cache: PyTree, data: TaskData, task, key) -> Lane:
+        """Loads the selected weights and lets the strategy consolidate."""
+        if plan.select == "best":
+            params, model_state = lane.best
+            lane = lane._replace(params=params, model_state=model_state)
+        ctx = _idle_context(lane, data, task, key, cache)
+
+        def consolidate(lane: Lane) -> Lane:
+            params, state = strategy.after_task(
+                lane.strategy_state, lane.params, lane.model_state, ctx, data
+            )
+            return lane._replace(params=params, strategy_state=state)
+
+        failed = lane.progress.failed_task >= 0
+        return jax.lax.cond(failed, lambda lane: lane, consolidate, lane)
+
+    def evaluate(
+        lane: Lane, data: TaskData, current: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Accuracy and mean loss over a task's data, in evaluation mode.
+
+        Args:
+          lane: the seed's state.
+          data: examples.
+          current: int32[] the last task trained.
+        """
+        batch_size = min(plan.eval_batch_size, data.capacity)
+        order = jnp.arange(data.capacity)
+        key = jax.random.key(0)  # evaluation draws nothing
+
+        def body(i, totals):
+            position, weight = batch_positions(order, i, batch_size, data.size)
+            batch = data.take(position)._replace(weight=weight)
+            ctx = _context(lane, batch, current, key)
+            f = strategy.forward(
+                lane.strategy_state, lane.params.aux, setup.apply_fn, ctx
+            )
+            out = f(lane.params.net, lane.model_state, batch.x, batch.task, key, False)
+            logits = mask_logits(setup, out.logits, batch.task, current)
+            right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
+            # A class that is not in play yet has a loss of 1e38; count no such thing.
+            known = jnp.take_along_axis(logits, batch.y[:, None], 1)[:, 0] > -1e30
+            loss = setup.task_loss(out.logits, batch._replace(weight=weight * known),
+                                   current)
+            n = weight.sum()
+            return totals[0] + right, totals[1] + loss * n, totals[2] + n
+
+        zeros = (jnp.zeros(()),) * 3
+        bound = (data.size + batch_size - 1) // batch_size
+        right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
+        n = jnp.maximum(n, 1)
+        accuracy, loss = right / n, loss / n
+        # Weights that are not finite predict class 0: that is not an accuracy.
+        failed = lane.progress.failed_task >= 0
+        return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
+
+    return Trainer(init, begin, prepare, epoch, end, evaluate)
+
+
+def _context(lane: Lane, batch: Batch, task, key, cache=(), progress=1.0) -> Context:
+    one = jnp.full((), progress, jnp.float32)
+    return Context(
+        task=task,
+        step=lane.progress.step,
+        epoch_progress=one,
+        task_progress=one,
+        key=key,
+        batch=batch,
+        model_state=lane.model_state,
+        cache=cache,
+    )
+
+
+def _idle_context(lane: Lane, data: TaskData, task, key, cache) -> Context:
+    """The context of a task's end: its batch is the task's first example."""
+    batch = data.take(jnp.zeros((1,), jnp.int32))
+    return _context(lane, batch, task, key, cache)

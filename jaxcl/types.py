@@ -1,0 +1,191 @@
+"""The contract every strategy is written against: values, pure functions, no `self`.
+
+A strategy is a `Strategy`: a NamedTuple of pure functions over explicit state. The
+state is always a traced argument, never an attribute: a jitted method that reads its
+own fields keeps for ever what they held at its first trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+State = Any
+
+
+class Batch(NamedTuple):
+    """Examples of one step; rows that only pad the batch have weight 0."""
+
+    x: jax.Array  # [B, ...] network input, float
+    y: jax.Array  # int32[B] target among the K outputs
+    task: jax.Array  # int32[B] task each example comes from
+    weight: jax.Array  # float32[B] 1 for an example, 0 for padding
+    index: jax.Array  # int32[B] position in the task's data
+
+
+class Params(NamedTuple):
+    """What the optimizer trains."""
+
+    net: PyTree  # the model's parameters
+    aux: PyTree  # what the strategy trains beside it (HAT's embeddings), else {}
+
+
+class Output(NamedTuple):
+    """What a forward pass gave."""
+
+    logits: jax.Array  # float[B, K], not masked
+    model_state: PyTree  # e.g. running statistics after this pass
+    taps: dict[str, jax.Array]  # layer name -> input of that layer
+
+
+class Context(NamedTuple):
+    """What a hook may know of the moment it is called in; arrays only."""
+
+    task: jax.Array  # int32[] task in training, traced and shared by all seeds
+    step: jax.Array  # int32[] step since the start of the task
+    epoch_progress: jax.Array  # float32[] (b - 1)/(B - 1) over the epoch's batches
+    task_progress: jax.Array  # float32[] share of the task's longest schedule done
+    key: jax.Array  # a typed key of this step's own
+    batch: Batch
+    model_state: PyTree
+    cache: PyTree  # what `prepare` returned
+
+
+class LayerSpec(NamedTuple):
+    """One dense or convolutional layer, as `capture.describe` found it."""
+
+    name: str  # module path, "/"-joined; the key of `Output.taps`
+    kind: str  # "dense" or "conv"
+    path: tuple[str, ...]  # of the kernel in the params tree
+    strides: tuple[int, int]
+    padding: str  # "VALID" or "SAME"; dense: "VALID"
+    window: tuple[int, int]  # (kh, kw); dense: (1, 1)
+    d_in: int  # rows of the kernel as a matrix: kh * kw * channels
+    n_out: int
+    bias: bool
+    feeds_on: tuple[str, ...] | None  # layers before it; () the input; None unknown
+    refusal: str  # why methods that treat layers must refuse it, or ""
+
+
+class Setup(NamedTuple):
+    """What is fixed for a whole run and closed over by the hooks."""
+
+    apply_fn: ApplyFn
+    task_loss: TaskLoss
+    layers: tuple[LayerSpec, ...]
+    heads: tuple[tuple[str, ...], ...]  # path prefixes of the classifier in the params
+    logit_mask: jax.Array  # bool[T, K] outputs in play for each task
+    mask_by: str  # "example": row of the example's task; "task": of the current one
+    num_tasks: int
+    example: jax.ShapeDtypeStruct  # one batch of inputs
+    mixes_examples: bool  # in evaluation an example's logits depend on its batch
+
+
+class TaskData(NamedTuple):
+    """One task's training examples, readable inside jit."""
+
+    take: Callable[[jax.Array], Batch]  # int32[B] positions in [0, size) -> Batch
+    size: jax.Array  # int32[] number of examples
+    capacity: int  # static upper bound of size
+
+
+ApplyFn = Callable[..., Output]
+"""(net, model_state, x, task[B], key, train: bool) -> Output"""
+TaskLoss = Callable[[jax.Array, Batch, jax.Array], jax.Array]
+"""(logits[B, K], batch, current task) -> scalar"""
+LossFn = Callable[[Params, Context], tuple[jax.Array, Output]]
+"""A scalar to minimise and the forward pass it came from."""
+
+
+class Strategy(NamedTuple):
+    """A continual-learning method as pure functions; see `strategy` for the defaults.
+
+    Attributes:
+      init: ``(key, net) -> (aux, state)``.
+      prepare: ``(state, data) -> cache`` at a task's start; reaches the hooks as
+        ``ctx.cache``. Never checkpointed but made anew on resume, in the middle of a
+        task too: it may read only state that training does not change.
+      forward: ``(state, aux, apply_fn, ctx) -> apply_fn``. Gates, projected backward.
+      loss: ``(state, loss_fn) -> loss_fn``. Penalties, replay.
+      grads: ``(state, grads, params, ctx, out) -> (grads, state)`` before optax.
+      updates: ``(state, updates, grads, params, ctx, out) -> (updates, state)`` after
+        optax and the learning rate's decay: the last word on what moves.
+      model_state: ``(state, old, new, ctx) -> model_state``.
+      after_task: ``(state, params, model_state, ctx, data) -> (params, state)`` with
+        the selected parameters, once at a task's end.
+    """
+
+    init: Callable[..., tuple[PyTree, State]]
+    prepare: Callable[..., PyTree]
+    forward: Callable[..., ApplyFn]
+    loss: Callable[..., LossFn]
+    grads: Callable[..., tuple[PyTree, State]]
+    updates: Callable[..., tuple[PyTree, State]]
+    model_state: Callable[..., PyTree]
+    after_task: Callable[..., tuple[Params, State]]
+
+
+def strategy(
+    *,
+    init: Callable[..., Any] | None = None,
+    prepare: Callable[..., Any] | None = None,
+    forward: Callable[..., Any] | None = None,
+    loss: Callable[..., Any] | None = None,
+    grads: Callable[..., Any] | None = None,
+    updates: Callable[..., Any] | None = None,
+    model_state: Callable[..., Any] | None = None,
+    after_task: Callable[..., Any] | None = None,
+) -> Strategy:
+    """Builds a `Strategy`; a hook that is not given does nothing.
+
+    Returns:
+      A `Strategy` whose missing hooks pass their subject through unchanged, so that
+      ``strategy()`` is plain fine-tuning with empty state ``()``.
+    """
+    return Strategy(
+        init=init or (lambda key, net: ({}, ())),
+        prepare=prepare or (lambda state, data: ()),
+        forward=forward or (lambda state, aux, apply_fn, ctx: apply_fn),
+        loss=loss or (lambda state, loss_fn: loss_fn),
+        grads=grads or (lambda state, g, params, ctx, out: (g, state)),
+        updates=updates or (lambda state, u, g, params, ctx, out: (u, state)),
+        model_state=model_state or (lambda state, old, new, ctx: new),
+        after_task=after_task or (lambda state, params, ms, ctx, data: (params, state)),
+    )
+
+
+def array_data(x: jax.Array, y: jax.Array, task: int | jax.Array = 0) -> TaskData:
+    """Plain arrays as the `TaskData` that `prepare` and `after_task` read.
+
+    Args:
+      x: [N, ...] network inputs.
+      y: int[N] targets.
+      task: the task they belong to.
+
+    Returns:
+      A `TaskData` of N examples.
+
+    Raises:
+      ValueError: x and y differ in length, or are empty.
+    """
+    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    if x.shape[0] != y.shape[0] or x.shape[0] == 0:
+        raise ValueError(
+            f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
+            f"{y.shape[0]}"
+        )
+
+    def take(index: jax.Array) -> Batch:
+        return Batch(
+            x=x[index],
+            y=y[index],
+            task=jnp.full(index.shape, task, jnp.int32),
+            weight=jnp.ones(index.shape, jnp.float32),
+            index=index,
+        )
+
+    return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
