@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -25,7 +26,8 @@ def chain(*members: Strategy) -> Strategy:
     ``forward`` and ``loss`` nest, the first member innermost; gradients, updates, model
     state and parameters thread through the members in order. State, aux and cache are
     tuples with an entry a member, and each member sees a key of its own (member i gets
-    ``fold_in(key, i)``).
+    ``fold_in(key, i)``). Reports are merged; a name that two members report is told
+    apart by the member's number, as in "0:hidden_0".
 
     Args:
       *members: strategies, at least one.
@@ -106,8 +108,30 @@ def chain(*members: Strategy) -> Strategy:
 
         return thread(call, params, state)
 
+    def report(state):
+        parts = [m.report(s) for m, s in zip(members, state, strict=True)]
+        count = Counter(name for part in parts for name in part)
+        return {
+            name if count[name] == 1 else f"{i}:{name}": value
+            for i, part in enumerate(parts)
+            for name, value in part.items()
+        }
+
+    def check(optimizer):
+        for m in members:
+            m.check(optimizer)
+
     return Strategy(
-        init, prepare, forward, loss, grads, updates, model_state, after_task
+        init,
+        prepare,
+        forward,
+        loss,
+        grads,
+        updates,
+        model_state,
+        after_task,
+        report,
+        check,
     )
 
 

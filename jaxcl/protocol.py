@@ -45,6 +45,7 @@ class RunState(NamedTuple):
     lane: PyTree  # training.Lane, leading [S]
     accuracy: np.ndarray  # float32[S, T, T]
     baseline: np.ndarray  # float32[S, T] at random initialisation
+    report: dict[str, np.ndarray]  # each float32[S, T], `Strategy.report` by task
     task: np.ndarray  # int64[] the next epoch's task
     epoch: np.ndarray  # int64[] the next epoch
     steps: np.ndarray  # int64[S] taken so far
@@ -73,6 +74,7 @@ class TaskDone(NamedTuple):
     status: tuple[str, ...]  # per seed: "ok" or "failed: task t, epoch e", 1-based
     steps: np.ndarray  # [S]
     seconds: float
+    report: dict[str, np.ndarray]  # name -> [S, T] so far, NaN where not measured
 
 
 class Interrupted(Exception):
@@ -95,6 +97,20 @@ def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
     )
 
 
+def check(problem: Problem) -> None:
+    """Builds everything but trains nothing: raises what `run` would raise at once.
+
+    Raises:
+      ValueError: the problem contradicts itself, with the value and the rule.
+    """
+    stream, plan = problem.stream, problem.plan
+    plan.check(has_validation=bool(stream.capacity("valid")))
+    if len(set(problem.seeds)) != len(problem.seeds):
+        raise ValueError(f"seeds must be distinct, got {problem.seeds}")
+    Lanes(len(problem.seeds), problem.lanes)
+    problem.make_strategy(make_setup(problem.model, stream, plan.batch_size))
+
+
 class _Compiled(NamedTuple):
     init: Callable[..., Any]
     begin: Callable[..., Any]
@@ -102,6 +118,8 @@ class _Compiled(NamedTuple):
     epoch: Callable[..., Any]
     end: Callable[..., Any]
     evaluate: Callable[..., Any]
+    report: Callable[..., Any]
+    report_names: list[str]  # in the strategy's order; filled when `report` is traced
 
 
 def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
@@ -161,6 +179,13 @@ def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
 
         return jax.lax.map(on, jnp.arange(stream.num_tasks))
 
+    names: list[str] = []
+
+    def report(lane, mine, shared):
+        values = trainer.report(lane)
+        names[:] = values
+        return values
+
     over = lanes.over_seeds
     return _Compiled(
         init=over(init, "init"),
@@ -169,6 +194,8 @@ def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
         epoch=over(epoch, "epoch", donate=True),
         end=over(end, "end", donate=True),
         evaluate=over(evaluate, "evaluate"),
+        report=over(report, "report"),
+        report_names=names,
     )
 
 
@@ -200,7 +227,7 @@ def run(
       Interrupted: `stop` returned True; the state is saved.
     """
     stream, plan, seeds = problem.stream, problem.plan, problem.seeds
-    plan.check(has_validation=bool(stream.capacity("valid")))
+    check(problem)
     lanes = lanes or Lanes(len(seeds), problem.lanes)
     fns = _compile(problem, lanes)
     store = Checkpoints(checkpoints) if checkpoints else None
@@ -214,10 +241,14 @@ def run(
 
     num_tasks = stream.num_tasks
     lane = fns.init((), seed, ())
+    # Jit sorts a dict's keys; the figure wants the layers in their own order.
+    fns.report(lane, (), ())
+    unknown = np.full((len(seeds), num_tasks), np.nan, np.float32)
     state = RunState(
         lane=None,
         accuracy=np.full((len(seeds), num_tasks, num_tasks), np.nan, np.float32),
-        baseline=np.full((len(seeds), num_tasks), np.nan, np.float32),
+        baseline=unknown,
+        report={name: unknown for name in fns.report_names},
         task=np.int64(0),
         epoch=np.int64(0),
         steps=np.zeros(len(seeds), np.int64),
@@ -251,6 +282,7 @@ def run(
             status=_status(lanes.gather(lane.progress)),
             steps=state.steps,
             seconds=seconds,
+            report={name: state.report[name] for name in fns.report_names},
         )
 
     yield Started(int(state.task), int(state.epoch), newest is not None)
@@ -281,8 +313,14 @@ def run(
         lane = fns.end(lane, (seed, data, cache), shared)
         accuracy = state.accuracy.copy()
         accuracy[:, task] = lanes.gather(fns.evaluate(lane, data, shared))
+        report = {name: past.copy() for name, past in state.report.items()}
+        for name, now in lanes.gather(fns.report(lane, (), ())).items():
+            report[name][:, task] = now
         state = state._replace(
-            accuracy=accuracy, task=np.int64(task + 1), epoch=np.int64(0)
+            accuracy=accuracy,
+            report=report,
+            task=np.int64(task + 1),
+            epoch=np.int64(0),
         )
         save(state, lane)
         saved = time.monotonic()

@@ -132,6 +132,7 @@ class Trainer(NamedTuple):
     epoch: Callable[..., tuple[Lane, EpochMetrics]]
     end: Callable[..., Lane]
     evaluate: Callable[..., tuple[jax.Array, jax.Array]]
+    report: Callable[..., dict[str, jax.Array]]
 
 
 def scale_by_lr() -> optax.GradientTransformationExtraArgs:
@@ -170,6 +171,7 @@ def make_trainer(
     Returns:
       A `Trainer`.
     """
+    strategy.check(optimizer)
     inner = optax.chain(optimizer, scale_by_lr())
     loss_fn = transform_loss(strategy, setup.task_loss, setup.apply_fn)
 
@@ -401,7 +403,12 @@ def make_trainer(
         failed = lane.progress.failed_task >= 0
         return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
 
-    return Trainer(init, begin, prepare, epoch, end, evaluate)
+    def report(lane: Lane) -> dict[str, jax.Array]:
+        """What the strategy says of its state, as float32 scalars."""
+        values = strategy.report(lane.strategy_state)
+        return {name: jnp.asarray(v, jnp.float32) for name, v in values.items()}
+
+    return Trainer(init, begin, prepare, epoch, end, evaluate, report)
 
 
 def _context(lane: Lane, batch: Batch, task, key, cache=(), progress=1.0) -> Context:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 PyTree = Any
 State = Any
@@ -117,6 +118,11 @@ class Strategy(NamedTuple):
       model_state: ``(state, old, new, ctx) -> model_state``.
       after_task: ``(state, params, model_state, ctx, data) -> (params, state)`` with
         the selected parameters, once at a task's end.
+      report: ``(state) -> dict[str, scalar]`` after each task, to be kept beside the
+        accuracies: for methods that use a network up, the share of each layer's space
+        that is taken, named by the layer. The names may not depend on the state.
+      check: ``(optimizer) -> None`` once before anything is traced; warns of, or
+        refuses, an optimizer under which the method does not hold what it promises.
     """
 
     init: Callable[..., tuple[PyTree, State]]
@@ -127,6 +133,8 @@ class Strategy(NamedTuple):
     updates: Callable[..., tuple[PyTree, State]]
     model_state: Callable[..., PyTree]
     after_task: Callable[..., tuple[Params, State]]
+    report: Callable[[State], dict[str, jax.Array]]
+    check: Callable[[optax.GradientTransformation], None]
 
 
 def strategy(
@@ -139,6 +147,8 @@ def strategy(
     updates: Callable[..., Any] | None = None,
     model_state: Callable[..., Any] | None = None,
     after_task: Callable[..., Any] | None = None,
+    report: Callable[..., Any] | None = None,
+    check: Callable[..., Any] | None = None,
 ) -> Strategy:
     """Builds a `Strategy`; a hook that is not given does nothing.
 
@@ -155,6 +165,8 @@ def strategy(
         updates=updates or (lambda state, u, g, params, ctx, out: (u, state)),
         model_state=model_state or (lambda state, old, new, ctx: new),
         after_task=after_task or (lambda state, params, ms, ctx, data: (params, state)),
+        report=report or (lambda state: {}),
+        check=check or (lambda optimizer: None),
     )
 
 

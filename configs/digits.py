@@ -1,0 +1,22 @@
+r"""Split digits: the quick look, offline.
+
+scikit-learn's 1,797 digits of 8 × 8 pixels in five tasks of two classes each.
+
+    python -m experiments.compare --config=configs/digits.py
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.config import base, finish, variant
+
+METHODS = {"ewc": {"strength": 1e3}}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Argument: a row."""
+    row, _ = variant(argument, ())
+    config = base("digits")
+    config.model.update(name="mlp", widths=(100, 100), dropout=0.0)
+    config.optimizer.lr = 0.05
+    config.train.update(epochs=20, batch_size=10)
+    return finish(config, row, METHODS)

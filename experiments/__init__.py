@@ -1,0 +1,1 @@
+"""Commands: run one config, compare strategies, rebuild tables and figures."""

@@ -1,0 +1,152 @@
+"""What every command of this folder does before and around its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+import jax
+from absl import app, flags, logging
+
+from jaxcl.checkpoints import CheckpointError
+from jaxcl.data.cache import DataError, cache_root
+
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, to run on several hosts."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many, with --coordinator."
+)
+_PROCESS = flags.DEFINE_integer("process_id", None, "This one, with --coordinator.")
+_CLUSTER = flags.DEFINE_bool(
+    "cluster", False, "Several hosts whose cluster tells JAX who they are."
+)
+_CPU_DEVICES = flags.DEFINE_integer(
+    "cpu_devices", None, "Parts to split a CPU into; by default one a core."
+)
+
+
+class UsageError(Exception):
+    """Something the user gave is wrong; the message is all they need."""
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Parses flags, prepares JAX, runs `main`; a user's mistake is one line, exit 2."""
+    try:
+        app.run(_guarded(main), flags_parser=_parse)
+    except UsageError as error:
+        fail(error)
+
+
+def fail(error: BaseException) -> None:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except FileNotFoundError as error:
+        fail(UsageError(f"no config file {error.filename or error}"))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        # ml_collections raises any of these for a field that is unknown or mistyped.
+        fail(error)
+    if len(rest) > 1:
+        fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
+    return rest
+
+
+def _guarded(main: Callable[[Sequence[str]], int | None]):
+    def guarded(argv: Sequence[str]) -> int | None:
+        prepare_jax()
+        try:
+            return main(argv)
+        except (UsageError, ValueError, DataError, CheckpointError) as error:
+            if os.environ.get("JAXCL_TRACEBACK"):
+                raise
+            fail(error)
+
+    return guarded
+
+
+def prepare_jax() -> None:
+    """Quiet logs, compilation cache, one CPU device a core, other hosts if any."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
+    # A CPU counts as one device unless told otherwise; seeds are sharded over devices.
+    jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cores())
+    try:
+        folder = cache_root() / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    except OSError:
+        pass  # compiling anew is slower, not wrong
+    if _CLUSTER.value:
+        jax.distributed.initialize()
+    elif _COORDINATOR.value is not None:
+        if _PROCESSES.value is None or _PROCESS.value is None:
+            raise UsageError("--coordinator needs --num_processes and --process_id")
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files; all of them compute."""
+    return jax.process_index() == 0
+
+
+def writable(folder: Path) -> Path:
+    """Makes a folder to write results into.
+
+    Raises:
+      UsageError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror}; give another --workdir"
+        ) from error
+    return folder
+
+
+class StopOnSignal:
+    """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C stops at once."""
+
+    def __init__(self):
+        self.asked = False
+        self._old: dict[int, object] = {}
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> StopOnSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping at the end of this epoch ...", file=sys.stderr, flush=True)

@@ -1,0 +1,87 @@
+"""Shows how far a run is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jaxcl.protocol import EpochDone, Started, TaskDone
+
+_LINE_EVERY = 10.0  # seconds between plain lines inside a task
+
+
+class Display:
+    """Takes a run's events; use as a context manager."""
+
+    def __init__(self, label: str, num_tasks: int, epochs: int | None, quiet: bool):
+        self.label, self.num_tasks, self.epochs = label, num_tasks, epochs
+        self._last = 0.0
+        self._bar: Progress | None = None
+        self._quiet = quiet
+        if not quiet and sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self._id = self._bar.add_task(label, total=num_tasks, note="compiling")
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, event: Started | EpochDone | TaskDone) -> None:
+        if isinstance(event, Started):
+            if event.resumed:
+                self._line(f"goes on at task {event.task + 1}, epoch {event.epoch + 1}")
+        elif isinstance(event, EpochDone):
+            self._epoch(event)
+        else:
+            done = event.accuracy[:, event.task]
+            trained = done[:, : event.task + 1].mean(1)
+            failed = sum(s != "ok" for s in event.status)
+            self._line(
+                f"task {event.task + 1}/{self.num_tasks} done, accuracy on tasks so "
+                f"far {_mean(trained):.2%}"
+                + (f", {failed} of {len(event.status)} seeds failed" if failed else "")
+            )
+            if self._bar:
+                self._bar.update(self._id, completed=event.task + 1)
+
+    def _epoch(self, event: EpochDone) -> None:
+        m, of = event.metrics, f"/{self.epochs}" if self.epochs else ""
+        note = f"task {event.task + 1}/{self.num_tasks}, epoch {event.epoch + 1}{of}, "
+        note += f"loss {_mean(m.loss):.4f}"
+        if not np.isnan(m.valid_accuracy).all():
+            note += f", val {_mean(m.valid_accuracy):.2%}"
+        if self._bar:
+            share = (event.epoch + 1) / self.epochs if self.epochs else 0.0
+            self._bar.update(self._id, completed=event.task + share, note=note)
+        elif time.monotonic() - self._last > _LINE_EVERY:
+            self._line(note)
+
+    def _line(self, text: str) -> None:
+        self._last = time.monotonic()
+        if self._quiet:
+            return
+        if self._bar:
+            self._bar.console.print(f"{self.label}: {text}", highlight=False)
+        else:
+            print(f"{self.label}: {text}", file=sys.stderr, flush=True)
+
+
+def _mean(per_seed: np.ndarray) -> float:
+    """Over the seeds that have a value."""
+    known = per_seed[~np.isnan(per_seed)]
+    return float(known.mean()) if known.size else float("nan")

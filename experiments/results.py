@@ -1,0 +1,218 @@
+"""One run's outcome, `result.json`, and how it is written and read.
+
+The file is strict JSON: NaN (not measured, or failed) is written as null. It is
+replaced in one step: a reader never sees half a file, a killed run leaves a whole one.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FILE_NAME = "result.json"
+OK = "ok"
+
+
+class Result(NamedTuple):
+    """A method on a benchmark, with all its seeds: S seeds, T tasks.
+
+    Attributes:
+      config_name: the benchmark's config, e.g. "digits".
+      row: the method's name in the registry, e.g. "ewc".
+      scenario: "task", "domain" or "class".
+      seeds: the seeds [S].
+      status: per seed "ok", or what happened and when: "failed: task 3, epoch 2".
+      matrix: accuracy in [0, 1] on task j after task i [S, T, T]; NaN: not measured.
+      baseline: accuracy in [0, 1] at random initialisation [S, T].
+      task_names: the tasks' names [T].
+      tasks_done: how many tasks were trained to their end; T in a finished run.
+      steps: optimizer steps taken.
+      wall_s: seconds it took.
+      device: what it ran on.
+      versions: package -> version.
+      notes: anything a reader of the table has to know.
+      space: layer -> share of its space or capacity taken after each task [S, T].
+    """
+
+    config_name: str
+    row: str
+    scenario: str
+    seeds: Sequence[int]
+    status: Sequence[str]
+    matrix: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+    task_names: Sequence[str]
+    tasks_done: int
+    steps: int
+    wall_s: float
+    device: str
+    versions: Mapping[str, str]
+    notes: Sequence[str] = ()
+    space: Mapping[str, NDArray[np.float64]] | None = None
+
+
+def save(path: str | os.PathLike[str], result: Result) -> None:
+    """Writes a result, replacing the file in one step.
+
+    Args:
+      path: the file, or an existing folder that gets a `result.json`.
+      result: what to write.
+
+    Raises:
+      ValueError: a shape or a value that `load` would refuse.
+    """
+    file = _file(path)
+    result = check(result, str(file))
+    fields = result._asdict()
+    for name in ("matrix", "baseline"):
+        fields[name] = _nulls(fields[name])
+    fields["wall_s"] = None if math.isnan(result.wall_s) else result.wall_s
+    if result.space is None:
+        del fields["space"]
+    else:
+        fields["space"] = {k: _nulls(v) for k, v in result.space.items()}
+    text = json.dumps(fields, allow_nan=False, indent=1)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Result:
+    """Reads a result.
+
+    Args:
+      path: the file, or the run's folder.
+
+    Returns:
+      The result, its arrays as float64.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not a whole, strict JSON object of the fields above.
+    """
+    file = _file(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: no such file; a run writes it when its first task ends: run or "
+            f"resume it, or name the run's own folder"
+        )
+    try:
+        text = file.read_text(encoding="utf-8")
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: not valid JSON ({error}); it may have been cut off or edited: "
+            f"resume the run to rewrite it, or remove its folder"
+        ) from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+    optional = Result._field_defaults
+    missing = [k for k in Result._fields if k not in fields and k not in optional]
+    if missing:
+        raise ValueError(
+            f"{file}: lacks {', '.join(missing)}; it is not a result of this version: "
+            f"run the config again"
+        )
+    return check(
+        Result(**{k: v for k, v in fields.items() if k in Result._fields}), str(file)
+    )
+
+
+def check(result: Result, where: str) -> Result:
+    """Checks a result's shapes and ranges; its fields become plain Python and float64.
+
+    Args:
+      result: what to check.
+      where: named in errors.
+
+    Returns:
+      The same result; arrays are float64, numbers and sequences Python's own.
+
+    Raises:
+      ValueError: a field has the wrong type, shape or range.
+    """
+
+    def fail(problem: str) -> ValueError:
+        return ValueError(f"{where}: {problem}; run the config again to rewrite it")
+
+    def array(name: str, value: Any, axes: str, shape: tuple[int, ...]) -> NDArray:
+        try:
+            a = np.asarray(value, float)
+        except (TypeError, ValueError):
+            raise fail(f"{name} must be numbers or null, of shape {axes}") from None
+        if a.shape != shape:
+            raise fail(f"{name} must be {axes} = {shape}, got {a.shape}")
+        # Means of float32 accuracies may pass 1 by a rounding.
+        outside = a[(a < -1e-6) | (a > 1 + 1e-6)]
+        if outside.size:
+            raise fail(f"{name} must lie in [0, 1], got {outside[0]:g}")
+        return a
+
+    r = result
+    for name in ("seeds", "status", "task_names", "notes"):
+        if isinstance(getattr(r, name), str | Mapping | None):
+            raise fail(f"{name} must be a list, got {getattr(r, name)!r}")
+    for name in ("versions", "space"):
+        value = getattr(r, name)
+        if not isinstance(value, Mapping) and not (name == "space" and value is None):
+            raise fail(f"{name} must be an object, got {value!r}")
+    try:
+        r = r._replace(
+            seeds=[int(s) for s in r.seeds],
+            tasks_done=int(r.tasks_done),
+            steps=int(r.steps),
+            wall_s=float("nan") if r.wall_s is None else float(r.wall_s),
+        )
+    except (TypeError, ValueError) as error:
+        raise fail(
+            f"seeds, tasks_done, steps and wall_s must be numbers ({error})"
+        ) from None
+    s, t = len(r.seeds), len(r.task_names)
+    if not s or len(set(r.seeds)) != s:
+        raise fail(f"seeds must be at least one and distinct, got {list(r.seeds)}")
+    if len(r.status) != s:
+        raise fail(f"status must be one a seed, got {len(r.status)} for {s} seeds")
+    if not t:
+        raise fail("task_names must name at least one task")
+    if not 0 <= r.tasks_done <= t:
+        raise fail(f"tasks_done must lie in 0..{t}, got {r.tasks_done}")
+    if math.isinf(r.wall_s):
+        raise fail(f"wall_s must be finite, got {r.wall_s}")
+    space = r.space and {
+        str(k): array(f"space[{k!r}]", v, "[S, T]", (s, t)) for k, v in r.space.items()
+    }
+    return r._replace(
+        matrix=array("matrix", r.matrix, "[S, T, T]", (s, t, t)),
+        baseline=array("baseline", r.baseline, "[S, T]", (s, t)),
+        status=[str(v) for v in r.status],
+        task_names=[str(v) for v in r.task_names],
+        notes=[str(v) for v in r.notes],
+        versions={str(k): str(v) for k, v in r.versions.items()},
+        space=space or None,
+    )
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _nulls(a: ArrayLike) -> list[Any]:
+    nested = np.array(a, object)
+    nested[np.isnan(np.asarray(a, float))] = None
+    return nested.tolist()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON; NaN is written as null")

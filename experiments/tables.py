@@ -1,0 +1,358 @@
+"""The comparison table: a line a method, as text, Markdown and CSV.
+
+Nothing is left out silently: failed seeds are counted in the line and named beneath the
+table, unfinished runs are marked, and every formula is stated.
+"""
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from experiments.results import OK, Result
+from jaxcl import metrics
+
+# Also the order of the table.
+LABELS = {
+    "bp": "BP",
+    "bp_star": "BP*",
+    "bp_star_star": "BP**",
+    "ewc": "EWC",
+    "si": "SI",
+    "mas": "MAS",
+    "lwf": "LwF",
+    "owm": "OWM",
+    "gpm": "GPM",
+    "hat": "HAT",
+    "agem": "A-GEM",
+    "er": "ER",
+    "derpp": "DER++",
+    "joint": "Joint",
+}
+UNFINISHED = "†"
+NONE = "–"
+METRICS = ("acc", "bwt", "fgt", "fwt")
+STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
+FORMULAS = (
+    ("A[i, j]", "accuracy on task j after training task i, of T tasks"),
+    ("ACC", "mean_j A[T, j]"),
+    ("BWT", "mean_{j<T} (A[T, j] − A[j, j])"),
+    ("Forgetting", "mean_{j<T} (max_{i<T} A[i, j] − A[T, j])"),
+    ("FWT", "mean_{j>1} (A[j−1, j] − b_j), b = accuracy at random initialisation"),
+    ("±", "standard deviation over seeds (ddof = 1)"),
+    ("95 % interval", "mean ± t(0.975, n − 1) · std / √n over the n seeds not failed"),
+    ("p", "paired t-test of ACC against BP over shared seeds, two-sided, uncorrected"),
+)
+
+
+class Row(NamedTuple):
+    """What the table and the figures say about one result.
+
+    Attributes:
+      result: the result itself.
+      label: its name, unique in the table, without marks.
+      scores: metric -> value per seed [S], over the tasks done; NaN for failed seeds.
+      intervals: metric -> its statistics over the seeds.
+      failed: (seed, what happened) of each failed seed.
+      test: ACC against BP's; None for BP, without one, or while unfinished.
+    """
+
+    result: Result
+    label: str
+    scores: dict[str, NDArray[np.float64]]
+    intervals: dict[str, metrics.Interval]
+    failed: list[tuple[int, str]]
+    test: metrics.PairedTest | None
+
+    @property
+    def unfinished(self) -> bool:
+        return self.result.tasks_done < len(self.result.task_names)
+
+    @property
+    def finished_seeds(self) -> NDArray[np.bool_]:
+        """Which seeds have not failed [S]."""
+        failed = {seed for seed, _ in self.failed}
+        return np.array([seed not in failed for seed in self.result.seeds])
+
+
+def rows(results: Iterable[Result]) -> list[Row]:
+    """Scores results and puts them in the table's order."""
+    results = list(results)
+    order = list(LABELS)
+    groups = list(dict.fromkeys(map(_benchmark, results)))
+    results.sort(
+        key=lambda r: (
+            groups.index(_benchmark(r)),
+            order.index(r.row) if r.row in order else len(order),
+            r.row,
+        )
+    )
+    scored = [
+        _score(r, label) for r, label in zip(results, _labels(results), strict=True)
+    ]
+    references: dict[tuple[str, ...], Row] = {}
+    for row in scored:
+        if row.result.row == "bp" and not row.unfinished:
+            references.setdefault(_benchmark(row.result), row)
+    return [row._replace(test=_against(row, references)) for row in scored]
+
+
+def text_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
+    """The table as plain text: no colour, never folded."""
+    stream = io.StringIO()
+    console = Console(file=stream, width=10_000, color_system=None)
+    console.print(_rich(table, extra, console))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def print_table(
+    table: Sequence[Row], extra: Sequence[str] = (), console: Console | None = None
+) -> None:
+    """Prints the table: coloured and fitted to a terminal, as plain text elsewhere."""
+    console = console or Console()
+    if console.is_terminal:
+        console.print(_rich(table, extra, console))
+    else:
+        console.file.write(text_table(table, extra))
+
+
+def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
+    """The table in Markdown."""
+    lines = [
+        "| " + " | ".join(name for name, _ in COLUMNS) + " |",
+        "| --- " + "| ---: " * (len(COLUMNS) - 1) + "|",
+        *("| " + " | ".join(_escape(c(r)) for _, c in COLUMNS) + " |" for r in table),
+        "",
+        *(f"- {_escape(name)}: `{rule}`" for name, rule in FORMULAS),
+        *(f"- {_escape(note)}" for note in [*footnotes(table), *extra]),
+    ]
+    return f"**{_escape(title(table))}**\n\n" + "\n".join(lines) + "\n"
+
+
+def csv_table(table: Sequence[Row]) -> str:
+    """The raw numbers, a line a method; accuracies in [0, 1], empty where undefined."""
+    header = ["method", "row", "config", "scenario", "tasks", "tasks_done", "seeds"]
+    header += ["failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
+    header += ["p_vs_bp", "difference_vs_bp", "pairs_vs_bp", "wall_s", "steps"]
+    lines = []
+    for row in table:
+        r, nan = row.result, float("nan")
+        test = row.test or metrics.PairedTest(nan, nan, 0)
+        line = [row.label, r.row, r.config_name, r.scenario, len(r.task_names)]
+        line += [r.tasks_done, len(r.seeds), len(row.failed)]
+        line += [x for m in METRICS for x in row.intervals[m][: len(STATISTICS)]]
+        lines.append([*line, test.p, test.difference, test.n, r.wall_s, r.steps])
+    return _csv(header, lines)
+
+
+def csv_seeds(table: Sequence[Row]) -> str:
+    """The raw numbers, a line a method and seed."""
+    header = ["method", "row", "config", "scenario", "seed", *METRICS, "status"]
+    lines = [
+        [row.label, row.result.row, row.result.config_name, row.result.scenario, seed]
+        + [float(row.scores[m][k]) for m in METRICS]
+        + [row.result.status[k]]
+        for row in table
+        for k, seed in enumerate(row.result.seeds)
+    ]
+    return _csv(header, lines)
+
+
+def footnotes(table: Sequence[Row]) -> list[str]:
+    """What a reader has to know beside the formulas."""
+    notes = [
+        f"{row.label}, seed {seed}: {why} (in none of this line's statistics)."
+        for row in table
+        for seed, why in row.failed
+    ]
+    for row in table:
+        done, tasks = row.result.tasks_done, len(row.result.task_names)
+        if row.unfinished:
+            over = f"figures are over the first {done}" if done else "no figures yet"
+            notes.append(
+                f"{UNFINISHED} {row.label}: unfinished, {done} of {tasks} tasks done; "
+                f"{over}; not tested against BP."
+            )
+    for tasks in sorted(
+        {len(r.result.task_names) for r in table if r.result.scenario == "class"}
+    ):
+        notes.append(
+            f"Class-incremental, {tasks} tasks: a method without replay is expected "
+            f"at about 1/T = {100 / tasks:.1f} %, the last task alone."
+        )
+    for row in table:
+        notes += [f"{row.label}: {note}" for note in row.result.notes]
+    return notes
+
+
+def title(table: Sequence[Row]) -> str:
+    """Names the benchmarks and the devices."""
+    parts = dict.fromkeys(
+        f"{r.config_name}, {r.scenario}-incremental, {len(r.task_names)} tasks"
+        for r in (row.result for row in table)
+    )
+    devices = dict.fromkeys(row.result.device for row in table)
+    return f"{'; '.join(parts)} (on {', '.join(devices)})"
+
+
+def _benchmark(r: Result) -> tuple[str, ...]:
+    return (r.config_name, r.scenario, *r.task_names)
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Names the rows; what differs between benchmarks is added, then a number."""
+    kinds = [(r.config_name, r.scenario, f"T = {len(r.task_names)}") for r in results]
+    differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
+    names, seen = [], Counter[str]()
+    for result, kind in zip(results, kinds, strict=True):
+        name = LABELS.get(result.row, result.row)
+        shown = [value for value, keep in zip(kind, differs, strict=True) if keep]
+        name += f" ({', '.join(shown)})" if shown else ""
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return names
+
+
+def _score(r: Result, label: str) -> Row:
+    done = r.tasks_done
+    matrix, baseline = r.matrix[:, :done, :done], r.baseline[:, :done]
+    if done:
+        values = [
+            metrics.average_accuracy(matrix),
+            metrics.backward_transfer(matrix),
+            metrics.forgetting(matrix),
+            metrics.forward_transfer(matrix, baseline),
+        ]
+    else:
+        values = [np.full(len(r.seeds), np.nan)] * len(METRICS)
+    failed = []
+    for k, (seed, status) in enumerate(zip(r.seeds, r.status, strict=True)):
+        if status != OK:
+            failed.append((seed, status))
+        elif done and math.isnan(values[0][k]):
+            failed.append((seed, "failed: its accuracy is missing"))
+    # A seed that failed late may still have numbers; they are not a finished seed's.
+    lost = np.isin(r.seeds, [seed for seed, _ in failed])
+    scores = {
+        m: np.where(lost, np.nan, v) for m, v in zip(METRICS, values, strict=True)
+    }
+    intervals = {m: metrics.interval(v) for m, v in scores.items()}
+    return Row(r, label, scores, intervals, failed, None)
+
+
+def _against(
+    row: Row, references: dict[tuple[str, ...], Row]
+) -> metrics.PairedTest | None:
+    reference = references.get(_benchmark(row.result))
+    if reference is None or row.result.row == "bp" or row.unfinished:
+        return None
+    # Two runs may have different seeds: pair by seed, not by position.
+    shared = [s for s in row.result.seeds if s in reference.result.seeds]
+    x, y = (
+        [dict(zip(r.result.seeds, r.scores["acc"], strict=True))[s] for s in shared]
+        for r in (row, reference)
+    )
+    return metrics.paired_test(x, y)
+
+
+def _mean_std(metric: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        i = row.intervals[metric]
+        return _percent(i.mean) + ("" if math.isnan(i.std) else f" ± {100 * i.std:.2f}")
+
+    return cell
+
+
+def _range(low: str, high: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        i = row.intervals["acc"]
+        a, b = getattr(i, low), getattr(i, high)
+        return NONE if math.isnan(a) else f"[{_percent(a)}, {_percent(b)}]"
+
+    return cell
+
+
+def _p(row: Row) -> str:
+    if row.test is None or math.isnan(row.test.p):
+        return NONE
+    return "< 0.001" if row.test.p < 0.001 else f"{row.test.p:.3f}"
+
+
+def _percent(x: float) -> str:
+    # Adding 0.0 turns the -0.0 of a rounded tiny loss into 0.0.
+    return NONE if math.isnan(x) else f"{round(100 * x, 2) + 0.0:.2f}"
+
+
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("Method", lambda r: f"{r.label} {UNFINISHED}" if r.unfinished else r.label),
+    ("ACC %", _mean_std("acc")),
+    ("95 % interval", _range("low95", "high95")),
+    ("[lowest, highest]", _range("minimum", "maximum")),
+    ("BWT %", _mean_std("bwt")),
+    ("Forgetting %", _mean_std("fgt")),
+    ("FWT %", _mean_std("fwt")),
+    ("Failed", lambda r: f"{len(r.failed)}/{len(r.result.seeds)}"),
+    ("p vs BP", _p),
+    (
+        "Seconds",
+        lambda r: NONE if math.isnan(r.result.wall_s) else f"{r.result.wall_s:.0f}",
+    ),
+)
+
+
+HALVES = ((0, 1, 2, 3, 7, 8), (0, 4, 5, 6, 9))
+
+
+def _rich(rows: Sequence[Row], extra: Sequence[str], console: Console) -> Group:
+    parts = [_grid(rows, range(len(COLUMNS)))]
+    unbounded = console.options.update(max_width=10_000)
+    if console.measure(parts[0], options=unbounded).maximum > console.width:
+        # Two tables that can be read rather than one with its numbers cut off.
+        parts = [_grid(rows, columns) for columns in HALVES]
+    width = max(len(name) for name, _ in FORMULAS)
+    beneath = [f"{name:<{width}}  {rule}" for name, rule in FORMULAS]
+    notes = [*footnotes(rows), *extra]
+    return Group(
+        Text(title(rows), style="bold"),
+        *parts,
+        Text("\n".join(beneath), style="dim"),
+        *([Text("\n" + "\n".join(notes))] if notes else []),
+    )
+
+
+def _grid(rows: Sequence[Row], columns: Iterable[int]) -> Table:
+    shown = [COLUMNS[k] for k in columns]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for k, (name, _) in enumerate(shown):
+        table.add_column(Text(name), justify="right" if k else "left")
+    for k, row in enumerate(rows):
+        if k and _benchmark(rows[k - 1].result) != _benchmark(row.result):
+            table.add_section()
+        style = "red" if row.failed else "yellow" if row.unfinished else ""
+        table.add_row(*(Text(cell(row), style=style) for _, cell in shown))
+    return table
+
+
+def _escape(text: str) -> str:
+    return re.sub(r"([\\|*_`<])", r"\\\1", text)
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    for line in lines:
+        writer.writerow(
+            ["" if isinstance(x, float) and math.isnan(x) else x for x in line]
+        )
+    return stream.getvalue()

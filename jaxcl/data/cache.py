@@ -1,0 +1,242 @@
+"""Decoded data sets as plain .npy files, so that a second start decodes nothing.
+
+One folder a data set and source:
+
+    <cache>/<name>/<fingerprint>/{train_x,train_y,test_x,test_y}.npy  meta.json
+
+The cache is `JAXCL_CACHE`, else `$XDG_CACHE_HOME/jaxcl`, else `~/.cache/jaxcl`.
+A folder appears whole or not at all, is checked against its CRC-32 sums at every
+start (0.05 s for the 184 MB of CIFAR-100) and is never repaired or deleted here.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_FORMAT = 1
+_ARRAYS = ("train_x", "train_y", "test_x", "test_y")
+
+
+class DataError(RuntimeError):
+    """A data set could not be had; the message says where it was sought, and a cure."""
+
+
+class Source(NamedTuple):
+    """A labelled image data set, in the order of its source, memory-mapped."""
+
+    name: str
+    train_x: np.ndarray  # uint8 [N, H, W, C]
+    train_y: np.ndarray  # int32 [N]
+    test_x: np.ndarray  # uint8 [M, H, W, C]
+    test_y: np.ndarray  # int32 [M]
+    class_names: tuple[str, ...]  # of label 0, 1, ...
+    max_value: int  # the pixel value that means 1.0
+    mean: tuple[float, ...]  # [C], of train_x / max_value
+    std: tuple[float, ...]  # [C], of train_x / max_value
+
+
+class Split(NamedTuple):
+    """What `write` stores as one split: its x shape and the batches that make it up."""
+
+    shape: tuple[int, ...]  # [N, H, W, C]
+    batches: Iterable[tuple[np.ndarray, np.ndarray]]  # (uint8 [b, H, W, C], int [b])
+
+
+def cache_root(cache_dir: str | None = None) -> Path:
+    """Returns the cache folder: `cache_dir`, else by environment, else in the home."""
+    if folder := cache_dir or os.environ.get("JAXCL_CACHE"):
+        return Path(folder).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "jaxcl"
+
+
+def tail_key(path: Path) -> str:
+    """Returns what tells one archive from another: "<bytes>-<CRC-32 of its tail>".
+
+    A zip archive's tail holds the sums of the last files in it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - (1 << 16)))
+        return f"{size}-{zlib.crc32(file.read()):08x}"
+
+
+def make_folder(folder: Path) -> None:
+    """Creates `folder` and its parents; raises DataError where that is refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def write(
+    folder: Path,
+    name: str,
+    *,
+    train: Split,
+    test: Split,
+    class_names: Iterable[str],
+    max_value: int,
+) -> None:
+    """Stores a data set as `folder`, whole or not at all; pixels stream in batches.
+
+    Where two processes race, the first to finish wins and the other's copy is dropped.
+
+    Raises:
+      DataError: the folder cannot be written, a label is not a class, a pixel is above
+        `max_value`, or a split holds another number of examples than it says.
+    """
+    make_folder(folder.parent)
+    names = list(class_names)
+    meta: dict[str, Any] = {"format": _FORMAT, "name": name, "class_names": names}
+    meta |= {"max_value": max_value, "arrays": {}}
+    try:
+        temp = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    try:
+        temp.chmod(0o755)  # mkdtemp's 0700 would hide a shared cache from other users
+        for split_name, split in (("train", train), ("test", test)):
+            counts = _write_split(temp, name, split_name, split, meta)
+            if counts[:, max_value + 1 :].any():
+                raise DataError(f"{name}: a {split_name} pixel is above {max_value}.")
+            if split_name == "train":
+                value = np.arange(256) / max_value
+                share = counts / counts.sum(1, keepdims=True)
+                mean = share @ value
+                meta["mean"] = mean.tolist()
+                meta["std"] = np.sqrt(share @ value**2 - mean**2).tolist()
+        (temp / "meta.json").write_text(json.dumps(meta, indent=1))
+        try:
+            temp.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def read(folder: Path, name: str) -> Source:
+    """Returns the data set stored as `folder`, checked: sizes, headers, labels, sums.
+
+    Raises:
+      DataError: the folder is not what `write` made of the data set `name`.
+    """
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        if (meta["format"], meta["name"]) != (_FORMAT, name):
+            raise ValueError(f"holds {meta['name']}, format {meta['format']}")
+        arrays = {key: _read_array(folder, meta, key) for key in _ARRAYS}
+        for split in ("train", "test"):
+            if len(arrays[f"{split}_x"]) != len(arrays[f"{split}_y"]):
+                raise ValueError(f"{split}_x and {split}_y differ in length")
+            _check_labels(name, arrays[f"{split}_y"], len(meta["class_names"]))
+        for key in _ARRAYS:
+            content = np.memmap(folder / f"{key}.npy", np.uint8, mode="r")
+            if zlib.crc32(content.data) != meta["arrays"][key]["crc32"]:
+                raise ValueError(f"{key}.npy differs from its checksum")
+        return Source(
+            name=name,
+            class_names=tuple(meta["class_names"]),
+            max_value=meta["max_value"],
+            mean=tuple(meta["mean"]),
+            std=tuple(meta["std"]),
+            **arrays,
+        )
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise DataError(
+            f"{name}: the cached copy in {folder} is damaged ({error}). "
+            "Delete that folder and start again."
+        ) from error
+
+
+def _write_split(
+    temp: Path, name: str, split_name: str, split: Split, meta: dict[str, Any]
+) -> np.ndarray:
+    """Writes one split's x and y, notes them in `meta`; returns counts [C, 256]."""
+    total, channels = split.shape[0], split.shape[-1]
+    counts, labels = np.zeros((channels, 256), np.int64), []
+    with _Writer(temp / f"{split_name}_x.npy", split.shape, np.uint8) as file:
+        for x, y in split.batches:
+            if x.shape != (len(y), *split.shape[1:]) or x.dtype != np.uint8:
+                raise DataError(
+                    f"{name}: {split_name} images are {x.dtype}{list(x.shape)} where "
+                    f"uint8{[len(y), *split.shape[1:]]} is due."
+                )
+            _check_labels(name, y, len(meta["class_names"]))
+            for c in range(channels):
+                counts[c] += np.bincount(x[..., c].ravel(), minlength=256)
+            file.write(x)
+            labels.append(y.astype(np.int32))
+    meta["arrays"][f"{split_name}_x"] = file.entry
+    written = np.concatenate(labels) if labels else np.zeros(0, np.int32)
+    if not total or len(written) != total:
+        raise DataError(f"{name}: {split_name} gave {len(written)} of {total} images.")
+    with _Writer(temp / f"{split_name}_y.npy", written.shape, np.int32) as file:
+        file.write(written)
+    meta["arrays"][f"{split_name}_y"] = file.entry
+    return counts
+
+
+class _Writer:
+    """Writes a .npy file piece by piece, summing as it goes.
+
+    Not a memory map: on a full disk a write to a map kills the process.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
+        self._file = path.open("wb+")
+        dtype_ = np.dtype(dtype).newbyteorder("<")
+        header = {"shape": shape, "fortran_order": False, "descr": dtype_.str}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.seek(0)
+        self.entry = {"shape": list(shape), "dtype": dtype_.str, "crc32": 0}
+        self.entry["crc32"] = zlib.crc32(self._file.read())
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.entry["bytes"] = self._file.tell()
+        self._file.close()
+
+    def write(self, piece: np.ndarray) -> None:
+        data = np.ascontiguousarray(piece).astype(self.entry["dtype"], copy=False)
+        self._file.write(data.data)
+        self.entry["crc32"] = zlib.crc32(data.data, self.entry["crc32"])
+
+
+def _read_array(folder: Path, meta: dict[str, Any], key: str) -> np.ndarray:
+    """Maps one array, its size and header checked against `meta`."""
+    entry, path = meta["arrays"][key], folder / f"{key}.npy"
+    if path.stat().st_size != entry["bytes"]:
+        raise ValueError(
+            f"{key}.npy has {path.stat().st_size} bytes, not {entry['bytes']}"
+        )
+    array = np.load(path, mmap_mode="r")
+    if list(array.shape) != entry["shape"] or array.dtype.str != entry["dtype"]:
+        raise ValueError(f"{key}.npy is {array.dtype}{list(array.shape)}")
+    return array
+
+
+def _check_labels(name: str, y: np.ndarray, num_classes: int) -> None:
+    """Raises DataError where a label is outside [0, num_classes)."""
+    for value in (y.min(initial=0), y.max(initial=0)):
+        if not 0 <= value < num_classes:
+            raise DataError(f"{name}: label {value} is outside [0, {num_classes}).")
+
+
+def _unwritable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"The cache folder {folder} cannot be written ({error}). "
+        "Set JAXCL_CACHE to a folder that can."
+    )

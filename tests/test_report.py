@@ -1,0 +1,347 @@
+"""The report from synthetic results: files, numbers, footnotes, errors, round trips."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import figures, report, tables
+from experiments.results import Result, load, save
+from jaxcl import metrics
+
+pytestmark = pytest.mark.filterwarnings("error")
+TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv"}
+IMAGES = {"bars.png", "tasks.png", "matrix.png"}
+
+
+def make(row="bp", tasks=3, seeds=(0, 1, 2), shift=0.0, done=None, **fields):
+    """A plausible run; `done` tasks of it, all by default."""
+    done = tasks if done is None else done
+    s = len(seeds)
+    age = np.maximum(np.arange(tasks)[:, None] - np.arange(tasks), 0)
+    trained = np.arange(tasks)[:, None] >= np.arange(tasks)
+    one = np.where(trained, 0.8 - 0.1 * np.minimum(age, 5), 0.2)
+    matrix = one + shift + 0.01 * np.square(np.array(seeds))[:, None, None]
+    matrix[:, done:] = np.nan
+    result = Result(
+        config_name="digits",
+        row=row,
+        scenario="task",
+        seeds=list(seeds),
+        status=["ok"] * s,
+        matrix=matrix,
+        baseline=np.full((s, tasks), 0.1),
+        task_names=[f"digits {2 * t}, {2 * t + 1}" for t in range(tasks)],
+        tasks_done=done,
+        steps=100 * done,
+        wall_s=12.5,
+        device="cpu",
+        versions={"jax": "0"},
+    )
+    return result._replace(**fields)
+
+
+def fail(result, seed, status, from_task):
+    """The same run with one seed failed."""
+    k = result.seeds.index(seed)
+    matrix = np.array(result.matrix)
+    matrix[k, from_task:] = np.nan
+    statuses = list(result.status)
+    statuses[k] = status
+    return result._replace(matrix=matrix, status=statuses)
+
+
+def write(folder, result):
+    folder.mkdir(parents=True)
+    save(folder / "result.json", result)
+    return folder
+
+
+def read_csv(file):
+    return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+
+
+def same(a, b):
+    """Whether two results are equal, NaN in the same places."""
+    for x, y in zip(a, b, strict=True):
+        if isinstance(x, dict) and any(isinstance(v, np.ndarray) for v in x.values()):
+            assert x.keys() == y.keys()
+            for key in x:
+                np.testing.assert_array_equal(x[key], y[key])
+        else:
+            np.testing.assert_array_equal(x, y)
+    return True
+
+
+def test_round_trip(tmp_path):
+    result = fail(make(done=2), 1, "failed: task 2, epoch 1", 1)
+    result = result._replace(
+        wall_s=float("nan"),
+        notes=["a note"],
+        space={"dense": np.array([[0.1, 0.2, np.nan]] * 3)},
+    )
+    save(tmp_path, result)
+    assert same(load(tmp_path), result)
+    assert same(load(tmp_path / "result.json"), result)
+    text = (tmp_path / "result.json").read_text()
+    assert "NaN" not in text and "null" in text
+    plain = make()
+    save(tmp_path, plain)
+    assert "space" not in json.loads((tmp_path / "result.json").read_text())
+    assert load(tmp_path).space is None
+
+
+def test_numpy_scalars_and_float32_are_written(tmp_path):
+    result = make()._replace(
+        seeds=np.arange(3), steps=np.int64(7), matrix=np.ones((3, 3, 3), np.float32)
+    )
+    save(tmp_path, result)
+    loaded = load(tmp_path)
+    assert loaded.seeds == [0, 1, 2] and loaded.steps == 7
+    assert loaded.matrix.dtype == np.float64
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    save(tmp_path, make())
+    before = (tmp_path / "result.json").read_bytes()
+
+    def broken(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, make("ewc"))
+    assert (tmp_path / "result.json").read_bytes() == before
+    assert [f.name for f in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_load_errors_name_the_file(tmp_path):
+    file = tmp_path / "result.json"
+    with pytest.raises(FileNotFoundError, match=r"result\.json: no such file"):
+        load(file)
+    save(file, make())
+    text = file.read_text()
+    good = json.loads(text)
+    for broken, reason in [
+        (text[: len(text) // 2], "not valid JSON"),
+        (text.replace("12.5", "NaN"), "NaN is not JSON"),
+        ("[1]", "expected a JSON object, got list"),
+        (json.dumps({k: v for k, v in good.items() if k != "row"}), "lacks row"),
+        (json.dumps(good | {"matrix": [[0.5]]}), r"matrix .*\(3, 3, 3\), got \(1, 1\)"),
+        (json.dumps(good | {"matrix": [[0.5], [1, 2]]}), "matrix must be numbers"),
+        (json.dumps(good | {"baseline": [[50] * 3] * 3}), r"\[0, 1\], got 50"),
+        (json.dumps(good | {"status": ["ok"]}), "1 for 3 seeds"),
+        (json.dumps(good | {"status": "ok"}), "status must be a list"),
+        (json.dumps(good | {"seeds": [1, 1, 2]}), "distinct"),
+        (json.dumps(good | {"tasks_done": 4}), "0..3, got 4"),
+        (json.dumps(good | {"steps": "many"}), "must be numbers"),
+        (json.dumps(good | {"space": {"a": [[0.1]]}}), r"space\['a'\].*\(1, 1\)"),
+        (json.dumps(good | {"versions": None}), "versions must be an object"),
+    ]:
+        file.write_text(broken)
+        with pytest.raises(ValueError, match=reason) as error:
+            load(file)
+        assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_scores_and_test_against_bp():
+    ewc = make("ewc", shift=0.05)
+    ewc.matrix[1] += 0.02
+    bp, other = tables.rows([ewc, make("bp")])
+    assert (bp.label, other.label) == ("BP", "EWC") and bp.test is None
+    # Last row .6, .7, .8 and 0, .01, .04 by seed.
+    np.testing.assert_allclose(bp.scores["acc"], [0.7, 0.71, 0.74])
+    np.testing.assert_allclose(bp.scores["bwt"], -0.15)
+    np.testing.assert_allclose(bp.scores["fgt"], 0.15)
+    np.testing.assert_allclose(bp.scores["fwt"], [0.1, 0.11, 0.14])
+    expected = metrics.paired_test([0.75, 0.78, 0.79], [0.7, 0.71, 0.74])
+    assert other.test == pytest.approx(expected)
+
+
+def test_pairs_are_matched_by_seed_and_benchmark():
+    found = [make("bp", seeds=(0, 1, 2)), make("gpm", seeds=(2, 1, 5), shift=0.05)]
+    row = tables.rows(found)[1]
+    assert row.test == pytest.approx((0, 0.05, 2))
+    longer = make("gpm", tasks=4)
+    assert [r.test for r in tables.rows([make("bp"), longer])] == [None, None]
+
+
+def test_labels_are_unique_and_say_what_differs():
+    found = [make("er"), make("bp_star"), make("er"), make("mine")]
+    assert [r.label for r in tables.rows(found)] == ["BP*", "ER", "ER #2", "mine"]
+    found = [make("er"), make("er", scenario="class"), make("bp", tasks=5)]
+    assert [r.label for r in tables.rows(found)] == [
+        "ER (task, T = 3)",
+        "ER (class, T = 3)",
+        "BP (task, T = 5)",
+    ]
+
+
+def test_build_writes_everything(tmp_path):
+    space = {"conv": np.full((3, 3), 0.5), "dense": np.full((3, 3), 0.25)}
+    found = [
+        make("bp"),
+        fail(make("ewc", shift=0.05), 2, "failed: task 2, epoch 4", 1),
+        make("lwf", done=2),
+        make("gpm", shift=0.1, space=space, notes=["rank 7 of 9"]),
+        make("bp_star_star", done=0),
+        make("hat", seeds=(4,)),
+    ]
+    text = report.build(found, tmp_path, ["si: left out."])
+    assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES | {"space.png"}
+    for image in tmp_path.glob("*.png"):
+        assert 1000 < image.stat().st_size < 150_000
+    assert (tmp_path / "table.txt").read_text(encoding="utf-8") == text
+    for part in (
+        "71.67 ± 2.08",  # BP: mean of .70, .71, .74
+        "[70.00, 74.00]",
+        "[lowest, highest]",
+        "1/3",
+        "BWT            mean_{j<T} (A[T, j] − A[j, j])",
+        "EWC, seed 2: failed: task 2, epoch 4",
+        "† LwF: unfinished, 2 of 3 tasks done; figures are over the first 2",
+        "† BP**: unfinished, 0 of 3 tasks done; no figures yet",
+        "GPM: rank 7 of 9",
+        "si: left out.",
+    ):
+        assert part in text
+    assert "Class-incremental" not in text and "-0.00" not in text
+    markdown = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| BP\\*\\* † |" in markdown and "EWC, seed 2: failed" in markdown
+    lines = [x for x in markdown.splitlines() if x.startswith("|")]
+    assert len(lines) == 2 + len(found)
+    assert {x.replace("\\|", "").count("|") for x in lines} == {11}
+
+
+def test_csv_holds_the_raw_numbers(tmp_path):
+    ewc = fail(make("ewc", shift=0.05), 2, "failed: task 2, epoch 4", 1)
+    report.build([make("bp"), ewc, make("si", done=2)], tmp_path)
+    bp, ewc, si = read_csv(tmp_path / "table.csv")
+    i = metrics.interval([0.7, 0.71, 0.74])
+    for name in ("mean", "std", "low95", "high95"):
+        assert float(bp[f"acc_{name}"]) == pytest.approx(getattr(i, name), rel=1e-12)
+    assert float(bp["acc_min"]) == pytest.approx(0.7)
+    assert float(bp["acc_max"]) == pytest.approx(0.74)
+    assert bp["p_vs_bp"] == "" and bp["failed"] == "0" and bp["wall_s"] == "12.5"
+    assert float(ewc["acc_mean"]) == pytest.approx(0.755)
+    assert (ewc["failed"], ewc["pairs_vs_bp"], ewc["p_vs_bp"]) == ("1", "2", "0.0")
+    # The first two tasks: last row .7, .8.
+    assert float(si["acc_min"]) == pytest.approx(0.75)
+    assert (si["tasks"], si["tasks_done"], si["p_vs_bp"]) == ("3", "2", "")
+    seeds = read_csv(tmp_path / "seeds.csv")
+    assert len(seeds) == 9
+    assert [s["acc"] == "" for s in seeds] == [k == 5 for k in range(9)]
+    assert seeds[5]["status"] == "failed: task 2, epoch 4"
+    assert float(seeds[1]["bwt"]) == pytest.approx(-0.15)
+
+
+def test_a_late_failure_is_not_averaged_and_a_missing_number_is_a_failure():
+    late = make()._replace(status=["ok", "ok", "failed: task 3, epoch 9"])
+    (row,) = tables.rows([late])
+    assert row.intervals["acc"][6:] == (2, 1)
+    missing = fail(make(), 0, "ok", 2)
+    (row,) = tables.rows([missing])
+    assert row.failed == [(0, "failed: its accuracy is missing")]
+
+
+def test_class_incremental_chance_is_named():
+    table = tables.rows([make(scenario="class", tasks=5)])
+    assert any("1/T = 20.0 %" in note for note in tables.footnotes(table))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 20])
+def test_figures_of_any_size(tmp_path, tasks):
+    names = list(tables.LABELS)[: 14 if tasks == 2 else 2]
+    found = [make(name, tasks=tasks) for name in names] + [make("si", tasks=3)]
+    report.build(found, tmp_path)
+    assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES
+    assert all(f.stat().st_size < 150_000 for f in tmp_path.glob("*.png"))
+
+
+def test_all_seeds_failed_and_one_seed(tmp_path):
+    lost = make("ewc", seeds=(3,))
+    lost = fail(lost, 3, "failed: task 1, epoch 1", 0)
+    text = report.build([lost], tmp_path)
+    assert "1/1" in text and "EWC, seed 3: failed: task 1, epoch 1" in text
+
+
+def test_old_space_figure_is_removed(tmp_path):
+    (tmp_path / "space.png").write_bytes(b"old")
+    report.build([make()], tmp_path)
+    assert not (tmp_path / "space.png").exists()
+
+
+def test_colours_are_distinct_and_do_not_depend_on_the_company():
+    known = list(figures.COLOURS.values())
+    assert len(set(known) | set(figures.SPARE)) == len(known) + len(figures.SPARE)
+    assert set(figures.COLOURS) == set(tables.LABELS)
+    alone = figures.colours(tables.rows([make("gpm")]))["gpm"]
+    many = figures.colours(tables.rows([make("mine"), make("gpm"), make("bp")]))
+    assert alone == many["gpm"] and many["mine"] == figures.SPARE[0]
+
+
+def test_find_takes_runs_and_comparisons_and_each_once(tmp_path):
+    write(tmp_path / "all" / "bp", make("bp"))
+    write(tmp_path / "all" / "ewc", make("ewc"))
+    write(tmp_path / "own", make("gpm"))
+    pending = tmp_path / "all" / "si"
+    pending.mkdir()
+    (pending / "config.json").write_text("{}")
+    (tmp_path / "all" / "config.json").write_text("{}")
+    (tmp_path / "all" / "logs").mkdir()
+    folders = [tmp_path / "all", tmp_path / "own", tmp_path / "all" / "bp"]
+    found, notes = report.find(folders)
+    assert [r.row for r in found] == ["bp", "ewc", "gpm"]
+    assert len(notes) == 1 and str(pending) in notes[0]
+    with pytest.raises(FileNotFoundError, match="no result.json yet"):
+        report.find([pending])
+    with pytest.raises(ValueError, match="at least one"):
+        report.build([], tmp_path)
+
+
+def test_narrow_terminals_get_two_whole_tables():
+    table = tables.rows([make("bp"), make("derpp")])
+    for width, times in ((200, 1), (80, 2)):
+        stream = io.StringIO()
+        console = Console(file=stream, width=width, force_terminal=True)
+        tables.print_table(table, console=console)
+        assert stream.getvalue().count("DER++") == times
+        assert "…" not in stream.getvalue()
+    stream = io.StringIO()
+    tables.print_table(table, console=Console(file=stream, width=80))
+    assert stream.getvalue() == tables.text_table(table)
+
+
+def test_command(tmp_path):
+    write(tmp_path / "bp", make("bp"))
+    command = [sys.executable, "-m", "experiments.report", str(tmp_path)]
+    done = subprocess.run(
+        [*command, f"--out={tmp_path / 'out'}"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "table.txt").read_text() in done.stdout
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty", "file"])
+def test_wrong_folder_is_one_line_and_exit_code_2(tmp_path, capsys, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    assert report.main(["report", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"{tmp_path / name}: " in error
+    assert "expected a run's folder" in error
+
+
+def test_no_folder_is_exit_code_2(capsys):
+    assert report.main(["report"]) == 2
+    assert "no folder given" in capsys.readouterr().err
