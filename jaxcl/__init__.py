@@ -1,6 +1,6 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
-from jaxcl import capture, linalg, losses, metrics, models, strategies
+from jaxcl import capture, linalg, losses, metrics, models, strategies, transforms
 from jaxcl.compose import chain, transform_loss, transform_optimizer
 from jaxcl.heads import context, setup_for
 from jaxcl.types import (
@@ -38,4 +38,5 @@ __all__ = [
     "strategy",
     "transform_loss",
     "transform_optimizer",
+    "transforms",
 ]

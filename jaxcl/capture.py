@@ -7,13 +7,15 @@ functions made here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcl import models
+from jaxcl.linalg import EXACT
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
 DENSE = (nn.Dense, models.Dense)
@@ -75,9 +77,96 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     return apply
 
 
-def describe(
-    model: nn.Module, example: jax.ShapeDtypeStruct
-) -> tuple[LayerSpec, ...]:
+def rows(spec: LayerSpec, x: jax.Array) -> jax.Array:
+    """A layer's input as the rows that its kernel, as a matrix, multiplies.
+
+    Args:
+      spec: the layer.
+      x: its input as tapped: [..., D], or [B, H, W, C] for a convolution.
+
+    Returns:
+      [N, d_in]: a row an example, for a convolution a row a window.
+    """
+    if spec.kind == "conv":
+        x = models.patches(x, spec.window, spec.strides, spec.padding)
+    return x.reshape(-1, x.shape[-1])
+
+
+def project_inputs(
+    apply_fn: ApplyFn,
+    layers: Sequence[LayerSpec],
+    project: Callable[[str, jax.Array], jax.Array],
+) -> ApplyFn:
+    """Swaps what a layer's kernel gradient is made of; values and dX stay as they are.
+
+    dK = project(name, X)ᵀ dY instead of Xᵀ dY, with X the layer's input rows. With
+    project(X) = X − X M that is dK − M dK, for N d² operations where the layer sees N
+    rows instead of d² n_out.
+
+    What reaches a kernel other than through its layer (a penalty on weights) is not
+    projected.
+
+    Args:
+      apply_fn: made by `apply_fn` of a Linen model, wrapped or not.
+      layers: those to treat.
+      project: ``(layer name, rows [N, d_in]) -> [N, d_in]``. Not differentiated.
+
+    Returns:
+      An apply function that does so with ``train=True``; evaluation is untouched.
+    """
+    specs = {layer.name: layer for layer in layers}
+
+    def swap(call, args, kwargs, context):
+        name = "/".join(context.module.path)
+        if not _is_layer(context) or name not in specs:
+            return call(*args, **kwargs)
+        module, spec = context.module, specs[name]
+        x, kernel, bias = nn.dtypes.promote_dtype(
+            args[0],
+            module.get_variable("params", "kernel"),
+            module.get_variable("params", "bias") if module.use_bias else None,
+            dtype=getattr(module, "dtype", None),
+        )
+        y = _layer(spec, x, kernel, project(name, rows(spec, x)))
+        return y if bias is None else y + bias
+
+    def apply(net, model_state, x, task, key, train) -> Output:
+        if not train:
+            return apply_fn(net, model_state, x, task, key, train)
+        # The interceptor set first is the innermost: a tap still sees the layer.
+        with nn.intercept_methods(swap):
+            return apply_fn(net, model_state, x, task, key, train)
+
+    return apply
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _layer(spec: LayerSpec, x, kernel, given):
+    """The layer's value; ``given`` [N, d_in] only takes part in dK."""
+    if spec.kind == "conv":
+        return models.convolve(x, kernel, spec.strides, spec.padding)
+    return x @ kernel
+
+
+def _layer_fwd(spec, x, kernel, given):
+    return _layer(spec, x, kernel, given), (x, kernel, given)
+
+
+def _layer_bwd(spec, residuals, dy):
+    x, kernel, given = residuals
+    if spec.kind == "conv":
+        dx = models.input_gradient(x, kernel, dy, spec.strides, spec.padding)
+    else:
+        dx = dy @ kernel.T
+    # Rounded operands would put back a part of what was projected out.
+    dk = jnp.matmul(given.T, dy.reshape(-1, dy.shape[-1]), precision=EXACT)
+    return dx, dk.reshape(kernel.shape), jnp.zeros_like(given)
+
+
+_layer.defvjp(_layer_fwd, _layer_bwd)
+
+
+def describe(model: nn.Module, example: jax.ShapeDtypeStruct) -> tuple[LayerSpec, ...]:
     """Lists a model's dense and convolutional layers in the order they run.
 
     Args:
@@ -108,18 +197,41 @@ def describe(
         return call(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        jax.eval_shape(init_fn(model, example), jax.random.key(0))
+        variables = jax.eval_shape(init_fn(model, example), jax.random.key(0))
+    plain = _reads_input(model, variables, example)
     if wiring is not None and set(wiring) != set(found):
         raise ValueError(
             f"wiring of {type(model).__name__} names {sorted(wiring)}, its layers are "
             f"{sorted(found)}"
         )
     return tuple(
-        spec
+        spec._replace(reads_input=name in plain)
         if calls[name] == 1
         else spec._replace(refusal=f"its kernel is shared by {calls[name]} calls")
         for name, spec in found.items()
     )
+
+
+def _reads_input(model, variables, example) -> set[str]:
+    """Names of the layers whose training input is the network's, reshaped at most."""
+    names: list[str] = []
+
+    def taps(net, model_state, x):
+        task = jnp.zeros(x.shape[:1], jnp.int32)
+        out = apply_fn(model)(net, model_state, x, task, jax.random.key(0), True)
+        names[:] = sorted(out.taps)
+        return [out.taps[name] for name in names], x
+
+    jaxpr = jax.make_jaxpr(taps)(*variables, example).jaxpr
+    *found, x = jaxpr.outvars
+    made_by = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
+    plain = set()
+    for name, tap in zip(names, found, strict=True):
+        while tap in made_by and made_by[tap].primitive.name == "reshape":
+            tap = made_by[tap].invars[0]
+        if tap is x:
+            plain.add(name)
+    return plain
 
 
 def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:
@@ -168,7 +280,10 @@ def _flax_conv(module: nn.Conv):
         refusal = f"it is a convolution in {module.feature_group_count} groups"
     elif len(window) != 2:
         refusal = f"it is a convolution over {len(window)} axes, not two"
-    elif pair(module.kernel_dilation) != (1, 1) or pair(module.input_dilation) != (1, 1):
+    elif pair(module.kernel_dilation) != (1, 1) or pair(module.input_dilation) != (
+        1,
+        1,
+    ):
         refusal = "it is a dilated convolution"
     elif module.padding not in ("SAME", "VALID"):
         refusal = f"its padding is {module.padding!r}, not SAME or VALID"

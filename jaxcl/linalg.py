@@ -1,13 +1,17 @@
-"""Arithmetic on pytrees that strategies share."""
+"""Arithmetic that strategies share: on trees, on growing subspaces and inverses."""
 
 from __future__ import annotations
 
+import contextlib
 from functools import reduce
 
 import jax
 import jax.numpy as jnp
 
 from jaxcl.types import PyTree
+
+EXACT = jax.lax.Precision.HIGHEST
+"""For products that have to cancel: an accelerator's default rounds to 10 bits."""
 
 
 def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
@@ -28,3 +32,188 @@ def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
 def tree_where(condition: jax.Array, then: PyTree, otherwise: PyTree) -> PyTree:
     """Chooses whole trees by a scalar bool."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def span_update(
+    basis: jax.Array,
+    count: jax.Array,
+    samples: jax.Array,
+    threshold: float | jax.Array,
+    *,
+    crossing: bool | jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Grows an orthonormal basis until it holds a share of the samples' energy.
+
+    With R the samples, U the basis, R̂ = R − U Uᵀ R and R̂ = Σⱼ uⱼ σⱼ vⱼᵀ, the basis
+    holds h₀ = ‖UᵀR‖²/‖R‖² of the energy already and h_k = h₀ + Σ_{j≤k} σⱼ²/‖R‖² with
+    the first k directions. Taken are u₁ … u_k, where
+
+        crossing = False:  k = #{j ≥ 1: h_j < threshold}
+        crossing = True:   k = #{j ≥ 1: h_{j−1} < threshold}
+
+    so that "crossing" says whether the direction that crosses the threshold is taken
+    too; False is GPM's rule after the first task (with an empty basis) and True its
+    rule after later ones. Shapes are static: the basis is padded with zero columns.
+    Works under jit, vmap and `jax.lax.map`.
+
+    Args:
+      basis: float[d, r_max], orthonormal columns first, then zero columns.
+      count: int32[] number of columns in use.
+      samples: float[d, n], a sample a column; zero columns count for nothing.
+      threshold: share of the energy to hold, in (0, 1]; may be traced.
+      crossing: which rule; may be traced.
+
+    Returns:
+      The new basis, of the same shape and dtype, and the new count, at most
+      min(d, r_max). Earlier columns stay as they are. Directions whose singular value
+      is rounding noise are never taken, so that threshold 1 means the samples' span.
+
+    Raises:
+      ValueError: arrays that are not matrices of as many rows; a threshold that is a
+        number outside (0, 1].
+
+    The decomposition runs in float64 inside, but for TPUs, which have none: in float32
+    the columns would be orthonormal to 4e-6 only, and what they fail by leaks into the
+    subspace that is to be protected.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcl
+      >>> empty, none = jnp.zeros([3, 3]), jnp.zeros([], int)
+      >>> samples = jnp.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+      >>> basis, count = jaxcl.linalg.span_update(
+      ...     empty, none, samples, 0.9, crossing=True)
+      >>> int(count), jnp.abs(basis[:, :2]).tolist()
+      (2, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+
+    Source: Saha et al., Gradient projection memory for continual learning, ICLR 2021,
+    https://arxiv.org/abs/2103.09762, eqs. 5, 8 and 9. The paper states one rule; that
+    the first task leaves the crossing direction out is the official code's doing.
+    """
+    if basis.ndim != 2 or samples.ndim != 2 or basis.shape[0] != samples.shape[0]:
+        raise ValueError(
+            "span_update needs basis [d, r_max] and samples [d, n], got shapes "
+            f"{basis.shape} and {samples.shape}"
+        )
+    if isinstance(threshold, (int, float)) and not 0 < threshold <= 1:
+        raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
+    dtype, (d, capacity) = basis.dtype, basis.shape
+    with _float64() as wide:
+        u = jax.lax.convert_element_type(basis, wide)
+        r = jax.lax.convert_element_type(samples, wide)
+        if r.shape[1] > d:  # only R Rᵀ matters: keep its square root, [d, d]
+            r = jnp.linalg.qr(r.T, mode="r").T
+        held = jnp.matmul(u.T, r, precision=EXACT)
+        total = jnp.sum(r * r)
+        rest = r - jnp.matmul(u, held, precision=EXACT)
+        left, sigma, _ = jnp.linalg.svd(rest, full_matrices=False)
+        share = 1 / jnp.where(total > 0, total, 1)
+        after = share * (jnp.sum(held * held) + jnp.cumsum(sigma * sigma))
+        before = jnp.concatenate([share * jnp.sum(held * held)[None], after[:-1]])
+        reached = jnp.where(crossing, before, after)
+        noise = jnp.finfo(wide).eps * max(samples.shape) * jnp.sqrt(total)
+        wanted = jnp.sum((reached < threshold) & (sigma > noise)).astype(jnp.int32)
+        # A direction of little energy carries the rounding of R̂ relative to R.
+        left = left - jnp.matmul(
+            u, jnp.matmul(u.T, left, precision=EXACT), precision=EXACT
+        )
+        norm = jnp.linalg.norm(left, axis=0)
+        left = left / jnp.where(norm > 0, norm, 1)
+        left = jax.lax.convert_element_type(left, dtype)
+    added = jnp.minimum(wanted, min(d, capacity) - count).astype(jnp.int32)
+    column = jnp.arange(capacity) - count
+    fresh = (column >= 0) & (column < added)
+    chosen = left[:, jnp.clip(column, 0, left.shape[1] - 1)]
+    return jnp.where(fresh, chosen, basis), (count + added).astype(jnp.int32)
+
+
+@contextlib.contextmanager
+def _float64():
+    """Double precision for what is traced inside, where the backend has it."""
+    if jax.default_backend() == "tpu":
+        yield jnp.float32
+    else:
+        with jax.enable_x64(True):
+            yield jnp.float64
+
+
+def rls_update(
+    inverse: jax.Array,
+    samples: jax.Array,
+    alpha: float | jax.Array,
+    *,
+    block: int = 32,
+) -> jax.Array:
+    """Recursive least squares: takes samples out of what an input projector lets by.
+
+    One sample x:  k = P x,  P ← P − k kᵀ/(α + xᵀk).
+
+    Several, [m, d], are taken in turn, `block` of them at a time: their updates are
+    found on the small matrix X P Xᵀ and applied to P as one product,
+    P ← P − V diag(1/c) Vᵀ, the same in exact arithmetic and one pass over P, not many.
+
+    With P = I at first and α constant, P = α (αI + Σ x xᵀ)⁻¹: for α → 0 the projector
+    onto what no sample has touched.
+
+    Args:
+      inverse: float[d, d], P; symmetric, positive semi-definite.
+      samples: float[d] or float[m, d]; zero rows change nothing.
+      alpha: α > 0; may be traced.
+      block: samples a pass, at least 1.
+
+    Returns:
+      float[d, d], symmetric. xᵀk, which rounding can make negative where P has all but
+      removed x, counts as 0 then.
+
+    Raises:
+      ValueError: shapes that do not fit; α or block not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcl
+      >>> P = jaxcl.linalg.rls_update(jnp.eye(2), jnp.array([1.0, 0.0]), 1.0)
+      >>> P.tolist()
+      [[0.5, 0.0], [0.0, 1.0]]
+
+    Source: Zeng et al., Continual learning of context-dependent processing in neural
+    networks, Nature Machine Intelligence 2019, https://arxiv.org/abs/1810.01256, eq. 3.
+    """
+    d = inverse.shape[-1]
+    if inverse.shape != (d, d) or samples.ndim > 2 or samples.shape[-1] != d:
+        raise ValueError(
+            "rls_update needs inverse [d, d] and samples [d] or [m, d], got shapes "
+            f"{inverse.shape} and {samples.shape}"
+        )
+    if isinstance(alpha, (int, float)) and not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    if block < 1:
+        raise ValueError(f"block must be at least 1, got {block}")
+    if samples.ndim == 1:
+        k = jnp.matmul(inverse, samples, precision=EXACT)
+        k = k * jax.lax.rsqrt(alpha + jnp.maximum(samples @ k, 0))
+        return inverse - k[:, None] * k[None, :]
+
+    def take_block(inverse, rows):
+        return _rls_block(inverse, rows, alpha), None
+
+    m = samples.shape[0]
+    size = min(block, m)
+    rows = jnp.pad(samples, ((0, -m % size), (0, 0))).reshape(-1, size, d)
+    return jax.lax.scan(take_block, inverse, rows)[0]
+
+
+def _rls_block(inverse: jax.Array, x: jax.Array, alpha) -> jax.Array:
+    m = x.shape[0]
+    k = jnp.matmul(x, inverse, precision=EXACT)  # [m, d], row j becomes Pⱼ xⱼ
+    overlap = jnp.matmul(k, x.T, precision=EXACT)  # [m, m], xᵢᵀ P xⱼ
+
+    def take(j, carry):
+        k, overlap, gains = carry
+        gain = alpha + jnp.maximum(overlap[j, j], 0)
+        later = jnp.where(jnp.arange(m) > j, overlap[:, j] / gain, 0)
+        k = k - later[:, None] * k[j]
+        overlap = overlap - later[:, None] * overlap[j]
+        return k, overlap, gains.at[j].set(gain)
+
+    ones = jnp.ones((m,), inverse.dtype)
+    k, _, gains = jax.lax.fori_loop(0, m, take, (k, overlap, ones))
+    k = k * jax.lax.rsqrt(gains)[:, None]
+    return inverse - jnp.matmul(k.T, k, precision=EXACT)

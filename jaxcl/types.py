@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     y: jax.Array  # int32[B] target among the K outputs
     task: jax.Array  # int32[B] task each example comes from
     weight: jax.Array  # float32[B] 1 for an example, 0 for padding
-    index: jax.Array  # int32[B] position in the task's data
+    index: jax.Array  # int32[B] position in the task's data; -1: not of it (replay)
 
 
 class Params(NamedTuple):
@@ -70,6 +70,7 @@ class LayerSpec(NamedTuple):
     bias: bool
     feeds_on: tuple[str, ...] | None  # layers before it; () the input; None unknown
     refusal: str  # why methods that treat layers must refuse it, or ""
+    reads_input: bool = False  # its input is the network's, reshaped at most
 
 
 class Setup(NamedTuple):

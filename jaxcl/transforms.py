@@ -1,0 +1,162 @@
+"""Gradient transforms: ordinary optax, for any model and any training loop."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcl.linalg import EXACT
+from jaxcl.types import PyTree
+
+GIVEN = ("basis", "projector")
+
+
+def remove(update: jax.Array, subspace: jax.Array, given: str = "basis") -> jax.Array:
+    """Removes from an array its component in a subspace of its rows' space.
+
+    With G the array as a matrix [d, n], n its last axis: G − U (Uᵀ G) for a basis U,
+    G − M G for a projector M.
+
+    Args:
+      update: [..., n] with d = the product of the leading axes; an HWIO kernel becomes
+        [kh * kw * C, O].
+      subspace: U [d, r], orthonormal columns and zero columns, or M [d, d].
+      given: which, "basis" or "projector".
+
+    Returns:
+      An array like ``update``.
+
+    Raises:
+      ValueError: the subspace lies in a space of another dimension.
+    """
+    d = update.size // update.shape[-1] if update.ndim > 1 else 0
+    shape = subspace.shape
+    if subspace.ndim != 2 or shape[0] != d or (given == "projector" and shape[1] != d):
+        raise ValueError(
+            f"a {given} of shape {list(shape)} does not fit an array of shape "
+            f"{list(update.shape)}, a matrix of {d} rows"
+        )
+    matrix = update.reshape(d, -1)
+    inside = matrix
+    if given == "basis":
+        inside = jnp.matmul(subspace.T, inside, precision=EXACT)
+    inside = jnp.matmul(subspace, inside, precision=EXACT)
+    return (matrix - inside).reshape(update.shape)
+
+
+def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
+    """Keeps updates out of a subspace that each leaf may have.
+
+    With G a leaf as a matrix [d, n] (see `remove`): G ← G − U Uᵀ G, or G − M G.
+
+    The subspaces are an argument of ``update``, so that one compiled step serves while
+    they grow. Put before an optimizer it projects gradients, which keeps *parameters*
+    out of the subspace only under SGD, momentum and what else preserves a linear
+    subspace (see `keeps_subspace`); put last in the chain it projects what moves, which
+    is exact whatever comes before.
+
+    Args:
+      given: what ``subspace`` holds: "basis", U [d, r] with orthonormal columns, padded
+        with zero columns at will; or "projector", M = U Uᵀ [d, d].
+
+    Returns:
+      An optax transformation without state whose
+      ``update(updates, state, params, subspace=tree)`` takes a tree like ``updates``
+      with arrays for the leaves to treat and None for leaves, or whole subtrees, that
+      pass.
+
+    Raises:
+      ValueError: an unknown `given`; on update, a subspace that does not fit its leaf.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, jaxcl
+      >>> tx = optax.chain(jaxcl.transforms.project_out(), optax.sgd(1.0))
+      >>> params = {"w": jnp.ones([2, 3]), "b": jnp.ones(3)}
+      >>> used = {"w": jnp.array([[1.0], [0.0]]), "b": None}
+      >>> step, _ = tx.update(params, tx.init(params), params, subspace=used)
+      >>> params = optax.apply_updates(params, step)
+      >>> params["w"].tolist(), params["b"].tolist()
+      ([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]], [0.0, 0.0, 0.0])
+
+    Source: Saha et al., Gradient projection memory for continual learning, ICLR 2021,
+    https://arxiv.org/abs/2103.09762, eqs. 6 and 7, on kernels laid out [inputs,
+    outputs].
+    """
+    if given not in GIVEN:
+        raise ValueError(f"given must be one of {', '.join(GIVEN)}, got {given!r}")
+
+    def update(updates, state, params=None, *, subspace: PyTree, **extra):
+        del params, extra
+
+        def one(space, part):
+            return part if space is None else remove(part, space, given)
+
+        return jax.tree.map(one, subspace, updates, is_leaf=lambda s: s is None), state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )
+
+
+def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
+    """Whether an optimizer's updates stay in any subspace its gradients stay in.
+
+    Found by trial: a few steps on gradients orthogonal to a random direction, at
+    parameters that are not, must give updates orthogonal to it. True of SGD, momentum,
+    schedules and clipping by norm; false of Adam and whatever else scales coordinates
+    apart, of clipping by value, of weight decay and of noise.
+
+    Args:
+      optimizer: any optax transformation; it is called with an extra argument
+        ``value``, as those that search a line want.
+
+    Returns:
+      A Python bool. Must not be called inside jit.
+    """
+    rng = np.random.default_rng(0)
+    tx = optax.with_extra_args_support(optimizer)
+    params = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
+    normal = rng.normal(size=6)
+    normal /= np.linalg.norm(normal)
+    state = tx.init(params)
+    for scale in (1e-2, 1.0, 1e2, 1.0):
+        grads = scale * rng.normal(size=(6, 5))
+        grads -= np.outer(normal, normal @ grads)
+        updates, state = tx.update(
+            jnp.asarray(grads, jnp.float32), state, params, value=jnp.zeros(())
+        )
+        leak = np.linalg.norm(normal @ np.asarray(updates, np.float64))
+        if leak > 1e-5 * np.linalg.norm(updates):
+            return False
+        params = optax.apply_updates(params, updates)
+    return True
+
+
+def warn_unless_kept(optimizer: optax.GradientTransformation, method: str) -> None:
+    """Warns if projecting gradients before `optimizer` does not protect the weights.
+
+    Args:
+      optimizer: the one that receives the projected gradients.
+      method: its name, for the message.
+    """
+    try:
+        kept = keeps_subspace(optimizer)
+    except Exception as error:  # it may want the parameters it was written for
+        warnings.warn(
+            f"{method} projects gradients; whether this optimizer's updates stay in "
+            f"the subspace of its gradients could not be tried: {error}",
+            stacklevel=2,
+        )
+        return
+    if not kept:
+        warnings.warn(
+            f"{method} projects gradients, and this optimizer's updates leave the "
+            "subspace that its gradients lie in (as Adam's and weight decay do): "
+            'earlier tasks are not protected; use where="updates", or plain SGD with '
+            "or without momentum",
+            stacklevel=2,
+        )
