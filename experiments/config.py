@@ -30,6 +30,12 @@ ROWS: dict[str, dict[str, Any]] = {
     "bp_star_star": {"strategy": "frozen"},
     "joint": {"strategy": "finetune", "joint": True},
     "ewc": {"strategy": "ewc"},
+    "si": {"strategy": "si"},
+    "mas": {"strategy": "mas"},
+    "lwf": {"strategy": "lwf"},
+    "agem": {"strategy": "agem"},
+    "er": {"strategy": "er"},
+    "derpp": {"strategy": "derpp"},
 }
 
 OPTIMIZERS = ("sgd", "adam", "adamw")

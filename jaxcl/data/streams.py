@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcl.data.sources import Source
 from jaxcl.heads import SCENARIOS, scenario_mask
-from jaxcl.types import Batch, TaskData
+from jaxcl.types import Batch, Codec, TaskData
 
 KINDS = ("split", "permuted")
 
@@ -69,6 +69,24 @@ class Stream(NamedTuple):
     def num_outputs(self) -> int:
         return self.logit_mask.shape[1]
 
+    @property
+    def codec(self) -> Codec:
+        """Network inputs to the base arrays' uint8 and back, without loss.
+
+        decode(p) = (p − mean) · 1/std on the base arrays' scale is how `view` makes
+        inputs; encode undoes it, and its rounding is off by far less than half a step.
+        """
+        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
+        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+
+        def encode(x: jax.Array) -> jax.Array:
+            return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
+
+        def decode(pixels: jax.Array) -> jax.Array:
+            return (pixels.astype(jnp.float32) - mean) * factor
+
+        return Codec(encode, decode)
+
     def capacity(self, part: str, joint: bool = False) -> int:
         """The most examples a task has in any seed; joint: all tasks together."""
         offset = np.asarray(getattr(self.lanes, part).offset)
@@ -93,8 +111,7 @@ class Stream(NamedTuple):
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
-        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
-        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+        decode = self.codec.decode
 
         def take(position: jax.Array) -> Batch:
             at = start + position
@@ -112,7 +129,7 @@ class Stream(NamedTuple):
                     x = x.T[lane.pixel[task]].T
                 x = x.reshape(-1, *self.input_shape)
             return Batch(
-                x=(x.astype(jnp.float32) - mean) * factor,
+                x=decode(x),
                 y=lane.label[owner, labels[row]],
                 task=owner,
                 weight=jnp.ones(position.shape, jnp.float32),

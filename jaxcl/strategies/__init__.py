@@ -7,15 +7,26 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from jaxcl.strategies.agem import agem
+from jaxcl.strategies.er import derpp, er
 from jaxcl.strategies.ewc import ewc
 from jaxcl.strategies.finetune import finetune
 from jaxcl.strategies.frozen import frozen
+from jaxcl.strategies.lwf import lwf
+from jaxcl.strategies.mas import mas
+from jaxcl.strategies.si import si
 from jaxcl.types import Setup, Strategy
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "finetune": finetune,
     "frozen": frozen,
     "ewc": ewc,
+    "si": si,
+    "mas": mas,
+    "lwf": lwf,
+    "agem": agem,
+    "er": er,
+    "derpp": derpp,
 }
 
 
