@@ -125,7 +125,7 @@ def span_update(
         after = share * (jnp.sum(held * held) + jnp.cumsum(sigma * sigma))
         before = jnp.concatenate([share * jnp.sum(held * held)[None], after[:-1]])
         reached = jnp.where(crossing, before, after)
-        noise = jnp.finfo(wide).eps * max(samples.shape) * jnp.sqrt(total)
+        noise = 4 * jnp.finfo(dtype).eps * jnp.sqrt(total)  # the stored basis's own
         wanted = jnp.sum((reached < threshold) & (sigma > noise)).astype(jnp.int32)
         # A direction of little energy carries the rounding of R̂ relative to R.
         left = left - jnp.matmul(
@@ -176,8 +176,9 @@ def rls_update(
       block: samples a pass, at least 1.
 
     Returns:
-      float[d, d], symmetric. xᵀk, which rounding can make negative where P has all but
-      removed x, counts as 0 then.
+      float[d, d], symmetric. A sample of which P lets by no more than rounding does,
+      xᵀPx ≤ 64 ε ‖x‖² with P₀ = I, changes nothing: in exact arithmetic it hardly would
+      and, α being small, dividing by that noise makes P grow without bound.
 
     Raises:
       ValueError: shapes that do not fit; α or block not positive.
@@ -203,7 +204,7 @@ def rls_update(
         raise ValueError(f"block must be at least 1, got {block}")
     if samples.ndim == 1:
         k = jnp.matmul(inverse, samples, precision=EXACT)
-        k = k * jax.lax.rsqrt(alpha + jnp.maximum(samples @ k, 0))
+        k = k * jax.lax.rsqrt(_gain(samples @ k, samples @ samples, alpha))
         return inverse - k[:, None] * k[None, :]
 
     def take_block(inverse, rows):
@@ -215,6 +216,12 @@ def rls_update(
     return jax.lax.scan(take_block, inverse, rows)[0]
 
 
+def _gain(passed: jax.Array, whole: jax.Array, alpha) -> jax.Array:
+    """α + xᵀPx, or ∞ where rounding is all that P lets by of x."""
+    noise = 64 * jnp.finfo(whole.dtype).eps * whole
+    return jnp.where(passed > noise, alpha + passed, jnp.inf)
+
+
 def _rls_block(inverse: jax.Array, x: jax.Array, alpha) -> jax.Array:
     m = x.shape[0]
     k = jnp.matmul(x, inverse, precision=EXACT)  # [m, d], row j becomes Pⱼ xⱼ
@@ -222,7 +229,7 @@ def _rls_block(inverse: jax.Array, x: jax.Array, alpha) -> jax.Array:
 
     def take(j, carry):
         k, overlap, gains = carry
-        gain = alpha + jnp.maximum(overlap[j, j], 0)
+        gain = _gain(overlap[j, j], x[j] @ x[j], alpha)
         later = jnp.where(jnp.arange(m) > j, overlap[:, j] / gain, 0)
         k = k - later[:, None] * k[j]
         overlap = overlap - later[:, None] * overlap[j]

@@ -1,19 +1,21 @@
-"""The registry of strategies: a name to a factory ``(setup, **settings) -> Strategy``."""
+"""The registry: a name to a factory ``(setup, **settings) -> Strategy``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from jaxcl.strategies.agem import agem
 from jaxcl.strategies.er import derpp, er
 from jaxcl.strategies.ewc import ewc
 from jaxcl.strategies.finetune import finetune
 from jaxcl.strategies.frozen import frozen
+from jaxcl.strategies.gpm import gpm
 from jaxcl.strategies.lwf import lwf
 from jaxcl.strategies.mas import mas
+from jaxcl.strategies.owm import owm
 from jaxcl.strategies.si import si
 from jaxcl.types import Setup, Strategy
 
@@ -24,6 +26,8 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "si": si,
     "mas": mas,
     "lwf": lwf,
+    "gpm": gpm,
+    "owm": owm,
     "agem": agem,
     "er": er,
     "derpp": derpp,
@@ -56,7 +60,7 @@ def factory(name: str) -> Callable[..., Strategy]:
         raise ValueError(f"strategy {name!r} cannot be imported: {error}") from error
     if not callable(found):
         raise ValueError(f"strategy {name!r} is {found!r}, not a factory")
-    return found
+    return cast(Callable[..., Strategy], found)
 
 
 def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
