@@ -139,9 +139,13 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, reference: PyTree, **extra):
         del params, extra
         along = tree_dot(updates, reference)
-        length = tree_dot(reference, reference)
-        conflict = (along < 0) & (length > 0)
-        share = jnp.where(conflict, along / jnp.where(length > 0, length, 1), 0)
+
+        def part() -> jax.Array:
+            length = tree_dot(reference, reference)
+            return jnp.where(length > 0, along / jnp.where(length > 0, length, 1), 0)
+
+        # Most steps do not conflict: spare them a pass over the reference.
+        share = jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))
         return jax.tree.map(lambda g, r: g - share * r, updates, reference), state
 
     return optax.GradientTransformationExtraArgs(

@@ -9,7 +9,7 @@ import reference as ref
 
 from jaxcl import memory, transforms
 from jaxcl.linalg import tree_dot
-from jaxcl.strategies.agem import agem, classes_per_task
+from jaxcl.strategies.agem import DRAW, agem, classes_per_task
 
 
 def numpy_memory(setup, per_task, per_class, x, y, task):
@@ -30,7 +30,7 @@ def test_equals_the_paper_s_rule_over_three_tasks(scenario, kept):
         setup = ref.make_setup(scenario)
         net, tasks, lr, n = ref.make_net(), ref.make_tasks(setup), 0.5, 8
         method = agem(setup, per_task=per_task, per_class=per_class, batch_size=n)
-        got, _ = ref.run(method, setup, net, tasks, optax.sgd(lr))
+        got = ref.run(method, setup, net, tasks, optax.sgd(lr))
         held: list = [np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, int)]
         projected = []
 
@@ -42,7 +42,7 @@ def test_equals_the_paper_s_rule_over_three_tasks(scenario, kept):
             )
             if t == 0:
                 return g
-            key, _ = jax.random.split(jax.random.fold_in(ref.step_key(t, i), 1))
+            key = jax.random.fold_in(ref.step_key(t, i), DRAW)
             slot = np.asarray(jax.random.randint(key, (n,), 0, len(held[1])))
             mx, my, mt = (leaf[slot] for leaf in held)
             mask = ref.mask_rows(setup, mt, t)
@@ -63,12 +63,15 @@ def test_equals_the_paper_s_rule_over_three_tasks(scenario, kept):
             held[:] = [np.concatenate(pair) for pair in zip(held, new, strict=True)]
 
         want = ref.run_reference(net, tasks, lr, gradient, after_task)
-        assert 0 < np.mean(projected) < 1  # both branches were taken
-        for (net_got, store), net_want in zip(got, want, strict=True):
+        assert any(projected) and (scenario == "class" or not all(projected))
+        for (net_got, _), net_want in zip(got, want, strict=True):
             ref.assert_close(net_got, net_want)
+        store = got[-1][1]
         size = int(store.size)
         assert size == len(held[1]) == 3 * (7 if per_task else 6)
-        ref.assert_close((store.x[:size], store.y[:size], store.task[:size]), held)
+        ref.assert_close(
+            [store.x[:size], store.y[:size], store.task[:size]], held
+        )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
@@ -85,8 +88,9 @@ def test_never_against_the_reference(dtype, scale):
                 "a": scale * jax.random.normal(keys[0], (30, 7), dtype),
                 "b": scale * jax.random.normal(keys[1], (5,), dtype),
             }
+            pull = jax.random.uniform(key, (), dtype, -1, 1) / scale
             r = {
-                "a": jax.random.normal(keys[2], (30, 7), dtype) - g["a"] / scale,
+                "a": jax.random.normal(keys[2], (30, 7), dtype) + pull * g["a"],
                 "b": jax.random.normal(keys[3], (5,), dtype),
             }
             new, _ = project.update(g, project.init(g), reference=r)
@@ -95,10 +99,9 @@ def test_never_against_the_reference(dtype, scale):
             return tree_dot(g, r), tree_dot(new, r) / norm, same
 
         keys = jax.random.split(jax.random.key(0), 200)
-        before, after, same = jax.vmap(one)(keys)
-        flipped = jax.vmap(lambda k: one(k)[1])(keys)
-        assert (np.asarray(before) < 0).any()
-        assert np.asarray(after).min() >= -1e-5 and np.asarray(flipped).min() >= -1e-5
+        before, after, same = jax.lax.map(one, keys)
+        assert (np.asarray(before) < 0).any() and (np.asarray(before) > 0).any()
+        assert np.asarray(after).min() >= -1e-5
         free = np.asarray(before) >= 0
         assert np.asarray(same["a"])[free].all() and np.asarray(same["b"])[free].all()
 
@@ -110,7 +113,8 @@ def test_a_zero_reference_changes_nothing():
     step, _ = tx.update(g, tx.init(g), g, reference=zero)
     assert step["w"].tolist() == [-1.0, 2.0]
     # A reference so small that its square is 0 must not divide by it either.
-    step, _ = tx.update(g, tx.init(g), g, reference=jax.tree.map(lambda a: -a * 1e-30, g))
+    tiny = jax.tree.map(lambda a: -a * 1e-30, g)
+    step, _ = tx.update(g, tx.init(g), g, reference=tiny)
     assert step["w"].tolist() == [-1.0, 2.0]
 
 
@@ -131,7 +135,7 @@ def test_memory_larger_than_the_data_holds_all_of_it():
     tasks = ref.make_tasks(setup, n=2 * ref.BATCH)
     net = jax.tree.map(np.float32, ref.make_net(outputs=3))
     tasks = [(x.astype(np.float32), y) for x, y in tasks]
-    history, _ = ref.run(
+    history = ref.run(
         agem(setup, per_task=50, per_class=None, batch_size=4),
         setup,
         net,
@@ -152,18 +156,22 @@ def test_fewer_slots_than_classes_and_a_class_never_seen():
     params, state = ref.start(method, ref.make_net(outputs=5))
     data = ref.jaxcl.array_data(jnp.ones((12, 4)), np.arange(12) % 5)
     ctx = ref.jaxcl.context(jnp.ones((1, 4)), [0], task=0)
-    _, state = method.after_task(state, params, (), ctx, data)
+    after_task = jax.jit(lambda s: method.after_task(s, params, (), ctx, data)[1])
+    state = after_task(state)
     assert int(state.size) == 2 and state.y.shape == (6,)
 
     method = agem(setup, per_class=2)
     params, state = ref.start(method, ref.make_net(outputs=5))
     data = ref.jaxcl.array_data(jnp.ones((12, 4)), np.arange(12) % 2)
-    _, state = method.after_task(state, params, (), ctx, data)
+    after_task = jax.jit(lambda s: method.after_task(s, params, (), ctx, data)[1])
+    state = after_task(state)
     assert np.bincount(state.y[: int(state.size)]).tolist() == [2, 2]
     assert state.y.shape == (3 * 5 * 2,)
 
 
-@pytest.mark.parametrize("scenario, expected", [("task", 2), ("class", 2), ("domain", 6)])
+@pytest.mark.parametrize(
+    "scenario, expected", [("task", 2), ("class", 2), ("domain", 6)]
+)
 def test_classes_per_task(scenario, expected):
     assert classes_per_task(ref.make_setup(scenario)) == expected
 

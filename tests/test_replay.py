@@ -15,7 +15,10 @@ CAPACITY, REPLAY = 9, 4
 
 
 class Reservoir:
-    """Algorithm R in NumPy, on the draws the library makes."""
+    """Algorithm R in NumPy, on the draws the library makes.
+
+    What a step replays is drawn with the key of the step before, right after adding.
+    """
 
     def __init__(self):
         self.slots, self.seen = {}, 0
@@ -26,7 +29,8 @@ class Reservoir:
         rows = [self.slots[s] for s in slot]
         return [np.array(column) for column in zip(*rows, strict=True)]
 
-    def add(self, key, *columns):
+    def add(self, step_key, *columns):
+        self.key, key = step_key, jax.random.fold_in(step_key, KEEP)
         number = self.seen + jnp.arange(ref.BATCH)
         draws = jax.random.randint(key, (ref.BATCH,), 0, number + 1)
         for j, row in enumerate(zip(*columns, strict=True)):
@@ -47,19 +51,19 @@ def test_er_equals_its_rule_over_three_tasks(scenario):
         setup = ref.make_setup(scenario)
         net, tasks, lr = ref.make_net(), ref.make_tasks(setup), 0.5
         method = er(setup, capacity=CAPACITY, batch_size=REPLAY)
-        got, _ = ref.run(method, setup, net, tasks, optax.sgd(lr))
+        got = ref.run(method, setup, net, tasks, optax.sgd(lr))
         store = Reservoir()
 
         def gradient(net, t, i, x, y):
             key, rows = ref.step_key(t, i), np.full(len(y), t)
             all_x, all_y, all_t = x, y, rows
             if store.slots:
-                past = store.draw(jax.random.fold_in(key, DRAW))
+                past = store.draw(jax.random.fold_in(store.key, DRAW))
                 all_x, all_y, all_t = (
                     np.concatenate(pair)
                     for pair in zip((x, y, rows), past, strict=True)
                 )
-            store.add(jax.random.fold_in(key, KEEP), x, y, rows)
+            store.add(key, x, y, rows)
             return ref.backward(
                 net, all_x, task_dz(setup, net, all_x, all_y, all_t, t)
             )
@@ -67,9 +71,10 @@ def test_er_equals_its_rule_over_three_tasks(scenario):
         want = ref.run_reference(net, tasks, lr, gradient)
         for (net_got, _), net_want in zip(got, want, strict=True):
             ref.assert_close(net_got, net_want)
-        state = got[-1][1]
+        state = got[-1][1].memory
         assert len(set(state.task.tolist())) == 3  # all tasks are in the reservoir
-        ref.assert_close(state.y, np.array([store.slots[s][1] for s in range(CAPACITY)]))
+        labels = np.array([store.slots[s][1] for s in range(CAPACITY)])
+        ref.assert_close(state.y, labels)
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
@@ -81,14 +86,14 @@ def test_derpp_equals_its_rule_over_three_tasks(scenario):
         method = derpp(
             setup, alpha=alpha, beta=beta, capacity=CAPACITY, batch_size=REPLAY
         )
-        got, _ = ref.run(method, setup, net, tasks, optax.sgd(lr))
+        got = ref.run(method, setup, net, tasks, optax.sgd(lr))
         store = Reservoir()
 
         def gradient(net, t, i, x, y):
             key, rows = ref.step_key(t, i), np.full(len(y), t)
             g = ref.backward(net, x, task_dz(setup, net, x, y, rows, t))
             if store.slots:
-                one, two = jax.random.split(jax.random.fold_in(key, DRAW))
+                one, two = jax.random.split(jax.random.fold_in(store.key, DRAW))
                 mx, _, _, old = store.draw(one)
                 error = ref.logits(net, mx)[1] - old
                 g = ref.add(g, ref.backward(net, mx, 2 * alpha * error / error.size))
@@ -96,14 +101,14 @@ def test_derpp_equals_its_rule_over_three_tasks(scenario):
                 dz = task_dz(setup, net, mx, my, mt, t)
                 g = ref.add(g, ref.backward(net, mx, beta * dz))
             z = ref.logits(net, x)[1]
-            store.add(jax.random.fold_in(key, KEEP), x, y, rows, z)
+            store.add(key, x, y, rows, z)
             return g
 
         want = ref.run_reference(net, tasks, lr, gradient)
         for (net_got, _), net_want in zip(got, want, strict=True):
             ref.assert_close(net_got, net_want)
         logits = np.array([store.slots[s][3] for s in range(CAPACITY)])
-        ref.assert_close(got[-1][1].extra, logits)
+        ref.assert_close(got[-1][1].memory.extra, logits)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +129,9 @@ def test_derpp_without_weight_is_fine_tuning_with_a_full_memory_too():
         setup = ref.make_setup()
         net, tasks = ref.make_net(), ref.make_tasks(setup)
         method = derpp(setup, alpha=0.0, beta=0.0, capacity=CAPACITY)
-        got, _ = ref.run(method, setup, net, tasks, optax.sgd(0.3))
+        got = ref.run(method, setup, net, tasks, optax.sgd(0.3))
         plain = jaxcl.strategies.factory("finetune")(setup)
-        want, _ = ref.run(plain, setup, net, tasks, optax.sgd(0.3))
+        want = ref.run(plain, setup, net, tasks, optax.sgd(0.3))
         ref.assert_close(got[-1][0], want[-1][0], rtol=1e-12, atol=1e-12)
 
 
@@ -147,16 +152,20 @@ def test_a_penalty_chained_with_replay_counts_once(replay, order):
         anchor = jax.tree.map(lambda a: a - 0.5, params.net)
         quadratic = state[i]._replace(importance=importance, anchor=anchor)
         ctx = jaxcl.context(x, y, task=1, key=jax.random.key(5))
-        grads = {}
-        for name, first in (("with", quadratic), ("without", state[i])):
+        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+
+        @jax.jit
+        def gradient(first):
             current = tuple(first if j == i else s for j, s in enumerate(state))
-            loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
             _, out = loss(params, current, ctx)
             assert out.logits.shape == (ref.BATCH, 6)
             _, current = method.grads(current, params, params, ctx, out)
-            assert int(current[1 - i].size) == ref.BATCH
-            grads[name], _ = jax.grad(loss, has_aux=True)(params, current, ctx)
-        got = jax.tree.map(jnp.subtract, grads["with"].net, grads["without"].net)
+            g, _ = jax.grad(loss, has_aux=True)(params, current, ctx)
+            return g.net, current[1 - i].memory.size
+
+        (with_it, size), (without, _) = gradient(quadratic), gradient(state[i])
+        assert size == ref.BATCH
+        got = jax.tree.map(jnp.subtract, with_it, without)
         want = jax.tree.map(lambda a, b: 2.0 * (a - b), params.net, anchor)
         ref.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
@@ -166,10 +175,11 @@ def test_chain_of_ewc_and_er_trains_over_three_tasks():
     tasks = [(x.astype(np.float32), y) for x, y in ref.make_tasks(setup)]
     net = jax.tree.map(np.float32, ref.make_net())
     method = jaxcl.chain(ewc(setup, strength=1.0, samples=20), er(setup, capacity=5))
-    history, _ = ref.run(method, setup, net, tasks, optax.sgd(0.2))
-    net, (quadratic, store) = history[-1]
+    history = ref.run(method, setup, net, tasks, optax.sgd(0.2))
+    net, (quadratic, past) = history[-1]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(net))
     assert max(leaf.max() for leaf in jax.tree.leaves(quadratic.importance)) > 0
+    store = past.memory
     assert store.size == 5 and store.seen == 3 * ref.BATCH * ref.STEPS
 
 
@@ -179,8 +189,8 @@ def test_capacity_below_the_classes_and_above_the_data(capacity):
     tasks = [(x.astype(np.float32), y) for x, y in ref.make_tasks(setup, n=12)]
     net = jax.tree.map(np.float32, ref.make_net())
     method = derpp(setup, capacity=capacity, batch_size=3)
-    history, _ = ref.run(method, setup, net, tasks, optax.sgd(0.1))
-    assert history[-1][1].size == min(capacity, 36)
+    history = ref.run(method, setup, net, tasks, optax.sgd(0.1))
+    assert history[-1][1].memory.size == min(capacity, 36)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(history[-1][0]))
 
 

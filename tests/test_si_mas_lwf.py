@@ -28,7 +28,7 @@ def test_si_equals_its_rule_over_three_tasks(momentum):
         setup = ref.make_setup()
         net, tasks = ref.make_net(), ref.make_tasks(setup)
         method = si(setup, strength=c, damping=xi)
-        got, _ = ref.run(method, setup, net, tasks, optax.sgd(lr, momentum))
+        got = ref.run(method, setup, net, tasks, optax.sgd(lr, momentum))
 
         zeros = jax.tree.map(np.zeros_like, net)
         omega, anchor = zeros, net
@@ -65,7 +65,7 @@ def test_mas_equals_its_rule_over_three_tasks(scenario):
         setup = ref.make_setup(scenario)
         net, tasks = ref.make_net(), ref.make_tasks(setup)
         method = mas(setup, strength=strength, samples=10_000, chunk=7)
-        got, _ = ref.run(method, setup, net, tasks, optax.sgd(lr))
+        got = ref.run(method, setup, net, tasks, optax.sgd(lr))
         omega, anchor = jax.tree.map(np.zeros_like, net), net
 
         def gradient(net, t, i, x, y):
@@ -102,7 +102,7 @@ def test_lwf_equals_its_rule_over_three_tasks(scenario):
     with jax.enable_x64(True):
         setup = ref.make_setup(scenario)
         net, tasks = ref.make_net(), ref.make_tasks(setup)
-        got, _ = ref.run(
+        got = ref.run(
             lwf(setup, strength=strength, temperature=tau),
             setup,
             net,

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 
 from jaxcl import memory
 from jaxcl.transforms import project_conflicting
-from jaxcl.types import PyTree, Setup, Strategy, strategy
+from jaxcl.types import Context, PyTree, Setup, Strategy, strategy
+
+# A step's key is the network's own on the batch; these are folded from it.
+DRAW, NETWORK = 1, 2
 
 
 def classes_per_task(setup: Setup) -> int:
@@ -23,23 +26,23 @@ def classes_per_task(setup: Setup) -> int:
 
 
 def reference_gradient(
-    setup: Setup, net: PyTree, key: jax.Array, batch_size: int, state, ctx
+    setup: Setup, net: PyTree, batch_size: int, state: memory.Memory, ctx: Context
 ) -> PyTree:
     """Gradient of the mean loss on examples drawn from all past tasks.
 
     Args:
       setup: gives the network and the task's loss.
       net: parameters.
-      key: a typed key.
       batch_size: examples to draw.
-      state: a `memory.Memory`.
+      state: the memory.
       ctx: the step's `Context`.
 
     Returns:
       A tree like ``net``; zero while the memory is empty.
     """
-    draw_key, net_key = jax.random.split(key)
-    past = memory.sample(state, draw_key, batch_size, setup).batch
+    key = jax.random.fold_in(ctx.key, DRAW)
+    past = memory.sample(state, key, batch_size, setup).batch
+    net_key = jax.random.fold_in(ctx.key, NETWORK)
 
     def loss(net):
         out = setup.apply_fn(net, ctx.model_state, past.x, past.task, net_key, True)
@@ -103,8 +106,7 @@ def agem(
         return {}, memory.empty(setup, setup.num_tasks * block)
 
     def grads(state, g, params, ctx, out):
-        key = jax.random.fold_in(ctx.key, 1)  # the key itself is the network's
-        r = reference_gradient(setup, params.net, key, batch_size, state, ctx)
+        r = reference_gradient(setup, params.net, batch_size, state, ctx)
         net, _ = project.update(g.net, project.init(g.net), reference=r)
         return g._replace(net=net), state
 

@@ -7,6 +7,8 @@ learning: a strong, simple baseline, NeurIPS 2020, https://arxiv.org/abs/2004.07
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -15,7 +17,19 @@ from jaxcl.losses import distillation, squared_error
 from jaxcl.types import Setup, Strategy, strategy
 
 # A step's key is the network's own; replay takes keys folded from it by these.
-DRAW, KEEP = 1, 2
+KEEP, DRAW = 1, 2
+
+
+class ReplayState(NamedTuple):
+    """A reservoir, and what the next step replays from it.
+
+    Drawn as soon as a batch is stored, not when it is used: a loop that writes first
+    and reads after updates the memory in place, one that reads first copies it at
+    every step.
+    """
+
+    memory: memory.Memory
+    drawn: tuple[memory.Sample, ...]  # weight 0 until something is stored
 
 
 def _check(method: str, capacity: int, batch_size: int) -> None:
@@ -24,6 +38,10 @@ def _check(method: str, capacity: int, batch_size: int) -> None:
             f"{method}: capacity and batch_size must be at least 1, got {capacity} and "
             f"{batch_size}"
         )
+
+
+def _draw(store: memory.Memory, keys, n: int, setup: Setup) -> ReplayState:
+    return ReplayState(store, tuple(memory.sample(store, k, n, setup) for k in keys))
 
 
 def _rows(out, n: int):
@@ -44,7 +62,7 @@ def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
       batch_size: n, examples drawn a step.
 
     Returns:
-      A `Strategy` whose state is a `memory.Memory`.
+      A `Strategy` with a `ReplayState`.
 
     Raises:
       ValueError: an argument below 1, with its value.
@@ -55,13 +73,11 @@ def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
     _check("er", capacity, batch_size)
 
     def init(key, net):
-        return {}, memory.empty(setup, capacity)
+        return {}, _draw(memory.empty(setup, capacity), [key], batch_size, setup)
 
     def loss(state, loss_fn):
         def replayed(params, ctx):
-            key = jax.random.fold_in(ctx.key, DRAW)
-            past = memory.sample(state, key, batch_size, setup).batch
-            batch = memory.with_replay(ctx.batch, past)
+            batch = memory.with_replay(ctx.batch, state.drawn[0].batch)
             value, out = loss_fn(params, ctx._replace(batch=batch))
             return value, _rows(out, ctx.batch.y.shape[0])
 
@@ -69,7 +85,9 @@ def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
 
     def grads(state, g, params, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
-        return g, memory.reservoir_add(state, key, ctx.batch, setup.codec)
+        store = memory.reservoir_add(state.memory, key, ctx.batch, setup.codec)
+        key = jax.random.fold_in(ctx.key, DRAW)
+        return g, _draw(store, [key], batch_size, setup)
 
     return strategy(init=init, loss=loss, grads=grads)
 
@@ -98,7 +116,7 @@ def derpp(
       batch_size: n, examples drawn a step for either term.
 
     Returns:
-      A `Strategy` whose state is a `memory.Memory` with logits [capacity, K].
+      A `Strategy` with a `ReplayState` whose memory holds logits [capacity, K].
 
     Raises:
       ValueError: an argument out of range, named with its value.
@@ -117,12 +135,12 @@ def derpp(
     def init(key, net):
         kind = jnp.result_type(float)
         logits = jax.ShapeDtypeStruct(setup.logit_mask.shape[1:], kind)
-        return {}, memory.empty(setup, capacity, logits)
+        store = memory.empty(setup, capacity, logits)
+        return {}, _draw(store, jax.random.split(key), batch_size, setup)
 
     def loss(state, loss_fn):
         def replayed(params, ctx):
-            keys = jax.random.split(jax.random.fold_in(ctx.key, DRAW))
-            dark, seen = (memory.sample(state, k, batch_size, setup) for k in keys)
+            dark, seen = state.drawn
             # At weight 0 the drawn rows pass through the network and whatever is
             # nested below without a part in that loss: a penalty counts once.
             rows = memory.with_replay(ctx.batch, dark.batch, seen.batch)
@@ -143,8 +161,10 @@ def derpp(
 
     def grads(state, g, params, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
-        return g, memory.reservoir_add(
-            state, key, ctx.batch, setup.codec, out.logits
+        store = memory.reservoir_add(
+            state.memory, key, ctx.batch, setup.codec, out.logits
         )
+        keys = jax.random.split(jax.random.fold_in(ctx.key, DRAW))
+        return g, _draw(store, keys, batch_size, setup)
 
     return strategy(init=init, loss=loss, grads=grads)

@@ -40,8 +40,8 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     at each step:      ωᵢ ← ωᵢ − gᵢ Δθᵢ     with g the gradient of L_task alone
     at a task's end:   Ωᵢ ← max(0, Ωᵢ + ωᵢ/((θᵢ − θ*ᵢ)² + ξ)),  θ* ← θ,  ω ← 0
 
-    g is the gradient given less the penalty's own, 2cΩ(θ − θ*), which is known in closed
-    form; Δθ is what the optimizer makes of it, whatever optimizer that is.
+    g is the gradient given less the penalty's own, 2cΩ(θ − θ*), which is known in
+    closed form; Δθ is what the optimizer makes of it, whatever optimizer that is.
 
     Args:
       setup: not used; every factory takes it.
