@@ -87,6 +87,56 @@ class Stream(NamedTuple):
 
         return Codec(encode, decode)
 
+    def on_validation(self) -> Stream:
+        """The same tasks with the validation examples in the test examples' place.
+
+        What chooses settings is given this: the test data is not in it.
+        """
+        base = self.base._replace(test_x=self.base.train_x, test_y=self.base.train_y)
+        lanes = self.lanes._replace(test=self.lanes.valid)
+        if not self.capacity("valid"):
+            raise ValueError(
+                "there is no validation data: set valid_fraction above 0 to choose by it"
+            )
+        return self._replace(base=base, lanes=lanes)
+
+    def between(self, first: int, stop: int) -> Stream:
+        """The tasks from number `first` on, up to but without `stop`, counted from 0.
+
+        Raises:
+          ValueError: no such tasks.
+        """
+        if not 0 <= first < stop <= self.num_tasks:
+            raise ValueError(
+                f"tasks {first} to {stop} cannot be had from a stream of "
+                f"{self.num_tasks}: 0 <= first < stop <= {self.num_tasks} must hold"
+            )
+
+        def cut(part: Part) -> Part:
+            offset = np.asarray(part.offset)[:, first : stop + 1]
+            longest = int((offset[:, -1] - offset[:, 0]).max())
+            rows = [
+                np.pad(row[o[0] : o[-1]], (0, longest - int(o[-1] - o[0])))
+                for row, o in zip(np.asarray(part.index), offset, strict=True)
+            ]
+            return Part(np.stack(rows), offset - offset[:, :1])
+
+        mask = self.logit_mask[first:stop]
+        if self.mask_by == "task" and first:  # classes of tasks left out stay out
+            mask = mask & ~self.logit_mask[first - 1]
+        lanes = self.lanes
+        return self._replace(
+            lanes=Lane(
+                train=cut(lanes.train),
+                valid=cut(lanes.valid),
+                test=cut(lanes.test),
+                label=lanes.label[:, first:stop],
+                pixel=lanes.pixel[:, first:stop],
+            ),
+            task_names=self.task_names[first:stop],
+            logit_mask=mask,
+        )
+
     def capacity(self, part: str, joint: bool = False) -> int:
         """The most examples a task has in any seed; joint: all tasks together."""
         offset = np.asarray(getattr(self.lanes, part).offset)
