@@ -11,8 +11,8 @@ settings (`experiments.sweep`, on their validation data), the other 17 are repor
 Published (Chaudhry et al., Efficient lifelong learning with A-GEM, 2019, 5 seeds), ACC
 and forgetting: fine-tuning 47.9 and .51, EWC 68.3 and .29, MAS 69.6 and .27, A-GEM 89.1
 and .06, joint 95.3. A step of A-GEM at its reference batch of 256 takes 4 ms of a core:
-five seeds take a quarter of an hour on two. The variant ``fast`` is three tasks of 2,000
-images, for a test.
+five seeds take a quarter of an hour on two. The variant ``fast`` is three tasks of
+2,000 images, for a test.
 
 Differs from the paper's code in the initial weights (there normal, .1, biases 0).
 """

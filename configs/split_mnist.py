@@ -4,18 +4,19 @@ Variants ``task`` (the default), ``domain`` and ``class``: van de Ven and Tolias
 scenarios for continual learning, 2019. MLP 784-400-400, Adam .001, 2,000 steps of batch
 128 a task, pixels in [0, 1].
 
-Variant ``online``: Buzzega et al., Dark experience for general continual learning, 2020.
-MLP 784-100-100, SGD, each example once in batches of 10, class-incremental; buffers of
-500.
+Variant ``online``: Buzzega et al., Dark experience for general continual learning,
+2020. MLP 784-100-100, SGD, each example once in batches of 10, class-incremental;
+buffers of 500.
 
     python -m experiments.compare --config=configs/split_mnist.py:class
     python -m experiments.compare --config=configs/split_mnist.py:online
     python -m experiments.sweep --config=configs/split_mnist.py:task
 
-Published, task / domain / class: none 85.15 / 57.33 / 19.90, EWC 98.64 / 63.95 / 20.01,
-SI 99.14 / 63.77 / 20.04, LwF 99.60 / 71.02 / 24.17, joint 99.64 / 98.41 / 97.93. Online:
-ER 86.1, DER++ 91.0. That penalties stay at 20 % in class-incremental runs is expected of
-them: they hold weights, and nothing in them compares classes of different tasks.
+Published, task / domain / class: none 85.15 / 57.33 / 19.90, EWC 98.64 / 63.95 /
+20.01, SI 99.14 / 63.77 / 20.04, LwF 99.60 / 71.02 / 24.17, joint 99.64 / 98.41 / 97.93.
+Online: ER 86.1, DER++ 91.0. That penalties stay at 20 % in class-incremental runs is
+expected of them: they hold weights, and nothing in them compares classes of different
+tasks.
 """
 
 from ml_collections import ConfigDict
