@@ -33,6 +33,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "si": {"strategy": "si"},
     "mas": {"strategy": "mas"},
     "lwf": {"strategy": "lwf"},
+    "gpm": {"strategy": "gpm"},
+    "owm": {"strategy": "owm"},
     "agem": {"strategy": "agem"},
     "er": {"strategy": "er"},
     "derpp": {"strategy": "derpp"},
@@ -70,7 +72,6 @@ def base(name: str) -> ConfigDict:
                 "train_per_task": optional(int),
                 "test_per_task": optional(int),
                 "tasks": optional(tuple),  # (first, stop) of the stream's; None: all
-                "measure_on": "test",  # "valid": a sweep's, the test data left out
                 "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
                 "std": optional(tuple),
             },
@@ -175,16 +176,12 @@ def problem(config: ConfigDict) -> Problem:
     """
     data = config.data.to_dict()
     source = sources.load(data.pop("dataset"))
-    tasks, measure_on = data.pop("tasks"), data.pop("measure_on")
-    if measure_on not in ("test", "valid"):
-        raise ValueError(f"measure_on must be 'test' or 'valid', got {measure_on!r}")
+    tasks = data.pop("tasks")
     stream = streams.make_stream(
         source, tuple(config.seeds), kind=data.pop("stream"), **data
     )
     if tasks is not None:
         stream = stream.between(*tasks)
-    if measure_on == "valid":
-        stream = stream.on_validation()
     train = config.train.to_dict()
     return Problem(
         model=_model(config.model.to_dict(), stream.num_outputs),

@@ -5,7 +5,7 @@ python -m experiments.sweep --config=configs/split_mnist.py:task \
 
 The config's file holds ``sweep()``: row -> field -> values; every combination of a
 row's values is a run, in a folder of its own under the workdir, measured on the
-validation examples in the test examples' place. Broken off, the same command goes on.
+validation examples. Broken off, the same command goes on.
 A field with one value is only set: ``data.tasks`` to choose on the first tasks of a
 stream and report the others, ``seeds`` to choose with seeds that no result uses.
 """
@@ -117,7 +117,7 @@ def points(grid: Grid, make_config: Callable[[str], ConfigDict]) -> list[Point]:
                 )
         for chosen in itertools.product(*fields.values()):
             config = make_config(row)
-            config.data.measure_on = "valid"
+            config.measure = "valid"
             for field, value in zip(fields, chosen, strict=True):
                 # A setting without a default is not in the config yet.
                 if not field.startswith("method.") and not _has(config, field):

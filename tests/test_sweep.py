@@ -1,4 +1,4 @@
-"""The sweep: its grid, its choice, and that no test example takes part in it."""
+"""The sweep: its grid and its choice, on validation data; a stream cut to some tasks."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_points_are_every_combination_on_validation_data():
         "only",
     ]
     assert [p.config.row for p in found] == ["ewc"] * 4 + ["bp"]
-    assert all(p.config.data.measure_on == "valid" for p in found)
+    assert all(p.config.measure == "valid" for p in found)
     assert found[3].config.method.strength == 100.0
     assert found[3].config.optimizer.lr == 0.01
     assert found[4].config.data.tasks == (0, 3)
@@ -107,19 +107,6 @@ def rows_of(stream, part, task, seed=0):
     return np.asarray(batch.x), np.asarray(batch.y)
 
 
-def test_on_validation_there_is_no_test_data():
-    stream = digits_stream()
-    sweeps = stream.on_validation()
-    for task in range(5):
-        want, got = rows_of(stream, "valid", task), rows_of(sweeps, "test", task)
-        np.testing.assert_array_equal(got[0], want[0])
-        np.testing.assert_array_equal(got[1], want[1])
-    assert sweeps.base.test_x is sweeps.base.train_x
-    assert sweeps.base.test_y is sweeps.base.train_y
-    with pytest.raises(ValueError, match="no validation data"):
-        digits_stream(valid_fraction=0.0).on_validation()
-
-
 @pytest.mark.parametrize("kind", ["split", "permuted"])
 def test_between_gives_the_same_tasks(kind):
     options = dict(scenario="domain", train_per_task=60) if kind == "permuted" else {}
@@ -148,14 +135,6 @@ def test_between_leaves_the_classes_before_out_of_play():
 def test_between_refuses_tasks_that_are_not_there(first, stop):
     with pytest.raises(ValueError, match=f"tasks {first} to {stop} .* of 5"):
         digits_stream().between(first, stop)
-
-
-def test_measure_on_is_checked():
-    config = make_config("bp")
-    config.data.measure_on = "train"
-    config.train.epochs = 1
-    with pytest.raises(ValueError, match="measure_on must be .* got 'train'"):
-        configs.problem(config)
 
 
 def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
@@ -189,7 +168,7 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
     assert "optimizer.lr=0.1 *" in out and "EWC" not in out
     folder = tmp_path / "out" / "bp" / "optimizer.lr=1e-06"
     config = json.loads((folder / "config.json").read_text())
-    assert config["data"]["measure_on"] == "valid"
+    assert config["measure"] == "valid"
     before = json.loads((folder / "result.json").read_text())
 
     def epochs():

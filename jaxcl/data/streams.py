@@ -87,22 +87,6 @@ class Stream(NamedTuple):
 
         return Codec(encode, decode)
 
-    def on_validation(self) -> Stream:
-        """The same tasks with the validation examples in the test examples' place.
-
-        What chooses settings is given this: the test data is not in it.
-
-        Raises:
-          ValueError: the stream holds no validation data.
-        """
-        base = self.base._replace(test_x=self.base.train_x, test_y=self.base.train_y)
-        lanes = self.lanes._replace(test=self.lanes.valid)
-        if not self.capacity("valid"):
-            raise ValueError(
-                "there is no validation data to choose by: set valid_fraction above 0"
-            )
-        return self._replace(base=base, lanes=lanes)
-
     def between(self, first: int, stop: int) -> Stream:
         """The tasks from number `first` on, up to but without `stop`, counted from 0.
 
