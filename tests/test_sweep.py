@@ -1,4 +1,4 @@
-"""The sweep: its grid and its choice, on validation data; a stream cut to some tasks."""
+"""The sweep: its grid, its choice by validation data, and streams cut to some tasks."""
 
 import json
 import os
