@@ -59,6 +59,15 @@ CASES = {
         3000,
         {"finetune": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
     ),
+    "mlp256": Case(
+        MNIST,
+        lambda k: models.MLP((256, 256), k),
+        "permuted",
+        "domain",
+        10,
+        1000,
+        {"finetune": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
+    ),
     "mlp64": Case(
         MNIST,
         lambda k: models.MLP((400, 400), k),

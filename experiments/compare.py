@@ -50,7 +50,7 @@ def row_config(row: str) -> ConfigDict:
     flag = flags.FLAGS["config"]
     file, _, argument = config_flags.get_config_filename(flag).partition(":")
     given = [p for p in argument.split(",") if p and p not in configs.ROWS]
-    config = launch.load(Path(file))(",".join([row, *given]))
+    config = launch.load(Path(file)).get_config(",".join([row, *given]))
     for key, value in config_flags.get_override_values(flag).items():
         try:
             config.update_from_flattened_dict({key: value})

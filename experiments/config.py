@@ -30,8 +30,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "bp_star_star": {"strategy": "frozen"},
     "joint": {"strategy": "finetune", "joint": True},
     "ewc": {"strategy": "ewc"},
+    "si": {"strategy": "si"},
+    "mas": {"strategy": "mas"},
+    "lwf": {"strategy": "lwf"},
     "gpm": {"strategy": "gpm"},
     "owm": {"strategy": "owm"},
+    "agem": {"strategy": "agem"},
+    "er": {"strategy": "er"},
+    "derpp": {"strategy": "derpp"},
 }
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -65,6 +71,7 @@ def base(name: str) -> ConfigDict:
                 "first_permuted": True,
                 "train_per_task": optional(int),
                 "test_per_task": optional(int),
+                "tasks": optional(tuple),  # (first, stop) of the stream's; None: all
                 "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
                 "std": optional(tuple),
             },
@@ -169,9 +176,12 @@ def problem(config: ConfigDict) -> Problem:
     """
     data = config.data.to_dict()
     source = sources.load(data.pop("dataset"))
+    tasks = data.pop("tasks")
     stream = streams.make_stream(
         source, tuple(config.seeds), kind=data.pop("stream"), **data
     )
+    if tasks is not None:
+        stream = stream.between(*tasks)
     train = config.train.to_dict()
     return Problem(
         model=_model(config.model.to_dict(), stream.num_outputs),

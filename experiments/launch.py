@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 import jax
@@ -90,13 +90,13 @@ def _unknown_field(argv: list[str]) -> str | None:
     return None
 
 
-def load(file: Path) -> Callable[[str], ConfigDict]:
-    """A config file's ``get_config``."""
+def load(file: Path) -> ModuleType:
+    """A config file as a module, with its ``get_config`` and perhaps a ``sweep``."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec and spec.loader  # ml_collections has loaded it already
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config
+    return module
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None]):

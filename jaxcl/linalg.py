@@ -28,6 +28,21 @@ def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
     return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
 
 
+def tree_dot(a: PyTree, b: PyTree) -> jax.Array:
+    """⟨a, b⟩ = Σᵢ aᵢ bᵢ over all leaves.
+
+    Args:
+      a: a tree of arrays.
+      b: a tree of the same structure and shapes.
+
+    Returns:
+      A scalar, 0 for an empty tree.
+    """
+    # Flat: of higher-rank arguments XLA's CPU backend makes a slow loop.
+    terms = jax.tree.map(lambda x, y: jnp.dot(x.ravel(), y.ravel()), a, b)
+    return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
+
+
 def tree_where(condition: jax.Array, then: PyTree, otherwise: PyTree) -> PyTree:
     """Chooses whole trees by a scalar bool."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)

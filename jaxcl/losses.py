@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxcl.linalg import tree_quadratic
 from jaxcl.types import PyTree
@@ -63,3 +64,111 @@ def quadratic_penalty(
         return (loss, aux) if has_aux else loss
 
     return penalised
+
+
+def distillation(
+    loss_fn: Callable[..., tuple[jax.Array, Any]],
+    *,
+    target: PyTree,
+    divergence: Callable[[Any, Any], jax.Array],
+    strength: float | jax.Array,
+    of: Callable[[Any], Any] = lambda aux: aux.logits,
+) -> Callable[..., tuple[jax.Array, Any]]:
+    """Adds to a loss how far a network's outputs are from given ones.
+
+    L'(θ) = L(θ) + strength · D(z(θ), target)
+
+    Args:
+      loss_fn: ``(params, *args) -> (scalar, aux)``; the outputs are read from ``aux``,
+        so that one forward pass serves both terms.
+      target: what another network said on the same inputs; no gradient flows to it.
+      divergence: D, ``(outputs, target) -> scalar``; see `soft_divergence` and
+        `squared_error`.
+      strength: ≥ 0. May be traced.
+      of: z, from ``aux``; by default its ``logits``.
+
+    Returns:
+      A loss of the same signature.
+
+    Raises:
+      ValueError: `strength` is a negative number.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxcl
+      >>> def loss(w, x):
+      ...     logits = x @ w
+      ...     return jnp.sum(logits), logits
+      >>> teacher, student, x = jnp.eye(2), 3 * jnp.eye(2), jnp.eye(2)
+      >>> distilled = jaxcl.losses.distillation(
+      ...     loss, target=x @ teacher, strength=0.5, of=lambda logits: logits,
+      ...     divergence=jaxcl.losses.squared_error)
+      >>> float(distilled(student, x)[0])  # 6 + 0.5 · (4 + 0 + 0 + 4)/4
+      7.0
+
+    Source: Hinton et al., Distilling the knowledge in a neural network, 2015,
+    https://arxiv.org/abs/1503.02531.
+    """
+    if isinstance(strength, (int, float)) and strength < 0:
+        raise ValueError(f"strength must be at least 0, got {strength}")
+    target = jax.lax.stop_gradient(target)
+
+    def distilled(params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:
+        loss, aux = loss_fn(params, *args, **kwargs)
+        return loss + strength * divergence(of(aux), target), aux
+
+    return distilled
+
+
+def soft_divergence(
+    logits: jax.Array,
+    target: jax.Array,
+    *,
+    temperature: float,
+    mask: jax.Array,
+    weight: jax.Array,
+) -> jax.Array:
+    """Divergence of softened predictions, over groups of outputs at once.
+
+    D = τ² Σ_b w_b Σ_g m_g KL(softmax_g(target_b/τ) ‖ softmax_g(z_b/τ)) / Σ_b w_b,
+    softmax_g being that over the outputs of group g alone. τ² keeps the gradient's
+    scale whatever the temperature.
+
+    Args:
+      logits: float[B, K], z.
+      target: float[B, K].
+      temperature: τ > 0.
+      mask: bool[G, K], the groups; a group without outputs counts nothing.
+      weight: float[B], w.
+
+    Returns:
+      A scalar, 0 where the two agree.
+    """
+
+    def log_softmax(z: jax.Array) -> jax.Array:
+        z = jnp.where(mask, z[:, None] / temperature, -jnp.inf)
+        top = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-1e30))
+        z = jnp.where(mask, z - top, 0)
+        total = jnp.sum(jnp.where(mask, jnp.exp(z), 0), -1, keepdims=True)
+        return z - jnp.log(jnp.where(total > 0, total, 1))
+
+    p, q = log_softmax(target), log_softmax(logits)
+    each = jnp.sum(jnp.where(mask, jnp.exp(p) * (p - q), 0), (1, 2))
+    return temperature**2 * jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
+
+
+def squared_error(
+    logits: jax.Array, target: jax.Array, weight: jax.Array | None = None
+) -> jax.Array:
+    """Weighted mean over examples and outputs: Σ_b w_b ‖z_b − target_b‖² / (K Σ_b w_b).
+
+    Args:
+      logits: float[B, K], z.
+      target: float[B, K].
+      weight: float[B], w; by default 1 each. None of it above 0 gives 0.
+
+    Returns:
+      A scalar.
+    """
+    weight = jnp.ones(logits.shape[:1]) if weight is None else weight
+    each = jnp.mean((logits - target) ** 2, axis=-1)
+    return jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)

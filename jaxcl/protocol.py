@@ -95,6 +95,10 @@ def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
         num_tasks=stream.num_tasks,
         example=example,
         mixes_examples=getattr(model, "mixes_examples", False),
+        codec=stream.codec,
+        model_state=jax.eval_shape(
+            capture.init_fn(model, example), jax.random.key(0)
+        )[1],
     )
 
 

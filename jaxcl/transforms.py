@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcl.linalg import EXACT
+from jaxcl.linalg import EXACT, tree_dot
 from jaxcl.types import PyTree
 
 GIVEN = ("basis", "projector")
@@ -96,6 +96,57 @@ def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
             return part if space is None else remove(part, space, given)
 
         return jax.tree.map(one, subspace, updates, is_leaf=lambda s: s is None), state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )
+
+
+def project_conflicting() -> optax.GradientTransformationExtraArgs:
+    """Removes from a gradient what would raise, to first order, a reference loss.
+
+    With g the whole tree as one vector and r the gradient of the reference loss:
+
+        g ← g − (⟨g, r⟩/⟨r, r⟩) r   if ⟨g, r⟩ < 0,   else g as it is,
+
+    after which ⟨g, r⟩ = 0. A reference of zero conflicts with nothing.
+
+    Returns:
+      An optax transformation without state whose
+      ``update(updates, state, params, reference=tree)`` takes a tree of the structure
+      and shapes of ``updates``; dtypes stay.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, jaxcl
+      >>> tx = optax.chain(jaxcl.transforms.project_conflicting(), optax.sgd(0.1))
+      >>> new = lambda w: jnp.sum((w - jnp.array([1.0, -1.0])) ** 2)
+      >>> old = lambda w: 2.0 * w[0] - 2.0 * w[1]
+      >>> w = jnp.zeros(2)
+      >>> g, r = jax.grad(new)(w), jax.grad(old)(w)
+      >>> g.tolist(), r.tolist()  # they point against each other
+      ([-2.0, 2.0], [2.0, -2.0])
+      >>> step, _ = tx.update(g, tx.init(w), w, reference=r)
+      >>> jnp.abs(step).tolist()  # all of it would have raised the old loss
+      [0.0, 0.0]
+      >>> step, _ = tx.update(g, tx.init(w), w, reference=jnp.array([0.0, -1.0]))
+      >>> bool(jnp.allclose(step, jnp.array([0.2, 0.0])))
+      True
+
+    Source: Chaudhry et al., Efficient lifelong learning with A-GEM, ICLR 2019,
+    https://arxiv.org/abs/1812.00420, eq. 11.
+    """
+
+    def update(updates, state, params=None, *, reference: PyTree, **extra):
+        del params, extra
+        along = tree_dot(updates, reference)
+
+        def part() -> jax.Array:
+            length = tree_dot(reference, reference)
+            return jnp.where(length > 0, along / jnp.where(length > 0, length, 1), 0)
+
+        # Most steps do not conflict: spare them a pass over the reference.
+        share = jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))
+        return jax.tree.map(lambda g, r: g - share * r, updates, reference), state
 
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update

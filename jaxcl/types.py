@@ -74,6 +74,21 @@ class LayerSpec(NamedTuple):
     reads_input: bool = False  # its input is the network's, reshaped at most
 
 
+class Codec(NamedTuple):
+    """How a network input is kept in a memory: ``decode(encode(x)) == x`` on the data.
+
+    An image in uint8 takes a quarter of its normalised float32.
+    """
+
+    encode: Callable[[jax.Array], jax.Array]  # float[B, ...] -> any dtype, same shape
+    decode: Callable[[jax.Array], jax.Array]  # and back
+
+
+def same(x: jax.Array) -> jax.Array:
+    """What it is given: the codec, both ways, of inputs that are kept as they are."""
+    return x
+
+
 class Setup(NamedTuple):
     """What is fixed for a whole run and closed over by the hooks."""
 
@@ -86,6 +101,8 @@ class Setup(NamedTuple):
     num_tasks: int
     example: jax.ShapeDtypeStruct  # one batch of inputs
     mixes_examples: bool  # in evaluation an example's logits depend on its batch
+    codec: Codec = Codec(same, same)  # how memories store inputs
+    model_state: PyTree = ()  # shapes (`jax.ShapeDtypeStruct`) of running statistics
 
 
 class TaskData(NamedTuple):

@@ -20,6 +20,12 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "ewc": ({"strength": 3.0}, {"strength": 0.0}),
     "gpm": ({"threshold": 0.9, "samples": 20}, None),
     "owm": ({"alpha": 0.1}, None),
+    "si": ({"strength": 1.0}, {"strength": 0.0}),
+    "mas": ({"strength": 1.0, "samples": 20}, {"strength": 0.0}),
+    "lwf": ({}, {"strength": 0.0}),
+    "agem": ({"per_class": 2, "batch_size": 4}, {}),  # nothing in the memory yet
+    "er": ({"capacity": 20, "batch_size": 4}, {}),
+    "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
 }
 OPTIMIZER = optax.sgd(0.1)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcl.data.sources import Source
 from jaxcl.heads import SCENARIOS, scenario_mask
-from jaxcl.types import Batch, TaskData
+from jaxcl.types import Batch, Codec, TaskData
 
 KINDS = ("split", "permuted")
 
@@ -69,6 +69,61 @@ class Stream(NamedTuple):
     def num_outputs(self) -> int:
         return self.logit_mask.shape[1]
 
+    @property
+    def codec(self) -> Codec:
+        """Network inputs to the base arrays' uint8 and back, without loss.
+
+        decode(p) = (p − mean) · 1/std on the base arrays' scale is how `view` makes
+        inputs; encode undoes it, and its rounding is off by far less than half a step.
+        """
+        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
+        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+
+        def encode(x: jax.Array) -> jax.Array:
+            return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
+
+        def decode(pixels: jax.Array) -> jax.Array:
+            return (pixels.astype(jnp.float32) - mean) * factor
+
+        return Codec(encode, decode)
+
+    def between(self, first: int, stop: int) -> Stream:
+        """The tasks from number `first` on, up to but without `stop`, counted from 0.
+
+        Raises:
+          ValueError: no such tasks.
+        """
+        if not 0 <= first < stop <= self.num_tasks:
+            raise ValueError(
+                f"tasks {first} to {stop} cannot be had from a stream of "
+                f"{self.num_tasks}: 0 <= first < stop <= {self.num_tasks} must hold"
+            )
+
+        def cut(part: Part) -> Part:
+            offset = np.asarray(part.offset)[:, first : stop + 1]
+            longest = int((offset[:, -1] - offset[:, 0]).max())
+            rows = [
+                np.pad(row[o[0] : o[-1]], (0, longest - int(o[-1] - o[0])))
+                for row, o in zip(np.asarray(part.index), offset, strict=True)
+            ]
+            return Part(np.stack(rows), offset - offset[:, :1])
+
+        mask = self.logit_mask[first:stop]
+        if self.mask_by == "task" and first:  # classes of tasks left out stay out
+            mask = mask & ~self.logit_mask[first - 1]
+        lanes = self.lanes
+        return self._replace(
+            lanes=Lane(
+                train=cut(lanes.train),
+                valid=cut(lanes.valid),
+                test=cut(lanes.test),
+                label=lanes.label[:, first:stop],
+                pixel=lanes.pixel[:, first:stop],
+            ),
+            task_names=self.task_names[first:stop],
+            logit_mask=mask,
+        )
+
     def capacity(self, part: str, joint: bool = False) -> int:
         """The most examples a task has in any seed; joint: all tasks together."""
         offset = np.asarray(getattr(self.lanes, part).offset)
@@ -93,8 +148,7 @@ class Stream(NamedTuple):
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
-        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
-        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+        decode = self.codec.decode
 
         def take(position: jax.Array) -> Batch:
             at = start + position
@@ -112,7 +166,7 @@ class Stream(NamedTuple):
                     x = x.T[lane.pixel[task]].T
                 x = x.reshape(-1, *self.input_shape)
             return Batch(
-                x=(x.astype(jnp.float32) - mean) * factor,
+                x=decode(x),
                 y=lane.label[owner, labels[row]],
                 task=owner,
                 weight=jnp.ones(position.shape, jnp.float32),

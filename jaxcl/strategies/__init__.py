@@ -7,19 +7,30 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
+from jaxcl.strategies.agem import agem
+from jaxcl.strategies.er import derpp, er
 from jaxcl.strategies.ewc import ewc
 from jaxcl.strategies.finetune import finetune
 from jaxcl.strategies.frozen import frozen
 from jaxcl.strategies.gpm import gpm
+from jaxcl.strategies.lwf import lwf
+from jaxcl.strategies.mas import mas
 from jaxcl.strategies.owm import owm
+from jaxcl.strategies.si import si
 from jaxcl.types import Setup, Strategy
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "finetune": finetune,
     "frozen": frozen,
     "ewc": ewc,
+    "si": si,
+    "mas": mas,
+    "lwf": lwf,
     "gpm": gpm,
     "owm": owm,
+    "agem": agem,
+    "er": er,
+    "derpp": derpp,
 }
 
 

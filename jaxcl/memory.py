@@ -1,0 +1,237 @@
+"""A store of past examples: fixed capacity, on the device, one per seed.
+
+Filled slots are a prefix of the arrays, so that drawing from a memory is drawing a
+number below its size. Two ways to fill it: `append`, which keeps what comes first
+(with `choose`, so many of each task or class), and `reservoir_add`, which at any time
+holds a uniform sample of all that was offered. All are pure and work under `jax.jit`,
+`jax.vmap`, `jax.lax.map` and loops; no call writes a slot twice.
+
+Inputs are stored flat, as `Codec.encode` gives them: rows of a matrix are gathered
+ten times faster on a CPU than rows of a higher-rank array.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.sampling import shuffled
+from jaxcl.types import Batch, Codec, PyTree, Setup, TaskData
+
+
+class Memory(NamedTuple):
+    """Examples of the past; slots from ``size`` on hold nothing."""
+
+    x: jax.Array  # [cap, D] encoded inputs, flat
+    y: jax.Array  # int32[cap]
+    task: jax.Array  # int32[cap]
+    extra: PyTree  # [cap, ...] what a method keeps beside an example (logits), or ()
+    size: jax.Array  # int32[] slots filled
+    seen: jax.Array  # int32[] examples offered so far
+
+
+class Sample(NamedTuple):
+    """Examples drawn from a memory."""
+
+    batch: Batch  # weight 0 throughout if the memory is empty
+    extra: PyTree  # [n, ...]
+
+
+def empty(setup: Setup, capacity: int, extra: PyTree = ()) -> Memory:
+    """A memory without examples.
+
+    Args:
+      setup: gives an input's shape and the codec.
+      capacity: number of slots, at least 1.
+      extra: a tree of `jax.ShapeDtypeStruct`, of one example each.
+
+    Returns:
+      A `Memory`.
+
+    Raises:
+      ValueError: no capacity.
+    """
+    if capacity < 1:
+        raise ValueError(f"a memory's capacity must be at least 1, got {capacity}")
+    shape = setup.example.shape[1:]
+    stored = jax.eval_shape(setup.codec.encode, setup.example)
+
+    def zeros(shape, dtype):
+        return jnp.zeros((capacity, *shape), dtype)
+
+    # An array each: a donated buffer must not be given away twice.
+    return Memory(
+        x=zeros((math.prod(shape),), stored.dtype),
+        y=zeros((), jnp.int32),
+        task=zeros((), jnp.int32),
+        extra=jax.tree.map(lambda leaf: zeros(leaf.shape, leaf.dtype), extra),
+        size=jnp.zeros((), jnp.int32),
+        seen=jnp.zeros((), jnp.int32),
+    )
+
+
+def nbytes(memory: Memory) -> int:
+    """Bytes that a memory (or the shape of one) takes on the device."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
+
+
+def append(memory: Memory, batch: Batch, codec: Codec, extra: PyTree = ()) -> Memory:
+    """Adds a batch's examples behind those there; what does not fit is left out.
+
+    Args:
+      memory: where to.
+      batch: [B] examples; those of weight 0 are left out.
+      codec: of the run.
+      extra: [B, ...] of the memory's own structure.
+
+    Returns:
+      The `Memory`, its size grown by what was taken.
+    """
+    capacity = memory.y.shape[0]
+    real = batch.weight > 0
+    slot = memory.size + jnp.cumsum(real) - 1
+    slot = jnp.where(real & (slot < capacity), slot, capacity)
+    count = real.sum(dtype=jnp.int32)
+    return _write(memory, slot, batch, codec, extra)._replace(
+        size=jnp.minimum(memory.size + count, capacity), seen=memory.seen + count
+    )
+
+
+def reservoir_add(
+    memory: Memory, key: jax.Array, batch: Batch, codec: Codec, extra: PyTree = ()
+) -> Memory:
+    """Offers a batch's examples to a memory that is a uniform sample of all offered.
+
+    Example number n (from 0) takes slot n while there are free ones, later a slot r
+    drawn from 0 … n if r < capacity, none otherwise: each of N examples offered is in
+    the memory with probability min(1, capacity/N). Two examples of a batch that draw
+    one slot would leave what the hardware pleases; the later one has it, as if they
+    had come one after the other.
+
+    Args:
+      memory: where to; filled by this function only.
+      key: a typed key.
+      batch: [B] examples; those of weight 0 are not offered.
+      codec: of the run.
+      extra: [B, ...] of the memory's own structure.
+
+    Returns:
+      The `Memory`.
+
+    Source: Vitter, Random sampling with a reservoir, ACM TOMS 1985,
+    https://doi.org/10.1145/3147.3165, algorithm R.
+    """
+    capacity, size = memory.y.shape[0], batch.y.shape[0]
+    real = batch.weight > 0
+    number = memory.seen + jnp.cumsum(real, dtype=jnp.int32) - 1
+    drawn = jax.random.randint(key, (size,), 0, jnp.maximum(number, 0) + 1)
+    slot = jnp.where(number < capacity, number, drawn)
+    slot = jnp.where(real & (slot < capacity), slot, capacity)
+    order = jnp.arange(size)
+    later = (slot[None, :] == slot[:, None]) & (order[None, :] > order[:, None])
+    slot = jnp.where(later.any(axis=1), capacity, slot)
+    seen = memory.seen + real.sum(dtype=jnp.int32)
+    return _write(memory, slot, batch, codec, extra)._replace(
+        size=jnp.minimum(seen, capacity), seen=seen
+    )
+
+
+def _write(memory: Memory, slot, batch: Batch, codec: Codec, extra: PyTree) -> Memory:
+    """Writes rows to distinct slots; those meant for slot ``capacity`` nowhere."""
+
+    def put(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old.at[slot].set(new.astype(old.dtype), mode="drop")
+
+    x = codec.encode(batch.x)
+    return memory._replace(
+        x=put(memory.x, x.reshape(x.shape[0], -1)),
+        y=put(memory.y, batch.y),
+        task=put(memory.task, batch.task),
+        extra=jax.tree.map(put, memory.extra, extra),
+    )
+
+
+def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
+    """Draws examples, each uniformly and independently: one may come twice.
+
+    Args:
+      memory: to draw from.
+      key: a typed key.
+      n: how many.
+      setup: gives an input's shape and the codec.
+
+    Returns:
+      A `Sample` of n. Drawing without repeats, as the official codes do, takes time
+      that grows with the capacity or with n²; this takes none.
+    """
+    slot = jax.random.randint(key, (n,), 0, jnp.maximum(memory.size, 1))
+
+    def rows(leaf: jax.Array) -> jax.Array:
+        return leaf.at[slot].get(mode="promise_in_bounds")
+
+    x = setup.codec.decode(rows(memory.x).reshape(n, *setup.example.shape[1:]))
+    return Sample(
+        Batch(
+            x=x,
+            y=rows(memory.y),
+            task=rows(memory.task),
+            weight=jnp.broadcast_to((memory.size > 0).astype(jnp.float32), (n,)),
+            index=slot,
+        ),
+        jax.tree.map(rows, memory.extra),
+    )
+
+
+def with_replay(batch: Batch, *drawn: Batch) -> Batch:
+    """A batch with drawn examples below its own, weights and all.
+
+    Where the memory was empty the drawn rows repeat the batch's own at weight 0, so
+    that statistics taken over a batch (BatchNorm) never see made-up data.
+
+    Args:
+      batch: [B] the step's examples.
+      *drawn: batches from `sample`, [n] each.
+
+    Returns:
+      A `Batch` of B + Σ n.
+    """
+
+    def real(past: Batch) -> Batch:
+        again = jnp.arange(past.y.shape[0]) % batch.y.shape[0]
+        there = (past.weight > 0).reshape(-1, *(1,) * (past.x.ndim - 1))
+        return past._replace(x=jnp.where(there, past.x, batch.x[again]))
+
+    rows = [batch, *map(real, drawn)]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+
+
+def choose(
+    data: TaskData, key: jax.Array, *, per_task: int | None, per_class: int | None
+) -> tuple[jax.Array, jax.Array]:
+    """Picks examples of a task at random: so many in all, or so many of each class.
+
+    Args:
+      data: the task's examples.
+      key: a typed key.
+      per_task: at most so many, whatever their classes; or None.
+      per_class: at most so many of each class; or None. Just one of the two.
+
+    Returns:
+      int32[N] all positions, those picked first, and bool[N], True for those picked;
+      N = ``data.capacity``.
+    """
+    order = shuffled(key, data.size, data.capacity)
+    place = jnp.arange(data.capacity)
+    real = place < data.size
+    if per_class is None:
+        return order, real & (place < per_task)
+    label = jnp.where(real, data.take(order).y, jnp.iinfo(jnp.int32).max)
+    by_label = jnp.argsort(label, stable=True)
+    ordered = label[by_label]
+    rank = place - jnp.searchsorted(ordered, ordered, side="left")
+    keep = real[by_label] & (rank < per_class)
+    first = jnp.argsort(~keep, stable=True)
+    return order[by_label][first], keep[first]

@@ -1,0 +1,122 @@
+"""Averaged gradient episodic memory: no step against what a memory says.
+
+Chaudhry et al., Efficient lifelong learning with A-GEM, ICLR 2019,
+https://arxiv.org/abs/1812.00420.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl import memory
+from jaxcl.transforms import project_conflicting
+from jaxcl.types import Context, PyTree, Setup, Strategy, strategy
+
+# A step's key is the network's own on the batch; these are folded from it.
+DRAW, NETWORK = 1, 2
+
+
+def classes_per_task(setup: Setup) -> int:
+    """The most classes that a task brings, read from the logit mask."""
+    mask = setup.logit_mask
+    if setup.mask_by == "task":  # cumulative: a row holds the earlier tasks' too
+        mask = mask & ~jnp.roll(mask, 1, axis=0).at[0].set(False)
+    return int(mask.sum(axis=1).max())
+
+
+def reference_gradient(
+    setup: Setup, net: PyTree, batch_size: int, state: memory.Memory, ctx: Context
+) -> PyTree:
+    """Gradient of the mean loss on examples drawn from all past tasks.
+
+    Args:
+      setup: gives the network and the task's loss.
+      net: parameters.
+      batch_size: examples to draw.
+      state: the memory.
+      ctx: the step's `Context`.
+
+    Returns:
+      A tree like ``net``; zero while the memory is empty.
+    """
+    key = jax.random.fold_in(ctx.key, DRAW)
+    past = memory.sample(state, key, batch_size, setup).batch
+    net_key = jax.random.fold_in(ctx.key, NETWORK)
+
+    def loss(net):
+        out = setup.apply_fn(net, ctx.model_state, past.x, past.task, net_key, True)
+        return setup.task_loss(out.logits, past, ctx.task)
+
+    return jax.grad(loss)(net)
+
+
+def agem(
+    setup: Setup,
+    *,
+    per_class: int | None = 25,
+    per_task: int | None = None,
+    batch_size: int = 256,
+) -> Strategy:
+    """Projects a gradient that would raise the mean loss on the memory.
+
+    With g the network's gradient on the batch, as one vector, and r that on
+    ``batch_size`` examples drawn from the memory of all past tasks:
+
+        g ← g − (⟨g, r⟩/⟨r, r⟩) r   if ⟨g, r⟩ < 0,   else g
+
+    At a task's end some of its examples, drawn at random, go into the memory. During
+    the first task it is empty and a step is fine-tuning's.
+
+    Args:
+      setup: the run's `Setup`.
+      per_class: examples kept of each class of a task; None where per_task is given.
+      per_task: examples kept of each task, whatever their classes; needs
+        per_class=None. A task or class that has fewer gives all it has.
+      batch_size: examples a step's reference gradient is taken on.
+
+    Returns:
+      A `Strategy` whose state is a `memory.Memory` of num_tasks times what a task
+      gives at most.
+
+    Raises:
+      ValueError: an argument out of range, named with its value.
+
+    Differs from the official code: it keeps the last examples of each class that came
+    by, this one random ones; it draws the reference batch without repeats, this one
+    with; and while it draws all past tasks' examples only once there are more than a
+    batch, this one always draws a batch. What a strategy trains beside the network
+    (HAT's embeddings) is left alone, and the reference batch sees the bare network.
+    """
+    if (per_class is None) == (per_task is None):
+        raise ValueError(
+            "agem: just one of per_class and per_task must be given, got "
+            f"{per_class} and {per_task}"
+        )
+    kept = per_task if per_class is None else per_class
+    if kept < 1 or batch_size < 1:
+        raise ValueError(
+            "agem: per_class, per_task and batch_size must be at least 1, got "
+            f"{per_class}, {per_task} and {batch_size}"
+        )
+    block = kept if per_class is None else kept * classes_per_task(setup)
+    project = project_conflicting()
+
+    def init(key, net):
+        return {}, memory.empty(setup, setup.num_tasks * block)
+
+    def grads(state, g, params, ctx, out):
+        r = reference_gradient(setup, params.net, batch_size, state, ctx)
+        net, _ = project.update(g.net, project.init(g.net), reference=r)
+        return g._replace(net=net), state
+
+    def after_task(state, params, model_state, ctx, data):
+        position, keep = memory.choose(
+            data, ctx.key, per_task=per_task, per_class=per_class
+        )
+        rows = min(block, data.capacity)
+        weight = keep[:rows].astype(jnp.float32)
+        batch = data.take(position[:rows])._replace(weight=weight)
+        return params, memory.append(state, batch, setup.codec)
+
+    return strategy(init=init, grads=grads, after_task=after_task)

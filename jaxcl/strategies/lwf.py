@@ -1,0 +1,113 @@
+"""Learning without forgetting: the last network teaches the next its old outputs.
+
+Li and Hoiem, Learning without forgetting, ECCV 2016, https://arxiv.org/abs/1606.09282.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.losses import distillation, soft_divergence
+from jaxcl.types import PyTree, Setup, Strategy, strategy
+
+
+class LwFState(NamedTuple):
+    """The network as it was when the last task ended."""
+
+    net: PyTree
+    model_state: PyTree
+
+
+def old_outputs(setup: Setup, task: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which outputs to distil, in groups with a softmax of their own.
+
+    Args:
+      setup: gives the logit mask.
+      task: int32[] the task in training.
+
+    Returns:
+      bool[G, K] and a factor. Task-incremental: the head of each earlier task, factor
+      1. One set of outputs for all: that, counted once an earlier task.
+      Class-incremental: all classes before this task's, likewise.
+    """
+    earlier = task.astype(jnp.float32)
+    if setup.mask_by == "task":
+        before = setup.logit_mask[jnp.maximum(task - 1, 0)]
+        return (before & (task > 0))[None], earlier
+    heads = setup.logit_mask
+    if np.asarray(heads).all():
+        return heads[:1] & (task > 0), earlier
+    past = jnp.arange(heads.shape[0]) < task
+    return heads & past[:, None], jnp.ones(())
+
+
+def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Strategy:
+    """Keeps the outputs for earlier tasks, on the new task's inputs, as they were.
+
+    L = L_task + λ Σ_{t' < t} τ² mean_x KL(p_{t'}(x) ‖ q_{t'}(x))
+
+    with q_{t'} the network's and p_{t'} the last network's softmax, at temperature τ,
+    over the outputs of task t' (task-incremental), the shared outputs
+    (domain-incremental) or all classes before this task's (class-incremental). Each
+    earlier task weighs as much as the one in training.
+
+    Args:
+      setup: the run's `Setup`.
+      strength: λ ≥ 0; 0 is fine-tuning.
+      temperature: τ > 0.
+
+    Returns:
+      A `Strategy` with an `LwFState`. The last network runs in evaluation mode.
+
+    Raises:
+      ValueError: an argument out of range, with its value.
+
+    Differs from the official code, which first trains the new head alone and sums over
+    two heads only; from van de Ven's by a factor t on the whole loss, and in
+    class-incremental runs in leaving the new classes out of the softmax.
+    """
+    if not strength >= 0:
+        raise ValueError(f"lwf: strength must be at least 0, got {strength}")
+    if not temperature > 0:
+        raise ValueError(f"lwf: temperature must be greater than 0, got {temperature}")
+
+    def init(key, net):
+        # No statistics yet; while no task has ended the teacher's say counts nothing.
+        blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), setup.model_state)
+        return {}, LwFState(net, blank)
+
+    def loss(state, loss_fn):
+        def distilled(params, ctx):
+            batch = ctx.batch
+            key = jax.random.fold_in(ctx.key, 1)  # not read: no dropout
+            teacher = setup.apply_fn(
+                state.net, state.model_state, batch.x, batch.task, key, False
+            )
+            mask, factor = old_outputs(setup, ctx.task)
+
+            def divergence(logits, target):
+                return factor * soft_divergence(
+                    logits,
+                    target,
+                    temperature=temperature,
+                    mask=mask,
+                    weight=batch.weight,
+                )
+
+            return distillation(
+                loss_fn,
+                target=teacher.logits,
+                divergence=divergence,
+                strength=strength,
+            )(params, ctx)
+
+        return distilled
+
+    def after_task(state, params, model_state, ctx, data):
+        return params, LwFState(params.net, model_state)
+
+    return strategy(init=init, loss=loss, after_task=after_task)

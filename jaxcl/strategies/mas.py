@@ -1,0 +1,142 @@
+"""Memory aware synapses: weights that the outputs are sensitive to are held.
+
+Aljundi et al., Memory aware synapses: learning what (not) to forget, ECCV 2018,
+https://arxiv.org/abs/1711.09601.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.losses import quadratic_penalty
+from jaxcl.sampling import batch_positions, shuffled
+from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
+
+
+class MASState(NamedTuple):
+    """The penalty λ Σᵢ importanceᵢ (θᵢ − anchorᵢ)²."""
+
+    importance: PyTree  # like net, Ω
+    anchor: PyTree  # like net, θ at the end of the last task
+
+
+def sensitivity(
+    setup: Setup,
+    net: PyTree,
+    model_state: PyTree,
+    data: TaskData,
+    task: jax.Array,
+    key: jax.Array,
+    *,
+    samples: int,
+    chunk: int,
+) -> PyTree:
+    """Ω = 1/n Σ_x |∂‖f(x)‖²/∂θ|, per example, over the outputs f in play.
+
+    The network is in evaluation mode. No label is read.
+
+    Args:
+      setup: gives the apply function and the logit mask.
+      net: parameters.
+      model_state: running statistics.
+      data: the task's examples.
+      task: int32[] the current task.
+      key: chooses the examples.
+      samples: at most this many examples; all if the task has fewer.
+      chunk: examples whose gradients are held at once.
+
+    Returns:
+      A tree like ``net``.
+    """
+    order_key, net_key = jax.random.split(key)
+    order = shuffled(order_key, data.size, data.capacity)
+    n = jnp.minimum(samples, data.size)
+
+    def squared_norm(net, batch: Batch) -> jax.Array:
+        """‖f(x_b)‖² [B]."""
+        out = setup.apply_fn(net, model_state, batch.x, batch.task, net_key, False)
+        rows = batch.task if setup.mask_by == "example" else task[None]
+        return jnp.sum(jnp.where(setup.logit_mask[rows], out.logits, 0) ** 2, -1)
+
+    def one(net, example: Batch) -> jax.Array:
+        return squared_norm(net, jax.tree.map(lambda a: a[None], example))[0]
+
+    def body(i, total):
+        position, weight = batch_positions(order, i, chunk, n)
+        batch = data.take(position)
+        if setup.mixes_examples:
+            # An example's output depends on its batch: differentiate it within.
+            g = jax.jacrev(squared_norm)(net, batch)
+        else:
+            g = jax.vmap(jax.grad(one), (None, 0))(net, batch)
+        return jax.tree.map(
+            lambda t, a: t + jnp.einsum("b...,b->...", jnp.abs(a), weight), total, g
+        )
+
+    zeros = jax.tree.map(jnp.zeros_like, net)
+    total = jax.lax.fori_loop(0, (n + chunk - 1) // chunk, body, zeros)
+    return jax.tree.map(lambda t: t / n, total)
+
+
+def mas(
+    setup: Setup, *, strength: float, samples: int = 2000, chunk: int = 16
+) -> Strategy:
+    """Penalises moving weights that earlier tasks' outputs are sensitive to.
+
+    L = L_task + λ Σᵢ Ωᵢ (θᵢ − θ*ᵢ)²
+    at a task's end:   Ωᵢ ← Ωᵢ + mean_x |∂‖f(x)‖²/∂θᵢ|,   θ* ← θ
+
+    Args:
+      setup: the run's `Setup`.
+      strength: λ ≥ 0; 0 is fine-tuning.
+      samples: examples per task for Ω.
+      chunk: examples whose gradients are held in memory at once.
+
+    Returns:
+      A `Strategy` with a `MASState`.
+
+    Raises:
+      ValueError: an argument out of range, named with its value.
+
+    Differs from several codes, A-GEM's among them, in taking the absolute value per
+    example, as the paper does, not of a batch's mean gradient. f are the outputs in
+    play: other tasks' heads are not this task's function.
+    """
+    if not strength >= 0:
+        raise ValueError(f"mas: strength must be at least 0, got {strength}")
+    if samples < 1 or chunk < 1:
+        raise ValueError(
+            f"mas: samples and chunk must be positive, got {samples} and {chunk}"
+        )
+
+    def init(key, net):
+        return {}, MASState(jax.tree.map(jnp.zeros_like, net), net)
+
+    def loss(state, loss_fn):
+        return quadratic_penalty(
+            loss_fn,
+            anchor=state.anchor,
+            importance=state.importance,
+            strength=2 * strength,  # that penalty is halved
+            of=lambda params: params.net,
+            has_aux=True,
+        )
+
+    def after_task(state, params, model_state, ctx, data):
+        new = sensitivity(
+            setup,
+            params.net,
+            model_state,
+            data,
+            ctx.task,
+            ctx.key,
+            samples=samples,
+            chunk=chunk,
+        )
+        importance = jax.tree.map(jnp.add, state.importance, new)
+        return params, MASState(importance, params.net)
+
+    return strategy(init=init, loss=loss, after_task=after_task)

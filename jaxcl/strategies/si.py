@@ -1,0 +1,103 @@
+"""Synaptic intelligence: weights that lowered the loss on their way are held.
+
+Zenke et al., Continual learning through synaptic intelligence, ICML 2017,
+https://arxiv.org/abs/1703.04200.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.losses import quadratic_penalty
+from jaxcl.types import PyTree, Setup, Strategy, strategy
+
+
+class SIState(NamedTuple):
+    """The penalty c Σᵢ importanceᵢ (θᵢ − anchorᵢ)² and the path of the task so far."""
+
+    importance: PyTree  # like net, Ω ≥ 0
+    anchor: PyTree  # like net, θ at the end of the last task
+    path: PyTree  # like net, ω since then
+
+
+def consolidate(state: SIState, net: PyTree, damping: float) -> SIState:
+    """Ω ← max(0, Ω + ω/((θ − anchor)² + ξ)), anchor ← θ, ω ← 0."""
+
+    def grow(importance, path, new, old):
+        return jnp.maximum(importance + path / ((new - old) ** 2 + damping), 0)
+
+    importance = jax.tree.map(grow, state.importance, state.path, net, state.anchor)
+    return SIState(importance, net, jax.tree.map(jnp.zeros_like, state.path))
+
+
+def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
+    """Penalises moving weights by what moving them gained in earlier tasks.
+
+    L = L_task + c Σᵢ Ωᵢ (θᵢ − θ*ᵢ)²
+    at each step:      ωᵢ ← ωᵢ − gᵢ Δθᵢ     with g the gradient of L_task alone
+    at a task's end:   Ωᵢ ← max(0, Ωᵢ + ωᵢ/((θᵢ − θ*ᵢ)² + ξ)),  θ* ← θ,  ω ← 0
+
+    g is the gradient given less the penalty's own, 2cΩ(θ − θ*), which is known in
+    closed form; Δθ is what the optimizer makes of it, whatever optimizer that is.
+
+    Args:
+      setup: not used; every factory takes it.
+      strength: c ≥ 0; 0 is fine-tuning.
+      damping: ξ > 0, keeps Ω bounded where a weight hardly moved.
+
+    Returns:
+      A `Strategy` with an `SIState`.
+
+    Raises:
+      ValueError: an argument out of range, with its value.
+
+    Differs from van de Ven's code, which counts the whole loss's gradient in ω and lets
+    Ω be negative: such a weight would be driven away. In a chain, put it behind the
+    members that change gradients or updates. Where the best weights of a task are
+    taken, not the last, ω still holds the whole path.
+    """
+    del setup
+    if not strength >= 0:
+        raise ValueError(f"si: strength must be at least 0, got {strength}")
+    if not damping > 0:
+        raise ValueError(f"si: damping must be greater than 0, got {damping}")
+
+    def init(key, net):
+        def zeros():
+            return jax.tree.map(jnp.zeros_like, net)
+
+        return {}, SIState(zeros(), net, zeros())
+
+    def loss(state, loss_fn):
+        return quadratic_penalty(
+            loss_fn,
+            anchor=state.anchor,
+            importance=state.importance,
+            strength=2 * strength,  # that penalty is halved
+            of=lambda params: params.net,
+            has_aux=True,
+        )
+
+    def updates(state, u, grads, params, ctx, out):
+        def extend(path, update, g, importance, theta, anchor):
+            pull = 2 * strength * importance * (theta - anchor)
+            return path - (g - pull) * update
+
+        path = jax.tree.map(
+            extend,
+            state.path,
+            u.net,
+            grads.net,
+            state.importance,
+            params.net,
+            state.anchor,
+        )
+        return u, state._replace(path=path)
+
+    def after_task(state, params, model_state, ctx, data):
+        return params, consolidate(state, params.net, damping)
+
+    return strategy(init=init, loss=loss, updates=updates, after_task=after_task)

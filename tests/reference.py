@@ -1,0 +1,199 @@
+"""A small network twice, in JAX and by hand in float64 NumPy, and a loop over tasks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxcl
+
+INPUTS, HIDDEN, BATCH, STEPS = 4, 5, 6, 12
+
+
+def forward(net, x):
+    h = jnp.tanh(x @ net["hidden"]["kernel"] + net["hidden"]["bias"])
+    return h @ net["head"]["kernel"] + net["head"]["bias"]
+
+
+def logits(net, x):
+    h = np.tanh(x @ net["hidden"]["kernel"] + net["hidden"]["bias"])
+    return h, h @ net["head"]["kernel"] + net["head"]["bias"]
+
+
+def backward(net, x, dz):
+    """The gradient of Σ dz · z by the parameters."""
+    h, _ = logits(net, x)
+    dh = (dz @ net["head"]["kernel"].T) * (1 - h**2)
+    return {
+        "hidden": {"kernel": x.T @ dh, "bias": dh.sum(0)},
+        "head": {"kernel": h.T @ dz, "bias": dz.sum(0)},
+    }
+
+
+def softmax(z, mask):
+    e = np.where(mask, np.exp(z - z.max(-1, keepdims=True)), 0)
+    return e / e.sum(-1, keepdims=True)
+
+
+def cross_entropy_dz(z, y, mask):
+    """d/dz of the mean cross-entropy over the outputs in play."""
+    return (softmax(z, mask) - np.eye(z.shape[1])[y]) / len(y)
+
+
+def make_setup(scenario="task", num_tasks=3, outputs=6, dtype=None):
+    example = jax.ShapeDtypeStruct((BATCH, INPUTS), dtype or jnp.result_type(float))
+    return jaxcl.setup_for(
+        forward,
+        example,
+        num_outputs=outputs,
+        num_tasks=num_tasks,
+        heads=(("head",),),
+        scenario=scenario,
+    )
+
+
+def make_net(seed=0, outputs=6):
+    rng = np.random.default_rng(seed)
+    return {
+        "hidden": {
+            "kernel": rng.normal(size=(INPUTS, HIDDEN)) * 0.7,
+            "bias": rng.normal(size=HIDDEN) * 0.1,
+        },
+        "head": {
+            "kernel": rng.normal(size=(HIDDEN, outputs)) * 0.7,
+            "bias": rng.normal(size=outputs) * 0.1,
+        },
+    }
+
+
+def make_tasks(setup, n=BATCH * STEPS, seed=1):
+    """[(x, y)] a task: all of them conflict, so that methods have something to do."""
+    rng = np.random.default_rng(seed)
+    mask = np.asarray(setup.logit_mask)
+    tasks = []
+    for t in range(setup.num_tasks):
+        new = mask[t]
+        if setup.mask_by == "task" and t:
+            new = mask[t] & ~mask[t - 1]
+        x = rng.normal(size=(n, INPUTS))
+        classes = np.flatnonzero(new)
+        score = x @ rng.normal(size=(INPUTS, len(classes)))
+        tasks.append((x, classes[score.argmax(1)]))
+    return tasks
+
+
+def mask_rows(setup, example_task, current):
+    mask = np.asarray(setup.logit_mask)
+    return mask[example_task] if setup.mask_by == "example" else mask[[current]]
+
+
+def step_key(task, step):
+    return jax.random.fold_in(jax.random.key(100 + task), step)
+
+
+def run(method, setup, net, tasks, optimizer):
+    """Trains on the tasks in turn, batches in order; one trace serves all.
+
+    Returns the network and the strategy's state after each task.
+    """
+    params, state = start(method, net)
+    task_loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    tx = jaxcl.transform_optimizer(method, optimizer, state)
+    traces = []
+
+    @jax.jit
+    def step(params, opt_state, ctx):
+        traces.append(1)
+        grads, out = jax.grad(task_loss, has_aux=True)(params, opt_state[1], ctx)
+        u, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
+        return optax.apply_updates(params, u), opt_state
+
+    @jax.jit
+    def end(params, state, ctx, data_x, data_y, t):
+        data = jaxcl.array_data(data_x, data_y, t)
+        return method.after_task(state, params, (), ctx, data)
+
+    history = []
+    for t, (x, y) in enumerate(tasks):
+        opt_state = (tx.init(params)[0], state)
+        for i in range(len(x) // BATCH):
+            rows = slice(i * BATCH, (i + 1) * BATCH)
+            ctx = jaxcl.context(
+                jnp.asarray(x[rows]), y[rows], task=t, step=i, key=step_key(t, i)
+            )
+            params, opt_state = step(params, opt_state, ctx)
+        ctx = ctx._replace(key=jax.random.key(200 + t))
+        params, state = end(params, opt_state[1], ctx, jnp.asarray(x), y, t)
+        history.append(jax.tree.map(np.asarray, (params.net, state)))
+    assert len(traces) == 1
+    return history
+
+
+def start(method, net):
+    net = jax.tree.map(jnp.asarray, net)
+    aux, state = method.init(jax.random.key(0), net)
+    return jaxcl.Params(net, aux), state
+
+
+def run_reference(net, tasks, lr, gradient, after_task=None):
+    """Plain SGD in NumPy: ``gradient(net, t, i, x, y)``, ``after_task(net, t, x, y)``.
+
+    Either may return what to keep beside; gives the network after each task.
+    """
+    history = []
+    for t, (x, y) in enumerate(tasks):
+        for i in range(len(x) // BATCH):
+            rows = slice(i * BATCH, (i + 1) * BATCH)
+            g = gradient(net, t, i, x[rows], y[rows])
+            net = jax.tree.map(lambda p, d: p - lr * d, net, g)
+        if after_task:
+            after_task(net, t, x, y)
+        history.append(net)
+    return history
+
+
+def assert_close(got, want, rtol=1e-4, atol=1e-6):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), got, want
+    )
+
+
+def add(*trees):
+    return jax.tree.map(lambda *leaves: sum(leaves), *trees)
+
+
+def scale(factor, tree):
+    return jax.tree.map(lambda leaf: factor * leaf, tree)
+
+
+def one_step(method, setup, net, x, y, *, task):
+    """The network after one step of SGD."""
+
+    @jax.jit
+    def step(net, x, y):
+        params, state = start(method, net)
+        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+        tx = jaxcl.transform_optimizer(method, optax.sgd(0.3), state)
+        ctx = jaxcl.context(x, y, task=task)
+        opt_state = tx.init(params)
+        grads, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+        u, _ = tx.update(grads, opt_state, params, ctx=ctx, out=out)
+        return optax.apply_updates(params, u).net
+
+    return step(net, x, y)
+
+
+def assert_neutral(method_of, task=0):
+    """A step equals fine-tuning's, within 1e-12 in float64 and 1e-6 in float32."""
+    for wide, tolerance in ((True, 1e-12), (False, 1e-6)):
+        with jax.enable_x64(wide):
+            setup = make_setup()
+            x, y = make_tasks(setup)[task]
+            if not wide:
+                x = x.astype(np.float32)
+            net = jax.tree.map(lambda a, x=x: a.astype(x.dtype), make_net())
+            x, y = x[:BATCH], y[:BATCH]
+            got = one_step(method_of(setup), setup, net, x, y, task=task)
+            bp = jaxcl.strategies.factory("finetune")(setup)
+            want = one_step(bp, setup, net, x, y, task=task)
+            assert_close(got, want, rtol=tolerance, atol=tolerance)

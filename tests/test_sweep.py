@@ -1,0 +1,190 @@
+"""The sweep: its grid, its choice by validation data, and streams cut to some tasks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from experiments import config as configs
+from experiments import sweep
+from experiments.results import Result
+from jaxcl.data.sources import load
+from jaxcl.data.streams import make_stream
+
+ROOT = Path(__file__).parents[1]
+
+
+def make_config(row: str) -> ConfigDict:
+    return configs.finish(configs.base("small"), row, {"ewc": {"strength": 1.0}})
+
+
+def make_result(row, accuracies):
+    matrix = np.array([np.full((2, 2), a) for a in accuracies])
+    return Result(
+        config_name="small",
+        row=row,
+        scenario="task",
+        seeds=list(range(len(accuracies))),
+        status=["ok"] * len(accuracies),
+        matrix=matrix,
+        baseline=np.zeros((len(accuracies), 2)),
+        task_names=["a", "b"],
+        tasks_done=2,
+        steps=1,
+        wall_s=1.0,
+        device="",
+        versions={},
+    )
+
+
+def test_points_are_every_combination_on_validation_data():
+    grid = {
+        "ewc": {"method.strength": (1.0, 100.0), "optimizer.lr": (0.1, 0.01)},
+        "bp": {"data.tasks": ((0, 3),)},
+    }
+    found = sweep.points(grid, make_config)
+    assert [p.name for p in found] == [
+        "method.strength=1,optimizer.lr=0.1",
+        "method.strength=1,optimizer.lr=0.01",
+        "method.strength=100,optimizer.lr=0.1",
+        "method.strength=100,optimizer.lr=0.01",
+        "only",
+    ]
+    assert [p.config.row for p in found] == ["ewc"] * 4 + ["bp"]
+    assert all(p.config.measure == "valid" for p in found)
+    assert found[3].config.method.strength == 100.0
+    assert found[3].config.optimizer.lr == 0.01
+    assert found[4].config.data.tasks == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"optimizer.nothing": (1.0,)}, "ewc: no field optimizer.nothing"),
+        ({"method.strength": 1.0}, "method.strength needs a list of values, got 1.0"),
+        ({"method.strength": ()}, r"needs a list of values, got \(\)"),
+    ],
+)
+def test_mistakes_in_a_grid(fields, message):
+    with pytest.raises(ValueError, match=message):
+        sweep.points({"ewc": fields}, make_config)
+
+
+def test_the_best_has_no_failed_seed_before_it_has_the_most_accuracy():
+    strengths = {"method.strength": (1.0, 2.0, 3.0, 4.0)}
+    found = sweep.points({"ewc": strengths}, make_config)
+    found += sweep.points({"bp": {}}, make_config)
+    accuracies = [(0.5, 0.6), (0.9, np.nan), (0.7, 0.5), (np.nan, np.nan), (0.1, 0.2)]
+    results = [
+        make_result(p.config.row, a) for p, a in zip(found, accuracies, strict=True)
+    ]
+    scores = sweep.rank(found, results)
+    assert [s.best for s in scores] == [False, False, True, False, True]
+    text = sweep.text_table(scores)
+    assert "method.strength=3 *" in text and "60.00 ± 14.14" in text and "1/2" in text
+    lines = sweep.csv_table(scores).splitlines()
+    assert len(lines) == 6 and lines[3].startswith("ewc,method.strength=3,0.6,")
+    assert lines[3].endswith(",2,0,1") and lines[2].endswith(",2,1,0")
+
+
+def digits_stream(**options):
+    settings = dict(kind="split", scenario="task", num_tasks=5, valid_fraction=0.2)
+    return make_stream(load("digits"), (0, 1), **(settings | options))
+
+
+def rows_of(stream, part, task, seed=0):
+    """A task's inputs and targets, in their order."""
+    lane = jax.tree.map(lambda leaf: jnp.asarray(leaf[seed]), stream.lanes)
+    data = stream.view(jax.tree.map(jnp.asarray, stream.base), lane, part, task)
+    batch = data.take(jnp.arange(int(data.size)))
+    return np.asarray(batch.x), np.asarray(batch.y)
+
+
+@pytest.mark.parametrize("kind", ["split", "permuted"])
+def test_between_gives_the_same_tasks(kind):
+    options = dict(scenario="domain", train_per_task=60) if kind == "permuted" else {}
+    stream = digits_stream(kind=kind, **options)
+    part = stream.between(2, 4)
+    assert part.num_tasks == 2 and part.task_names == stream.task_names[2:4]
+    for split in ("train", "valid", "test"):
+        for seed in (0, 1):
+            for task in (0, 1):
+                got = rows_of(part, split, task, seed)
+                want = rows_of(stream, split, task + 2, seed)
+                np.testing.assert_array_equal(got[0], want[0])
+                np.testing.assert_array_equal(got[1], want[1])
+    np.testing.assert_array_equal(part.logit_mask, stream.logit_mask[2:4])
+    whole = stream.between(0, 5)
+    np.testing.assert_array_equal(whole.lanes.train.index, stream.lanes.train.index)
+
+
+def test_between_leaves_the_classes_before_out_of_play():
+    part = digits_stream(scenario="class").between(1, 3)
+    assert np.flatnonzero(part.logit_mask[0]).tolist() == [2, 3]
+    assert np.flatnonzero(part.logit_mask[1]).tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("first, stop", [(-1, 2), (2, 2), (0, 6), (3, 1)])
+def test_between_refuses_tasks_that_are_not_there(first, stop):
+    with pytest.raises(ValueError, match=f"tasks {first} to {stop} .* of 5"):
+        digits_stream().between(first, stop)
+
+
+def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
+    file = tmp_path / "tiny.py"
+    file.write_text(
+        "from experiments.config import base, finish, variant\n"
+        "def get_config(argument=''):\n"
+        "    row, _ = variant(argument, ())\n"
+        "    config = base('tiny')\n"
+        "    config.seeds = (0,)\n"
+        "    config.data.update(num_tasks=2, train_per_task=40, test_per_task=20)\n"
+        "    config.model.update(name='mlp', widths=(8,))\n"
+        "    config.train.update(epochs=1, batch_size=8)\n"
+        "    return finish(config, row, {'ewc': {'strength': 1.0, 'samples': 8}})\n"
+        "def sweep():\n"
+        "    return {'bp': {'optimizer.lr': (0.1, 1e-6)},\n"
+        "            'ewc': {'method.strength': (2.0,)}}\n"
+    )
+    command = [sys.executable, "-m", "experiments.sweep", f"--config={file}"]
+    command += [f"--workdir={tmp_path / 'out'}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(*more):
+        done = subprocess.run(
+            [*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, err = run("--strategies=bp")
+    assert code == 0, err
+    assert "optimizer.lr=0.1 *" in out and "EWC" not in out
+    folder = tmp_path / "out" / "bp" / "optimizer.lr=1e-06"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["measure"] == "valid"
+    before = json.loads((folder / "result.json").read_text())
+
+    def epochs():
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [line for line in lines if "epoch" in json.loads(line)]
+
+    epochs_before = epochs()
+    code, out, err = run()
+    assert code == 0, err
+    assert "EWC" in out
+    assert epochs() == epochs_before
+    after = json.loads((folder / "result.json").read_text())
+    assert after["matrix"] == before["matrix"]
+    assert len((tmp_path / "out" / "sweep.csv").read_text().splitlines()) == 4
+
+
+def test_a_row_without_a_grid_is_refused():
+    with pytest.raises(ValueError, match="no row 'hat'; it has bp, ewc"):
+        sweep.row_grid({"bp": {}, "ewc": {}}, "hat")
