@@ -82,7 +82,17 @@ class Interrupted(Exception):
 
 
 def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
-    """The `Setup` of a shipped or a user's Linen model on a stream."""
+    """The `Setup` of a shipped or a user's Linen model on a stream.
+
+    Raises:
+      ValueError: the model has parameters of their own for fewer tasks than there are.
+    """
+    declared = getattr(model, "num_tasks", None)
+    if declared is not None and declared < stream.num_tasks:
+        raise ValueError(
+            f"the model has parameters for num_tasks={declared} tasks, the stream has "
+            f"{stream.num_tasks}"
+        )
     example = jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32)
     return Setup(
         apply_fn=capture.apply_fn(model),
@@ -94,6 +104,7 @@ def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
         num_tasks=stream.num_tasks,
         example=example,
         mixes_examples=getattr(model, "mixes_examples", False),
+        norms=capture.describe_norms(model, example),
     )
 
 

@@ -73,6 +73,15 @@ class LayerSpec(NamedTuple):
     reads_input: bool = False  # its input is the network's, reshaped at most
 
 
+class NormSpec(NamedTuple):
+    """One normalisation, as `capture.describe_norms` found it."""
+
+    name: str  # module path, "/"-joined
+    kind: str  # one of `capture.NORM_KINDS`
+    path: tuple[str, ...]  # of its parameters in the params tree
+    follows: str | None  # the layer whose output it reads; None: something else's
+
+
 class Setup(NamedTuple):
     """What is fixed for a whole run and closed over by the hooks."""
 
@@ -85,6 +94,7 @@ class Setup(NamedTuple):
     num_tasks: int
     example: jax.ShapeDtypeStruct  # one batch of inputs
     mixes_examples: bool  # in evaluation an example's logits depend on its batch
+    norms: tuple[NormSpec, ...] = ()
 
 
 class TaskData(NamedTuple):

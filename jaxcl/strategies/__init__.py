@@ -10,12 +10,14 @@ from typing import Any
 from jaxcl.strategies.ewc import ewc
 from jaxcl.strategies.finetune import finetune
 from jaxcl.strategies.frozen import frozen
+from jaxcl.strategies.hat import hat
 from jaxcl.types import Setup, Strategy
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "finetune": finetune,
     "frozen": frozen,
     "ewc": ewc,
+    "hat": hat,
 }
 
 
