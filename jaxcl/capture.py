@@ -6,16 +6,16 @@ functions made here.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextvars import ContextVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcl import models
-from jaxcl.linalg import EXACT
 from jaxcl.types import ApplyFn, LayerSpec, NormSpec, Output, PyTree
 
 DENSE = (nn.Dense, models.Dense)
@@ -68,10 +68,15 @@ def apply_fn(model: nn.Module) -> ApplyFn:
         taps: dict[str, jax.Array] = {}
 
         def record(call, args, kwargs, context):
-            if _is_layer(context):
-                taps["/".join(context.module.path)] = args[0]
+            if not _is_layer(context):
+                return call(*args, **kwargs)
+            name = "/".join(context.module.path)
+            taps[name] = args[0]
+            if name in swapped:
+                return _compute(context.module, args[0], *swapped[name])
             return call(*args, **kwargs)
 
+        swapped = _SWAPPED.get() or {}
         with nn.intercept_methods(record):
             logits, new = model.apply(
                 {"params": net, **model_state},
@@ -86,93 +91,49 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     return apply
 
 
-def rows(spec: LayerSpec, x: jax.Array) -> jax.Array:
-    """A layer's input as the rows that its kernel, as a matrix, multiplies.
-
-    Args:
-      spec: the layer.
-      x: its input as tapped: [..., D], or [B, H, W, C] for a convolution.
-
-    Returns:
-      [N, d_in]: a row an example, for a convolution a row a window.
-    """
-    if spec.kind == "conv":
-        x = models.patches(x, spec.window, spec.strides, spec.padding)
-    return x.reshape(-1, x.shape[-1])
-
-
-def project_inputs(
+def swap_layers(
     apply_fn: ApplyFn,
     layers: Sequence[LayerSpec],
-    project: Callable[[str, jax.Array], jax.Array],
+    compute: Callable[..., jax.Array],
 ) -> ApplyFn:
-    """Swaps what a layer's kernel gradient is made of; values and dX stay as they are.
-
-    dK = project(name, X)ᵀ dY instead of Xᵀ dY, with X the layer's input rows. With
-    project(X) = X − X M that is dK − M dK, for N d² operations where the layer sees N
-    rows instead of d² n_out.
-
-    What reaches a kernel other than through its layer (a penalty on weights) is not
-    projected.
+    """Has some layers' product of input and kernel computed by another function.
 
     Args:
       apply_fn: made by `apply_fn` of a Linen model, wrapped or not.
       layers: those to treat.
-      project: ``(layer name, rows [N, d_in]) -> [N, d_in]``. Not differentiated.
+      compute: ``(spec, x, kernel) -> y``, the layer's output before the bias.
 
     Returns:
       An apply function that does so with ``train=True``; evaluation is untouched.
     """
-    specs = {layer.name: layer for layer in layers}
-
-    def swap(call, args, kwargs, context):
-        name = "/".join(context.module.path)
-        if not _is_layer(context) or name not in specs:
-            return call(*args, **kwargs)
-        module, spec = context.module, specs[name]
-        x, kernel, bias = nn.dtypes.promote_dtype(
-            args[0],
-            module.get_variable("params", "kernel"),
-            module.get_variable("params", "bias") if module.use_bias else None,
-            dtype=getattr(module, "dtype", None),
-        )
-        y = _layer(spec, x, kernel, project(name, rows(spec, x)))
-        return y if bias is None else y + bias
+    own = {layer.name: (layer, compute) for layer in layers}
 
     def apply(net, model_state, x, task, key, train) -> Output:
         if not train:
             return apply_fn(net, model_state, x, task, key, train)
-        # The interceptor set first is the innermost: a tap still sees the layer.
-        with nn.intercept_methods(swap):
+        token = _SWAPPED.set({**(_SWAPPED.get() or {}), **own})
+        try:
             return apply_fn(net, model_state, x, task, key, train)
+        finally:
+            _SWAPPED.reset(token)
 
     return apply
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _layer(spec: LayerSpec, x, kernel, given):
-    """The layer's value; ``given`` [N, d_in] only takes part in dK."""
-    if spec.kind == "conv":
-        return models.convolve(x, kernel, spec.strides, spec.padding)
-    return x @ kernel
+# Interceptors set by callers run outside those of `apply_fn`, which alone can put
+# something in a layer's place and still have taps and gates around it.
+_SWAPPED: ContextVar[dict[str, tuple] | None] = ContextVar("swapped", default=None)
 
 
-def _layer_fwd(spec, x, kernel, given):
-    return _layer(spec, x, kernel, given), (x, kernel, given)
-
-
-def _layer_bwd(spec, residuals, dy):
-    x, kernel, given = residuals
-    if spec.kind == "conv":
-        dx = models.input_gradient(x, kernel, dy, spec.strides, spec.padding)
-    else:
-        dx = dy @ kernel.T
-    # Rounded operands would put back a part of what was projected out.
-    dk = jnp.matmul(given.T, dy.reshape(-1, dy.shape[-1]), precision=EXACT)
-    return dx, dk.reshape(kernel.shape), jnp.zeros_like(given)
-
-
-_layer.defvjp(_layer_fwd, _layer_bwd)
+def _compute(module: nn.Module, x: jax.Array, spec: LayerSpec, compute) -> jax.Array:
+    x, kernel, bias = nn.dtypes.promote_dtype(
+        x,
+        module.get_variable("params", "kernel"),
+        module.get_variable("params", "bias") if module.use_bias else None,
+        dtype=getattr(module, "dtype", None),
+    )
+    y = compute(spec, x, kernel)
+    return y if bias is None else y + bias
 
 
 def describe(model: nn.Module, example: jax.ShapeDtypeStruct) -> tuple[LayerSpec, ...]:
@@ -333,6 +294,12 @@ def _spec(module: nn.Module, name: str, shape: tuple[int, ...], wiring) -> Layer
         else:
             window, strides, padding, refusal = _flax_conv(module)
     d_in = window[0] * window[1] * shape[-1]
+    positions = math.prod(shape[1:-1])
+    if kind == "conv" and not refusal:
+        axes = zip(shape[1:3], window, strides, strict=True)
+        positions = math.prod(
+            (n + sum(models.pads(n, k, s, padding)) - k) // s + 1 for n, k, s in axes
+        )
     return LayerSpec(
         name=name,
         kind=kind,
@@ -345,6 +312,7 @@ def _spec(module: nn.Module, name: str, shape: tuple[int, ...], wiring) -> Layer
         bias=module.use_bias,
         feeds_on=wiring.get(name, ()) if wiring is not None else None,
         refusal=refusal,
+        positions=positions,
     )
 
 

@@ -70,6 +70,7 @@ class LayerSpec(NamedTuple):
     bias: bool
     feeds_on: tuple[str, ...] | None  # layers before it; () the input; None unknown
     refusal: str  # why methods that treat layers must refuse it, or ""
+    positions: int = 1  # rows an example gives it: windows; dense on [B, D]: 1
     reads_input: bool = False  # its input is the network's, reshaped at most
 
 

@@ -1,22 +1,26 @@
-"""The registry of strategies: a name to a factory ``(setup, **settings) -> Strategy``."""
+"""The registry: a name to a factory ``(setup, **settings) -> Strategy``."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from jaxcl.strategies.ewc import ewc
 from jaxcl.strategies.finetune import finetune
 from jaxcl.strategies.frozen import frozen
+from jaxcl.strategies.gpm import gpm
 from jaxcl.strategies.hat import hat
+from jaxcl.strategies.owm import owm
 from jaxcl.types import Setup, Strategy
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "finetune": finetune,
     "frozen": frozen,
     "ewc": ewc,
+    "gpm": gpm,
+    "owm": owm,
     "hat": hat,
 }
 
@@ -47,7 +51,7 @@ def factory(name: str) -> Callable[..., Strategy]:
         raise ValueError(f"strategy {name!r} cannot be imported: {error}") from error
     if not callable(found):
         raise ValueError(f"strategy {name!r} is {found!r}, not a factory")
-    return found
+    return cast(Callable[..., Strategy], found)
 
 
 def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:

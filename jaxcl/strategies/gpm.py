@@ -1,0 +1,258 @@
+"""Gradient projection memory.
+
+Saha, Garg & Roy, Gradient projection memory for continual learning, ICLR 2021,
+https://arxiv.org/abs/2103.09762; code: https://github.com/sahagobinda/GPM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.linalg import EXACT, span_update
+from jaxcl.projection import (
+    FORMS,
+    WHERES,
+    check_choice,
+    choose_layers,
+    input_is_cheaper,
+    map_leaves,
+    only_in_play,
+    per_layer,
+    project_inputs,
+    rows,
+)
+from jaxcl.sampling import shuffled
+from jaxcl.transforms import remove, warn_unless_kept
+from jaxcl.types import LayerSpec, Setup, Strategy, TaskData, strategy
+
+CACHE_LIMIT = 2**30
+"""Bytes a seed may hold of a first layer's projected inputs."""
+_CHUNK = 1000
+
+
+class GPMState(NamedTuple):
+    """What is held of each projected layer, by layer name."""
+
+    basis: dict[str, jax.Array]  # float32[d, r_max], zero columns beyond count
+    count: dict[str, jax.Array]  # int32[]
+
+
+class GPMCache(NamedTuple):
+    """Made of the state at a task's start."""
+
+    projector: dict[str, jax.Array]  # float32[d, d], M = U Uᵀ
+    inputs: dict[str, jax.Array]  # float32[N, d], (I − M) x of the task's examples
+
+
+def projectors(basis: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """M = U Uᵀ of every layer."""
+    return {name: jnp.matmul(u, u.T, precision=EXACT) for name, u in basis.items()}
+
+
+def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
+    """x − M x of all of a task's examples, [capacity, d]."""
+    d = projector.shape[0]
+
+    def chunk(position):
+        x = data.take(jnp.minimum(position, data.size - 1)).x.reshape(-1, d)
+        return x - jnp.matmul(x, projector, precision=EXACT)
+
+    size = min(_CHUNK, data.capacity)
+    position = jnp.arange(-(-data.capacity // size) * size).reshape(-1, size)
+    return jax.lax.map(chunk, position).reshape(-1, d)[: data.capacity]
+
+
+def gpm(
+    setup: Setup,
+    *,
+    threshold: float | Sequence[float],
+    threshold_step: float = 0.0,
+    samples: int | Sequence[int] = 300,
+    where: str = "grads",
+    form: str = "auto",
+    project_head: bool | None = None,
+) -> Strategy:
+    """Takes weight steps orthogonal to the inputs that earlier tasks gave each layer.
+
+    In task t, for each layer with kernel [d, n_out] and M = U Uᵀ:
+
+        ∇W ← ∇W − M ∇W
+
+    and at its end U grows by `jaxcl.linalg.span_update` until it holds
+    threshold + threshold_step · t (t from 0) of the energy of the layer's inputs on
+    `samples` random training examples, a convolution's inputs being its windows.
+
+    Args:
+      setup: the run's `Setup`.
+      threshold: share of the energy in (0, 1], for all layers or one a layer, in the
+        order they run.
+      threshold_step: added with every task.
+      samples: examples that represent a task, for all layers or one a layer.
+      where: "grads" projects before the optimizer, as the paper does, exact under SGD
+        with or without momentum; "updates" projects what moves, exact under all.
+      form: "auto" projects a layer's input in the backward pass where that is cheaper
+        (the first layer's once per task, if it reads the data as they are) and the
+        gradient elsewhere; "gradient" always the gradient, which is needed if another
+        member of a chain adds a penalty on weights to the loss. The same result.
+      project_head: whether the classifier is projected; by default if all tasks share
+        all its outputs (permuted MNIST), not if each has its own.
+
+    Returns:
+      A `Strategy` with a `GPMState`; it reports the share count/d of each layer.
+
+    Raises:
+      ValueError: an argument out of range, a layer that cannot be projected, by name.
+
+    Biases and normalisation parameters train in the first task only. The paper has no
+    biases and does this with normalisation; a bias that went on moving would change
+    every earlier task's output. Heads that are not projected train whole, but with
+    where="updates" outputs that are not in play stand still, whatever weight decay
+    wants. Running statistics of normalisation go on following the data: the paper's
+    network has none (``norm="batch_current"``).
+
+    Differs from the official code in refusing directions that are rounding noise, and
+    in drawing the examples that represent a task without its global random state.
+    """
+    layers, free = choose_layers(setup, "gpm", project_head)
+    check_choice("gpm", "where", where, WHERES)
+    check_choice("gpm", "form", form, FORMS)
+    level = per_layer("gpm", "threshold", threshold, layers)
+    size = per_layer("gpm", "samples", samples, layers)
+    for value in level.values():
+        last = value + threshold_step * (setup.num_tasks - 1)
+        if not (0 < value <= 1 and 0 < last <= 1):
+            raise ValueError(
+                f"gpm: threshold must lie in (0, 1], got {value} in the first and "
+                f"{last:g} in the last of {setup.num_tasks} tasks"
+            )
+    if min(size.values()) < 1:
+        raise ValueError(f"gpm: samples must be at least 1, got {samples}")
+
+    by_input = [
+        layer.name
+        for layer in layers
+        if where == "grads"
+        and form == "auto"
+        and (_can_be_cached(layer) or input_is_cheaper(setup, layer))
+    ]
+
+    def init(key, net):
+        basis, count = {}, {}
+        for layer in layers:
+            # No task can add more directions than it has samples.
+            most = setup.num_tasks * size[layer.name] * layer.positions
+            basis[layer.name] = jnp.zeros([layer.d_in, min(layer.d_in, most)])
+            count[layer.name] = jnp.zeros([], jnp.int32)
+        return {}, GPMState(basis, count)
+
+    def prepare(state, data):
+        m = projectors(state.basis)
+        inputs = {
+            layer.name: projected_inputs(data, m[layer.name])
+            for layer in layers
+            if layer.name in by_input
+            and _can_be_cached(layer)
+            and data.capacity * layer.d_in * 4 <= CACHE_LIMIT
+        }
+        return GPMCache(m, inputs)
+
+    def cache_of(state, ctx) -> GPMCache:
+        # Loops that run no `prepare` pay for the projectors at every step.
+        return GPMCache(projectors(state.basis), {}) if ctx.cache == () else ctx.cache
+
+    def forward(state, aux, apply_fn, ctx):
+        if not by_input:
+            return apply_fn
+        cache = cache_of(state, ctx)
+        index = ctx.batch.index
+
+        def project(layer, x):
+            m = cache.projector[layer.name]
+
+            def anew():
+                return x - jnp.matmul(x, m, precision=EXACT)
+
+            ready = cache.inputs.get(layer.name)
+            if ready is None or x.shape[0] != index.shape[0]:
+                return anew()
+            at_hand = ready[jnp.maximum(index, 0)]
+            # A batch that replay has mixed into holds examples that are not the task's.
+            return jax.lax.cond((index >= 0).all(), lambda: at_hand, anew)
+
+        swapped = [layer for layer in layers if layer.name in by_input]
+        return project_inputs(apply_fn, swapped, project)
+
+    def project_tree(tree, done, state, ctx):
+        m = cache_of(state, ctx).projector
+        first = ctx.task == 0
+        in_play = setup.logit_mask[ctx.task]
+
+        def kernel(layer, leaf):
+            if layer.name in done:
+                return leaf
+            return remove(leaf, m[layer.name], "projector")
+
+        net = map_leaves(
+            tree.net,
+            layers,
+            free,
+            kernel=kernel,
+            head=partial(only_in_play, in_play),
+            rest=lambda leaf: jnp.where(first, leaf, 0),
+        )
+        return tree._replace(net=net)
+
+    def grads(state, g, params, ctx, out):
+        return project_tree(g, by_input, state, ctx), state
+
+    def updates(state, u, g, params, ctx, out):
+        return project_tree(u, (), state, ctx), state
+
+    def after_task(state, params, model_state, ctx, data):
+        order_key, key = jax.random.split(ctx.key)
+        n = min(max(size.values()), data.capacity)
+        position = shuffled(order_key, data.size, data.capacity)[:n]
+        batch = data.take(position)
+        out = setup.apply_fn(params.net, model_state, batch.x, batch.task, key, False)
+        real = jnp.arange(n) < data.size
+        basis, count = {}, {}
+        for layer in layers:
+            name = layer.name
+            tap = out.taps[name][: size[name]]
+            weight = real[: size[name]].reshape(-1, *[1] * (tap.ndim - 1))
+            basis[name], count[name] = span_update(
+                state.basis[name],
+                state.count[name],
+                rows(layer, tap * weight).T,
+                level[name] + threshold_step * ctx.task,
+                crossing=ctx.task > 0,
+            )
+        return params, GPMState(basis, count)
+
+    def report(state):
+        return {la.name: state.count[la.name] / la.d_in for la in layers}
+
+    hooks = (
+        {"forward": forward, "grads": grads}
+        if where == "grads"
+        else {"updates": updates}
+    )
+    return strategy(
+        init=init,
+        prepare=prepare,
+        after_task=after_task,
+        report=report,
+        check=lambda optimizer: (
+            warn_unless_kept(optimizer, "gpm") if where == "grads" else None
+        ),
+        **hooks,
+    )
+
+
+def _can_be_cached(layer: LayerSpec) -> bool:
+    return layer.kind == "dense" and layer.reads_input and layer.positions == 1

@@ -1,0 +1,202 @@
+"""Orthogonal weights modification.
+
+Zeng, Chen, Cui & Yu, Continual learning of context-dependent processing in neural
+networks, Nature Machine Intelligence 2019, https://arxiv.org/abs/1810.01256; code:
+https://github.com/beijixiong3510/OWM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.linalg import EXACT, rls_update
+from jaxcl.projection import (
+    FORMS,
+    WHERES,
+    check_choice,
+    choose_layers,
+    input_is_cheaper,
+    map_leaves,
+    only_in_play,
+    per_layer,
+    project_inputs,
+    rows,
+)
+from jaxcl.transforms import warn_unless_kept
+from jaxcl.types import Context, LayerSpec, Setup, Strategy, strategy
+
+PROGRESS = ("epoch", "task")
+
+
+class OWMState(NamedTuple):
+    """What each projected layer's inputs have left free, by layer name."""
+
+    inverse: dict[str, jax.Array]  # float32[d, d], P, symmetric
+
+
+def mean_rows(layer: LayerSpec, tap: jax.Array, weight: jax.Array) -> jax.Array:
+    """The batch-mean input: [d], of a convolution its windows, [positions, d]."""
+    share = weight / jnp.maximum(weight.sum(), 1)
+    mean = rows(layer, jnp.einsum("b,b...->...", share, tap)[None])
+    return mean[0] if layer.positions == 1 else mean
+
+
+def owm(
+    setup: Setup,
+    *,
+    alpha: float | Sequence[float] = 1.0,
+    alpha_decay: float | Sequence[float] = 1.0,
+    progress: str = "task",
+    norm_penalty: float = 0.0,
+    where: str = "grads",
+    form: str = "auto",
+    project_head: bool | None = None,
+) -> Strategy:
+    """Takes weight steps that past batch-mean inputs hardly see.
+
+    At every step, the first task's included, for each layer with kernel [d, n_out], the
+    batch's mean input x̄ and l the progress in [0, 1]:
+
+        α = alpha · alpha_decay^l
+        P ← P − k kᵀ/(α + x̄ᵀk),  k = P x̄     (at first P = I)
+        ∇W ← P ∇W
+
+    A convolution takes the windows of the batch-mean input in turn.
+
+    Args:
+      setup: the run's `Setup`.
+      alpha: > 0, for all layers or one a layer, in the order they run.
+      alpha_decay: > 0, the factor at the end of the progress; likewise.
+      progress: of the "epoch" or the "task".
+      norm_penalty: λ ≥ 0, adds λ Σ ‖W‖, not squared, over the projected kernels.
+      where: "grads" projects before the optimizer, as the paper does; "updates"
+        projects what moves, which optimizers such as Adam and weight decay need.
+      form: "auto" projects a layer's input in the backward pass where that is cheaper
+        and there is no norm_penalty; "gradient" always the gradient, which is needed if
+        another member of a chain adds a penalty on weights to the loss. The same
+        result.
+      project_head: whether the classifier is projected; by default if all tasks share
+        all its outputs.
+
+    Returns:
+      A `Strategy` with an `OWMState`; it reports 1 − tr P/d of each layer, the share of
+      its input space that is taken.
+
+    Raises:
+      ValueError: an argument out of range, a layer that cannot be projected, by name.
+
+    Biases and normalisation parameters are never trained, as the official networks'
+    biases are not. Heads that are not projected train whole, but outputs that are not
+    in play stand still.
+
+    Differs from the official code in that progress counts the examples of the task,
+    not a fixed number of batches, and reaches 1; and in that a quadratic form that
+    rounding made negative counts as 0 (see `jaxcl.linalg.rls_update`).
+    """
+    layers, free = choose_layers(setup, "owm", project_head)
+    check_choice("owm", "where", where, WHERES)
+    check_choice("owm", "form", form, FORMS)
+    check_choice("owm", "progress", progress, PROGRESS)
+    start = per_layer("owm", "alpha", alpha, layers)
+    decay = per_layer("owm", "alpha_decay", alpha_decay, layers)
+    for name, values in (("alpha", start), ("alpha_decay", decay)):
+        if not min(values.values()) > 0:
+            raise ValueError(f"owm: {name} must be positive, got {values}")
+    if not norm_penalty >= 0:
+        raise ValueError(f"owm: norm_penalty must be at least 0, got {norm_penalty}")
+
+    by_input = [
+        layer
+        for layer in layers
+        if where == "grads"
+        and form == "auto"
+        and norm_penalty == 0
+        and layer.positions == 1
+        and input_is_cheaper(setup, layer)
+    ]
+
+    def init(key, net):
+        return {}, OWMState({layer.name: jnp.eye(layer.d_in) for layer in layers})
+
+    def grown(state: OWMState, layer: LayerSpec, tap, ctx: Context) -> jax.Array:
+        share = ctx.epoch_progress if progress == "epoch" else ctx.task_progress
+        now = start[layer.name] * decay[layer.name] ** share
+        mean = mean_rows(layer, jax.lax.stop_gradient(tap), ctx.batch.weight)
+        return rls_update(state.inverse[layer.name], mean, now)
+
+    def forward(state, aux, apply_fn, ctx):
+        def project(layer, x):
+            # Computed again from the taps after the backward pass: the compiler finds
+            # that it is the same.
+            return jnp.matmul(x, grown(state, layer, x, ctx), precision=EXACT)
+
+        return project_inputs(apply_fn, by_input, project) if by_input else apply_fn
+
+    def loss(state, loss_fn):
+        def penalised(params, ctx):
+            value, out = loss_fn(params, ctx)
+            squares = []
+            map_leaves(
+                params.net,
+                layers,
+                free,
+                kernel=lambda layer, w: squares.append(jnp.sum(w * w)),
+                head=lambda w: None,
+                rest=lambda w: None,
+            )
+            # The root has no derivative at 0; far below any weight's rounding it has.
+            return value + norm_penalty * sum(jnp.sqrt(s + 1e-30) for s in squares), out
+
+        return penalised if norm_penalty else loss_fn
+
+    def project_tree(tree, done, state, ctx, out):
+        inverse = {la.name: grown(state, la, out.taps[la.name], ctx) for la in layers}
+        in_play = setup.logit_mask[ctx.task]
+
+        def kernel(layer, leaf):
+            if layer in done:
+                return leaf
+            matrix = leaf.reshape(layer.d_in, -1)
+            moved = jnp.matmul(inverse[layer.name], matrix, precision=EXACT)
+            return moved.reshape(leaf.shape)
+
+        net = map_leaves(
+            tree.net,
+            layers,
+            free,
+            kernel=kernel,
+            head=partial(only_in_play, in_play),
+            rest=jnp.zeros_like,
+        )
+        return tree._replace(net=net), OWMState(inverse)
+
+    def grads(state, g, params, ctx, out):
+        return project_tree(g, by_input, state, ctx, out)
+
+    def updates(state, u, g, params, ctx, out):
+        return project_tree(u, (), state, ctx, out)
+
+    def report(state):
+        return {
+            la.name: 1 - jnp.trace(state.inverse[la.name]) / la.d_in for la in layers
+        }
+
+    hooks = (
+        {"forward": forward, "grads": grads}
+        if where == "grads"
+        else {"updates": updates}
+    )
+    return strategy(
+        init=init,
+        loss=loss,
+        report=report,
+        check=lambda optimizer: (
+            warn_unless_kept(optimizer, "owm") if where == "grads" else None
+        ),
+        **hooks,
+    )
