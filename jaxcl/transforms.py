@@ -189,7 +189,8 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
     def one(mask, part):
         if mask is None:
             return part
-        if jnp.broadcast_shapes(mask.shape, part.shape) != part.shape:
+        sides = zip(mask.shape[::-1], part.shape[::-1], strict=False)
+        if mask.ndim > part.ndim or any(m not in (1, p) for m, p in sides):
             raise ValueError(
                 f"a mask of shape {list(mask.shape)} does not broadcast against an "
                 f"update of shape {list(part.shape)}"
