@@ -50,6 +50,7 @@ def base(name: str) -> ConfigDict:
             "method": {},  # the strategy's settings
             "seeds": (0, 1, 2, 3, 4),
             "joint": False,  # each task trains on all data so far
+            "measure": "test",  # "valid": the matrix that settings are chosen by
             "lanes": "auto",  # seeds side by side: "vmap", in turn: "map"
             "rows": tuple(ROWS),  # what `compare` runs by default
             "data": {
@@ -181,6 +182,7 @@ def problem(config: ConfigDict) -> Problem:
         optimizer=_optimizer(config.optimizer),
         plan=Plan(lr=config.optimizer.lr, **train),
         joint=config.joint,
+        measure=config.measure,
         lanes=config.lanes,
     )
 

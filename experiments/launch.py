@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 
 from jaxcl.checkpoints import CheckpointError
 from jaxcl.data.cache import DataError, cache_root
+
+PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to run on several hosts."
@@ -42,7 +47,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         fail(error)
 
 
-def fail(error: BaseException) -> None:
+def fail(error: BaseException) -> NoReturn:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
 
@@ -103,6 +108,35 @@ def cores() -> int:
     )
 
 
+def device() -> str:
+    """What runs, in words: "2 × cpu (AMD EPYC)"."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"cpu ({_processor()})"
+    return f"{len(devices)} × {kind}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
 def is_main_process() -> bool:
     """Whether this process writes the files; all of them compute."""
     return jax.process_index() == 0
@@ -127,7 +161,7 @@ def writable(folder: Path) -> Path:
 
 
 class StopOnSignal:
-    """Ctrl-C or SIGTERM asks the run to save and stop; a second Ctrl-C stops at once."""
+    """Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
 
     def __init__(self):
         self.asked = False

@@ -9,14 +9,11 @@ The same command goes on where it was broken off. The workdir gets `config.json`
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -26,8 +23,6 @@ from experiments import launch, report, results
 from experiments.progress import Display
 from jaxcl import protocol
 from jaxcl.protocol import EpochDone, Interrupted, Started, TaskDone
-
-PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -223,25 +218,10 @@ def _result(config: ConfigDict, problem: protocol.Problem, done: TaskDone):
         tasks_done=done.task + 1,
         steps=int(done.steps.sum()),
         wall_s=done.seconds,
-        device=_device(),
-        versions={"python": platform.python_version()} | _versions(),
+        device=launch.device(),
+        versions=launch.versions(),
         notes=notes,
     )
-
-
-def _device() -> str:
-    devices = jax.devices()
-    return f"{len(devices)} × {devices[0].device_kind}"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 if __name__ == "__main__":

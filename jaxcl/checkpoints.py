@@ -81,7 +81,9 @@ class Checkpoints:
         plain = _plain(like)
         target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
         try:
-            restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(
+                step, args=ocp.args.StandardRestore(target)
+            )
         except Exception as error:  # orbax and tensorstore raise many kinds
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(

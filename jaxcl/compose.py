@@ -48,15 +48,11 @@ def chain(*members: Strategy) -> Strategy:
         return ctx._replace(key=jax.random.fold_in(ctx.key, i), cache=cache)
 
     def init(key, net):
-        pairs = [
-            m.init(jax.random.fold_in(key, i), net) for i, m in enumerate(members)
-        ]
+        pairs = [m.init(jax.random.fold_in(key, i), net) for i, m in enumerate(members)]
         return tuple(aux for aux, _ in pairs), tuple(state for _, state in pairs)
 
     def prepare(state, data):
-        return tuple(
-            m.prepare(s, data) for m, s in zip(members, state, strict=True)
-        )
+        return tuple(m.prepare(s, data) for m, s in zip(members, state, strict=True))
 
     def forward(state, aux, apply_fn, ctx):
         for i, m in enumerate(members):

@@ -1,4 +1,4 @@
-"""Which outputs of the one classifier are in play, and the loss and accuracy on them."""
+"""Which outputs of the one classifier are in play, and the loss on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.types import (
-    ApplyFn,
     Batch,
     Context,
     LayerSpec,
@@ -135,7 +134,9 @@ def setup_for(
     """
     share = num_outputs if scenario == "domain" else num_outputs // num_tasks
     if scenario != "domain" and share * num_tasks != num_outputs:
-        raise ValueError(f"{num_outputs} outputs cannot be split over {num_tasks} tasks")
+        raise ValueError(
+            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
+        )
     mask, mask_by = scenario_mask(scenario, num_tasks, [share] * num_tasks)
 
     def apply_fn(net, model_state, x, task, key, train):
@@ -163,7 +164,7 @@ def context(
     key: jax.Array | None = None,
     epoch_progress: float | jax.Array = 0.0,
     task_progress: float | jax.Array = 0.0,
-    model_state: PyTree = (),
+    model_state: PyTree | None = None,
     cache: PyTree = (),
 ) -> Context:
     """A `Context` for a training loop of one's own.
@@ -176,7 +177,7 @@ def context(
       key: a typed key of this step's own; by default derived from ``step``.
       epoch_progress: share of the epoch done.
       task_progress: share of the task done.
-      model_state: the model's running statistics.
+      model_state: the model's running statistics, by default none.
       cache: what the strategy's ``prepare`` returned.
 
     Returns:
@@ -197,6 +198,6 @@ def context(
         task_progress=jnp.asarray(task_progress, jnp.float32),
         key=jax.random.key(step) if key is None else key,
         batch=batch,
-        model_state=model_state,
+        model_state={} if model_state is None else model_state,
         cache=cache,
     )

@@ -33,7 +33,7 @@ class Lanes:
         self,
         num_seeds: int,
         mode: str = "auto",
-        devices: Sequence[jax.Device] | None = None,
+        devices: Sequence[Any] | None = None,
     ):
         """Lays `num_seeds` seeds over devices.
 
@@ -74,7 +74,7 @@ class Lanes:
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
     def spread(self, tree: PyTree) -> PyTree:
-        """Host arrays [S, ...] onto the devices, padded with copies of the last seed."""
+        """Host arrays [S, ...] onto the devices, padded with the last seed's."""
 
         def pad(leaf):
             leaf = np.asarray(leaf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import reduce
 
 import jax
@@ -72,10 +71,6 @@ def span_update(
       ValueError: arrays that are not matrices of as many rows; a threshold that is a
         number outside (0, 1].
 
-    The decomposition runs in float64 inside, but for TPUs, which have none: in float32
-    the columns would be orthonormal to 4e-6 only, and what they fail by leaks into the
-    subspace that is to be protected.
-
     Example:
       >>> import jax.numpy as jnp, jaxcl
       >>> empty, none = jnp.zeros([3, 3]), jnp.zeros([], int)
@@ -96,44 +91,47 @@ def span_update(
         )
     if isinstance(threshold, (int, float)) and not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
-    dtype, (d, capacity) = basis.dtype, basis.shape
-    with _float64() as wide:
-        u = jax.lax.convert_element_type(basis, wide)
-        r = jax.lax.convert_element_type(samples, wide)
-        if r.shape[1] > d:  # only R Rᵀ matters: keep its square root, [d, d]
-            r = jnp.linalg.qr(r.T, mode="r").T
-        held = jnp.matmul(u.T, r, precision=EXACT)
-        total = jnp.sum(r * r)
-        rest = r - jnp.matmul(u, held, precision=EXACT)
-        left, sigma, _ = jnp.linalg.svd(rest, full_matrices=False)
-        share = 1 / jnp.where(total > 0, total, 1)
-        after = share * (jnp.sum(held * held) + jnp.cumsum(sigma * sigma))
-        before = jnp.concatenate([share * jnp.sum(held * held)[None], after[:-1]])
-        reached = jnp.where(crossing, before, after)
-        noise = jnp.finfo(wide).eps * max(samples.shape) * jnp.sqrt(total)
-        wanted = jnp.sum((reached < threshold) & (sigma > noise)).astype(jnp.int32)
-        # A direction of little energy carries the rounding of R̂ relative to R.
-        left = left - jnp.matmul(
-            u, jnp.matmul(u.T, left, precision=EXACT), precision=EXACT
-        )
-        norm = jnp.linalg.norm(left, axis=0)
-        left = left / jnp.where(norm > 0, norm, 1)
-        left = jax.lax.convert_element_type(left, dtype)
+    return _span_update(basis, count, samples, threshold, crossing)
+
+
+@jax.jit
+def _span_update(basis, count, samples, threshold, crossing):
+    d, capacity = basis.shape
+    r = samples
+    if r.shape[1] > d:  # only R Rᵀ matters: keep its square root, [d, d]
+        r = jnp.linalg.qr(r.T, mode="r").T
+    total = jnp.sum(r * r)
+    share = 1 / jnp.where(total > 0, total, 1)
+    held = share * jnp.sum(jnp.square(jnp.matmul(basis.T, r, precision=EXACT)))
+    left, sigma, _ = jnp.linalg.svd(_outside(basis, r), full_matrices=False)
+    after = held + share * jnp.cumsum(sigma * sigma)
+    before = jnp.concatenate([held[None], after[:-1]])
+    reached = jnp.where(crossing, before, after)
+    noise = 8 * jnp.finfo(r.dtype).eps * jnp.sqrt(total)
+    wanted = jnp.sum((reached < threshold) & (sigma > noise)).astype(jnp.int32)
     added = jnp.minimum(wanted, min(d, capacity) - count).astype(jnp.int32)
+
+    # A direction of little energy carries the rounding of R̂, which is relative to R,
+    # and LAPACK's columns are orthonormal to some 4e-6 only: what they fail by leaks
+    # into the subspace to be protected. One Newton step squares the defect.
+    left = jnp.where(jnp.arange(left.shape[1]) < added, _outside(basis, left), 0)
+    norm = jnp.linalg.norm(left, axis=0)
+    left = left / jnp.where(norm > 0, norm, 1)
+    defect = jnp.matmul(left.T, left, precision=EXACT)
+    left = 1.5 * left - 0.5 * jnp.matmul(left, defect, precision=EXACT)
+
     column = jnp.arange(capacity) - count
     fresh = (column >= 0) & (column < added)
     chosen = left[:, jnp.clip(column, 0, left.shape[1] - 1)]
     return jnp.where(fresh, chosen, basis), (count + added).astype(jnp.int32)
 
 
-@contextlib.contextmanager
-def _float64():
-    """Double precision for what is traced inside, where the backend has it."""
-    if jax.default_backend() == "tpu":
-        yield jnp.float32
-    else:
-        with jax.enable_x64(True):
-            yield jnp.float64
+def _outside(basis: jax.Array, r: jax.Array) -> jax.Array:
+    """R − U Uᵀ R, taken twice: once leaves a component of rounding's size in U."""
+    for _ in range(2):
+        inside = jnp.matmul(basis.T, r, precision=EXACT)
+        r = r - jnp.matmul(basis, inside, precision=EXACT)
+    return r
 
 
 def rls_update(
@@ -161,8 +159,9 @@ def rls_update(
       block: samples a pass, at least 1.
 
     Returns:
-      float[d, d], symmetric. xᵀk, which rounding can make negative where P has all but
-      removed x, counts as 0 then.
+      float[d, d], symmetric. A sample of which P lets by no more than rounding does,
+      xᵀPx ≤ 64 ε ‖x‖² with P₀ = I, changes nothing: in exact arithmetic it hardly would
+      and, α being small, dividing by that noise makes P grow without bound.
 
     Raises:
       ValueError: shapes that do not fit; α or block not positive.
@@ -188,7 +187,7 @@ def rls_update(
         raise ValueError(f"block must be at least 1, got {block}")
     if samples.ndim == 1:
         k = jnp.matmul(inverse, samples, precision=EXACT)
-        k = k * jax.lax.rsqrt(alpha + jnp.maximum(samples @ k, 0))
+        k = k * jax.lax.rsqrt(_gain(samples @ k, samples @ samples, alpha))
         return inverse - k[:, None] * k[None, :]
 
     def take_block(inverse, rows):
@@ -200,6 +199,12 @@ def rls_update(
     return jax.lax.scan(take_block, inverse, rows)[0]
 
 
+def _gain(passed: jax.Array, whole: jax.Array, alpha) -> jax.Array:
+    """α + xᵀPx, or ∞ where rounding is all that P lets by of x."""
+    noise = 64 * jnp.finfo(whole.dtype).eps * whole
+    return jnp.where(passed > noise, alpha + passed, jnp.inf)
+
+
 def _rls_block(inverse: jax.Array, x: jax.Array, alpha) -> jax.Array:
     m = x.shape[0]
     k = jnp.matmul(x, inverse, precision=EXACT)  # [m, d], row j becomes Pⱼ xⱼ
@@ -207,7 +212,7 @@ def _rls_block(inverse: jax.Array, x: jax.Array, alpha) -> jax.Array:
 
     def take(j, carry):
         k, overlap, gains = carry
-        gain = alpha + jnp.maximum(overlap[j, j], 0)
+        gain = _gain(overlap[j, j], x[j] @ x[j], alpha)
         later = jnp.where(jnp.arange(m) > j, overlap[:, j] / gain, 0)
         k = k - later[:, None] * k[j]
         overlap = overlap - later[:, None] * overlap[j]

@@ -178,7 +178,7 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_init, shape)
-        y = convolve(x, kernel, self.strides, self.padding)
+        y = jnp.asarray(convolve(x, kernel, self.strides, self.padding))
         if self.use_bias:
             fan_in = shape[0] * shape[1] * shape[2]
             y = y + self.param("bias", _bias_init(fan_in), (self.features,))

@@ -36,6 +36,7 @@ class Problem(NamedTuple):
     optimizer: optax.GradientTransformation
     plan: Plan
     joint: bool = False  # each task trains on all data so far
+    measure: str = "test"  # or "valid": the accuracy matrix that settings are chosen by
     lanes: str = "auto"
 
 
@@ -116,13 +117,19 @@ def check(problem: Problem) -> None:
     """
     stream, plan = problem.stream, problem.plan
     plan.check(has_validation=bool(stream.capacity("valid")))
+    if problem.measure not in ("test", "valid"):
+        raise ValueError(f"measure must be test or valid, got {problem.measure!r}")
+    if not stream.capacity(problem.measure):
+        raise ValueError("measure='valid' needs valid_fraction above 0")
     if len(set(problem.seeds)) != len(problem.seeds):
         raise ValueError(f"seeds must be distinct, got {problem.seeds}")
     Lanes(len(problem.seeds), problem.lanes)
     problem.make_strategy(make_setup(problem.model, stream, plan.batch_size))
 
 
-class _Compiled(NamedTuple):
+class Compiled(NamedTuple):
+    """`jaxcl.training`'s functions over all seeds: (state, mine, shared) -> result."""
+
     init: Callable[..., Any]
     begin: Callable[..., Any]
     prepare: Callable[..., Any]
@@ -133,7 +140,7 @@ class _Compiled(NamedTuple):
     report_names: list[str]  # in the strategy's order; filled when `report` is traced
 
 
-def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
+def compiled(problem: Problem, lanes: Lanes) -> Compiled:
     """The trainer's functions over all seeds; each is traced once for all tasks."""
     stream, plan, joint = problem.stream, problem.plan, problem.joint
     setup = make_setup(problem.model, stream, plan.batch_size)
@@ -185,7 +192,7 @@ def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
         base, current = shared
 
         def on(task):
-            view = stream.view(base, data, "test", task)
+            view = stream.view(base, data, problem.measure, task)
             return trainer.evaluate(lane, view, current)[0]
 
         return jax.lax.map(on, jnp.arange(stream.num_tasks))
@@ -198,7 +205,7 @@ def _compile(problem: Problem, lanes: Lanes) -> _Compiled:
         return values
 
     over = lanes.over_seeds
-    return _Compiled(
+    return Compiled(
         init=over(init, "init"),
         begin=over(begin, "begin", donate=True),
         prepare=over(prepare, "prepare"),
@@ -240,7 +247,7 @@ def run(
     stream, plan, seeds = problem.stream, problem.plan, problem.seeds
     check(problem)
     lanes = lanes or Lanes(len(seeds), problem.lanes)
-    fns = _compile(problem, lanes)
+    fns = compiled(problem, lanes)
     store = Checkpoints(checkpoints) if checkpoints else None
 
     seed = lanes.spread(np.asarray(seeds, np.uint32))
@@ -356,7 +363,5 @@ def _finished(lanes: Lanes, lane: training.Lane, plan: Plan, epoch: int) -> bool
 def _status(progress: training.Progress) -> tuple[str, ...]:
     return tuple(
         "ok" if task < 0 else f"failed: task {task + 1}, epoch {epoch + 1}"
-        for task, epoch in zip(
-            progress.failed_task, progress.failed_epoch, strict=True
-        )
+        for task, epoch in zip(progress.failed_task, progress.failed_epoch, strict=True)
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
       batch_size: B.
       eval_batch_size: of validation and test batches; matters to models that use the
         batch's own statistics.
-      max_steps: steps per task at most, or None. With it a task may end inside an epoch.
+      max_steps: steps per task at most, or None. A task may end inside an epoch.
       patience: epochs without a better validation score before the learning rate is
         divided by `lr_factor`; None never does.
       lr_factor: > 1.
@@ -85,8 +85,8 @@ class Plan(NamedTuple):
                 )
         if not has_validation and (self.patience or self.select == "best"):
             raise ValueError(
-                f"select={self.select!r} with patience={self.patience} needs validation "
-                "data: set valid_fraction above 0"
+                f"select={self.select!r} with patience={self.patience} needs "
+                "validation data: set valid_fraction above 0"
             )
 
 
@@ -223,12 +223,11 @@ def make_trainer(
             params, state, ctx
         )
         tx = transform_optimizer(strategy, inner, state)
-        updates, (opt_state, state) = tx.update(
+        updates, carried = tx.update(
             grads, (opt_state, state), params, ctx=ctx, out=out, lr_scale=lr_scale
         )
-        model_state = strategy.model_state(
-            state, ctx.model_state, out.model_state, ctx
-        )
+        opt_state, state = cast(tuple[PyTree, State], carried)
+        model_state = strategy.model_state(state, ctx.model_state, out.model_state, ctx)
         params = optax.apply_updates(params, updates)
         return (params, model_state, opt_state, state), loss
 
@@ -316,9 +315,7 @@ def make_trainer(
             failed_task=jnp.where(failed, task, progress.failed_task),
             failed_epoch=jnp.where(failed, epoch, progress.failed_epoch),
         )
-        metrics = EpochMetrics(
-            loss, valid_loss, valid_accuracy, before.lr_scale, steps
-        )
+        metrics = EpochMetrics(loss, valid_loss, valid_accuracy, before.lr_scale, steps)
         return lane._replace(progress=progress), metrics
 
     def select(lane, accuracy, loss, trained, steps) -> Lane:
@@ -389,8 +386,9 @@ def make_trainer(
             right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
             # A class that is not in play yet has a loss of 1e38; count no such thing.
             known = jnp.take_along_axis(logits, batch.y[:, None], 1)[:, 0] > -1e30
-            loss = setup.task_loss(out.logits, batch._replace(weight=weight * known),
-                                   current)
+            loss = setup.task_loss(
+                out.logits, batch._replace(weight=weight * known), current
+            )
             n = weight.sum()
             return totals[0] + right, totals[1] + loss * n, totals[2] + n
 

@@ -130,9 +130,7 @@ def merge_quadratics(state: EWCState, importance: PyTree, anchor: PyTree) -> EWC
     and is exactly the sum of theirs.
     """
     total = add(state.importance, importance)
-    share = jax.tree.map(
-        lambda g, f: g / jnp.where(f > 0, f, 1.0), importance, total
-    )
+    share = jax.tree.map(lambda g, f: g / jnp.where(f > 0, f, 1.0), importance, total)
     moved = jax.tree.map(lambda m, s, a: m + s * (a - m), state.anchor, share, anchor)
     spread = jax.tree.map(
         lambda f, s, a, m: jnp.sum(f * s * (a - m) ** 2),

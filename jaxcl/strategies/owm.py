@@ -95,8 +95,8 @@ def owm(
     in play stand still.
 
     Differs from the official code in that progress counts the examples of the task,
-    not a fixed number of batches, and reaches 1; and in that a quadratic form that
-    rounding made negative counts as 0 (see `jaxcl.linalg.rls_update`).
+    not a fixed number of batches, and reaches 1; and in that inputs which are taken
+    already change nothing (see `jaxcl.linalg.rls_update`).
     """
     layers, free = choose_layers(setup, "owm", project_head)
     check_choice("owm", "where", where, WHERES)

@@ -1,0 +1,51 @@
+r"""Split Tiny-ImageNet, ten tasks of twenty classes, a head each, 64 × 64 pixels.
+
+The AlexNet and the training of `split_cifar100`.
+
+    python -m experiments.compare --config=configs/split_tiny_imagenet.py
+
+The data set is taken from TFDS's manual folder (tiny-imagenet-200.zip) or downloaded.
+An archive with fewer images a class works; say so with any figure measured on it. The
+whole setting is for an accelerator; ``fast`` (three tasks, 500 images each, quarter
+width, two epochs) is a test.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.config import base, finish, variant
+
+METHODS = {"ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8}}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Argument: a row, "fast", or both with a comma between."""
+    row, chosen = variant(argument, ("fast",))
+    config = base("split_tiny_imagenet")
+    config.data.update(
+        dataset="tiny_imagenet", stream="split", num_tasks=10, valid_fraction=0.05
+    )
+    config.model.update(
+        name="alexnet",
+        width=1.0,
+        norm="none",
+        use_bias=True,
+        dropout=0.2,
+        dropout_late=0.5,
+    )
+    config.optimizer.lr = 0.05
+    config.train.update(
+        epochs=100,
+        batch_size=64,
+        patience=5,
+        lr_factor=3.0,
+        lr_min=1e-4,
+        select="best",
+        select_metric="loss",
+    )
+    if chosen == "fast":
+        config.name = "split_tiny_imagenet_fast"
+        config.data.update(num_tasks=3, classes_per_task=20, train_per_task=500)
+        config.data.test_per_task = 200
+        config.model.width = 0.25
+        config.train.epochs = 2
+    return finish(config, row, METHODS)

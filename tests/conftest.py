@@ -1,0 +1,102 @@
+"""Two CPU devices, and array caches of the test's own."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+# Tests compile the same small programs again and again.
+_COMPILED = tempfile.mkdtemp(prefix="jaxcl-compiled-")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", _COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+from jaxcl import models, protocol, training  # noqa: E402
+from jaxcl.data.cache import Source  # noqa: E402
+from jaxcl.data.streams import make_stream  # noqa: E402
+from jaxcl.strategies import make  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> str:
+    """The folder of prepared data sets, or a skip."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder:
+        pytest.skip("TFDS_DATA_DIR is not set: no prepared MNIST and CIFAR-100")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blobs() -> Source:
+    return blobs_source()
+
+
+def blobs_source() -> Source:
+    """Six classes of noisy 4 × 4 images, small enough to train on in a test."""
+    rng = np.random.default_rng(0)
+    centre = rng.integers(40, 216, (6, 4, 4, 1))
+
+    def draw(n):
+        y = np.arange(n) % 6
+        x = np.clip(centre[y] + rng.normal(0, 30, (n, 4, 4, 1)), 0, 255)
+        return x.astype(np.uint8), y.astype(np.int32)
+
+    train_x, train_y = draw(300)
+    test_x, test_y = draw(120)
+    names = tuple("abcdef")
+    return Source(
+        "blobs", train_x, train_y, test_x, test_y, names, 255, (0.5,), (0.25,)
+    )
+
+
+@pytest.fixture
+def problem(blobs):
+    """Makes a small `Problem`: three tasks, an MLP, three seeds."""
+
+    def build(
+        strategy="finetune",
+        settings=None,
+        *,
+        seeds=(0, 1, 2),
+        optimizer=None,
+        make_strategy=None,
+        model=None,
+        joint=False,
+        lanes="auto",
+        plan=None,
+        **stream,
+    ) -> protocol.Problem:
+        import optax
+
+        options = dict(kind="split", scenario="task", num_tasks=3, valid_fraction=0.2)
+        data = make_stream(blobs, seeds, **(options | stream))
+        build_model = model or (lambda k: models.MLP((16,), k))
+        return protocol.Problem(
+            model=build_model(data.num_outputs),
+            stream=data,
+            seeds=seeds,
+            make_strategy=make_strategy
+            or (lambda s: make(strategy, s, settings or {})),
+            optimizer=optimizer or optax.sgd(0.1),
+            plan=training.Plan(**({"epochs": 2, "batch_size": 8} | (plan or {}))),
+            joint=joint,
+            lanes=lanes,
+        )
+
+    return build
+
+
+@pytest.fixture
+def finish():
+    """Runs a problem to its end and gives the last event."""
+
+    def run(problem, **options):
+        *_, last = protocol.run(problem, **options)
+        return last
+
+    return run

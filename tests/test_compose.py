@@ -1,0 +1,143 @@
+"""chain, transform_loss and transform_optimizer in a loop that is not the project's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcl
+from jaxcl.strategies import ewc, finetune, frozen
+
+SETUP = jaxcl.setup_for(
+    lambda w, x: jnp.tanh(x @ w["body"]) @ w["head"],
+    jnp.zeros((8, 3)),
+    num_outputs=4,
+    num_tasks=2,
+    heads=(("head",),),
+)
+NET = {
+    "body": jax.random.normal(jax.random.key(0), (3, 5)),
+    "head": jax.random.normal(jax.random.key(1), (5, 4)),
+}
+X = jax.random.normal(jax.random.key(2), (8, 3))
+Y = jnp.arange(8) % 4
+
+
+def train(method, steps=4, tasks=2, optimizer=None):
+    """Somebody's own training loop."""
+    aux, state = method.init(jax.random.key(3), NET)
+    params = jaxcl.Params(NET, aux)
+    tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.3), state)
+    loss = jaxcl.transform_loss(method, SETUP.task_loss, SETUP.apply_fn)
+    opt_state = tx.init(params)
+    for task in range(tasks):
+        x = X + task
+        cache = method.prepare(opt_state[1], jaxcl.array_data(x, Y, task))
+
+        @jax.jit
+        def step(params, opt_state, ctx):
+            grads, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+            u, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
+            return optax.apply_updates(params, u), opt_state
+
+        for i in range(steps):
+            ctx = jaxcl.context(x, Y, task=task, step=i, cache=cache)
+            params, opt_state = step(params, opt_state, ctx)
+        params, state = method.after_task(
+            opt_state[1], params, {}, ctx, jaxcl.array_data(x, Y, task)
+        )
+        opt_state = (opt_state[0], state)
+    return params.net, opt_state[1]
+
+
+def test_fine_tuning_is_plain_optax():
+    ours, _ = train(finetune(SETUP))
+    net, tx = NET, optax.sgd(0.3)
+    opt_state = tx.init(net)
+    for task in range(2):
+        for _ in range(4):
+
+            def loss(w, task=task):
+                logits = jnp.tanh((X + task) @ w["body"]) @ w["head"]
+                return optax.softmax_cross_entropy_with_integer_labels(logits, Y).mean()
+
+            u, opt_state = tx.update(jax.grad(loss)(net), opt_state)
+            net = optax.apply_updates(net, u)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, net)
+
+
+def test_a_chain_of_one_is_its_member():
+    alone, state = train(ewc(SETUP, strength=3.0, samples=8))
+    chained, (chained_state,) = train(jaxcl.chain(ewc(SETUP, strength=3.0, samples=8)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, chained
+    )
+    assert jax.tree.structure(state) == jax.tree.structure(chained_state)
+
+
+def test_penalties_of_a_chain_add_up():
+    """Two EWCs of strength 1 pull like one of strength 2."""
+    two, _ = train(
+        jaxcl.chain(*(ewc(SETUP, strength=1.0, samples=8) for _ in range(2)))
+    )
+    one, _ = train(ewc(SETUP, strength=2.0, samples=8))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), one, two)
+
+
+def test_the_last_member_has_the_last_word():
+    net, _ = train(jaxcl.chain(ewc(SETUP, strength=1.0, samples=8), frozen(SETUP)))
+    first, _ = train(ewc(SETUP, strength=1.0, samples=8), tasks=1)
+    np.testing.assert_array_equal(net["body"], first["body"])
+    assert not np.array_equal(net["head"], first["head"])
+
+
+def test_members_have_aux_keys_and_caches_of_their_own():
+    def member(name):
+        def init(key, net):
+            return {name: jax.random.normal(key)}, jnp.zeros(())
+
+        def prepare(state, data):
+            return {f"of {name}": jnp.zeros(())}
+
+        def loss(state, loss_fn):
+            def own(params, ctx):
+                value, out = loss_fn(params, ctx)
+                assert set(params.aux) == {name}
+                assert set(ctx.cache) == {f"of {name}"}
+                return value + params.aux[name] ** 2, out
+
+            return own
+
+        def updates(state, u, g, params, ctx, out):
+            assert set(u.aux) == {name} and set(params.aux) == {name}
+            return u, jax.random.uniform(ctx.key)
+
+        return jaxcl.strategy(init=init, prepare=prepare, loss=loss, updates=updates)
+
+    method = jaxcl.chain(member("a"), member("bb"))
+    aux, _ = method.init(jax.random.key(3), NET)
+    _, (one, two) = train(method)
+    assert float(one) != float(two)
+    assert float(aux[0]["a"]) != float(aux[1]["bb"])
+
+
+def test_strategies_survive_adam_and_jit():
+    net, _ = train(frozen(SETUP), optimizer=optax.adamw(0.1, weight_decay=0.1))
+    first, _ = train(
+        frozen(SETUP), tasks=1, optimizer=optax.adamw(0.1, weight_decay=0.1)
+    )
+    np.testing.assert_array_equal(net["body"], first["body"])
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="at least one strategy"):
+        jaxcl.chain()
+    with pytest.raises(ValueError, match="got 3 and 2"):
+        jaxcl.array_data(jnp.zeros((3, 1)), jnp.zeros(2))
+    with pytest.raises(ValueError, match="strength must be at least 0, got -1"):
+        jaxcl.losses.quadratic_penalty(sum, anchor=(), importance=(), strength=-1)
+    with pytest.raises(ValueError, match="5 outputs"):
+        jaxcl.setup_for(
+            lambda w, x: x, X, num_outputs=5, num_tasks=2, heads=(), scenario="task"
+        )

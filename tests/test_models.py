@@ -1,0 +1,145 @@
+"""Layers against `lax` and by hand; the networks' shapes and wiring."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl import capture, models
+from jaxcl.models import MLP, AlexNet, ResNet18
+
+
+def lax_conv(x, kernel, strides, padding):
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("window", [(3, 3), (2, 2), (4, 1), (1, 1)])
+def test_convolution_and_both_gradients(window, strides, padding):
+    key = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(key[0], (2, 9, 8, 3))
+    kernel = jax.random.normal(key[1], (*window, 3, 5))
+
+    def scalar(conv):
+        def f(x, kernel):
+            y = conv(x, kernel, strides, padding)
+            return jnp.sum(y * jax.random.normal(key[2], y.shape)), y
+
+        return jax.value_and_grad(f, (0, 1), has_aux=True)(x, kernel)
+
+    (_, y), grads = scalar(models.convolve)
+    (_, expected), expected_grads = scalar(lax_conv)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    for ours, theirs in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_patches_times_kernel_is_the_convolution_and_channel_first_is_not():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+    expected = lax_conv(x, kernel, (1, 1), "VALID")
+    ours = models.patches(x, (3, 3)) @ kernel.reshape(-1, 4)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    channel_first = jax.lax.conv_general_dilated_patches(
+        x, (3, 3), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    wrong = channel_first @ kernel.reshape(-1, 4)
+    assert float(jnp.abs(wrong - expected).max()) > 1
+
+
+def test_pooling_commutes_with_relu_and_dropout():
+    x = jax.random.normal(jax.random.key(0), (4, 7, 7, 3))
+    kept = jax.random.bernoulli(jax.random.key(1), 0.6, x.shape)
+    late = nn.relu(models.max_pool(jnp.where(kept, x, 0)))
+    early = models.max_pool(jnp.where(kept, nn.relu(x), 0))
+    np.testing.assert_array_equal(late, early)
+    np.testing.assert_array_equal(
+        models.max_pool(x), nn.max_pool(x, (2, 2), (2, 2), "VALID")
+    )
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    layer = models.Dropout(0.3)
+    x = jnp.ones((400, 500))
+    y = layer.apply({}, x, True, rngs={"dropout": jax.random.key(0)})
+    share = float((y == 0).mean())
+    exact = round(0.3 * 256) / 256
+    assert abs(share - exact) < 5 * (exact * (1 - exact) / y.size) ** 0.5
+    np.testing.assert_allclose(float(y.max()), 1 / (1 - exact), rtol=1e-6)
+    assert abs(float(y.mean()) - 1) < 0.005
+    np.testing.assert_array_equal(layer.apply({}, x, False), x)
+
+
+def test_initial_weights_fill_their_range():
+    model = MLP((400,), 10)
+    net = model.init(jax.random.key(0), jnp.ones((2, 100)), None, False)["params"]
+    for layer, fan_in in (("hidden_0", 100), ("head", 400)):
+        bound = fan_in**-0.5
+        for leaf in net[layer].values():
+            assert float(jnp.abs(leaf).max()) <= bound
+        kernel = net[layer]["kernel"]
+        np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.03)
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_alexnet_has_the_papers_shapes(norm):
+    model = AlexNet(100, norm=norm, use_bias=False)
+    example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    layers = capture.describe(model, example)
+    assert [(s.name, s.d_in, s.n_out) for s in layers] == [
+        ("conv_0", 4 * 4 * 3, 64),
+        ("conv_1", 3 * 3 * 64, 128),
+        ("conv_2", 2 * 2 * 128, 256),
+        ("dense_0", 1024, 2048),
+        ("dense_1", 2048, 2048),
+        ("head", 2048, 100),
+    ]
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+def test_norms_train_and_evaluate(norm):
+    model = AlexNet(4, width=0.1, norm=norm)
+    example = jax.ShapeDtypeStruct((6, 32, 32, 3), jnp.float32)
+    net, state = capture.init_fn(model, example)(jax.random.key(0))
+    f = capture.apply_fn(model)
+    x = 3 + 2 * jax.random.normal(jax.random.key(1), example.shape)
+    task = jnp.zeros(6, jnp.int32)
+    out = f(net, state, x, task, jax.random.key(2), True)
+    assert jnp.isfinite(out.logits).all()
+    moved = [
+        not np.array_equal(a, b)
+        for a, b in zip(
+            jax.tree.leaves(state), jax.tree.leaves(out.model_state), strict=True
+        )
+    ]
+    assert (norm == "batch") == bool(moved) and all(moved)
+    # Whether an example's logits depend on the others in its batch, as declared.
+    whole = f(net, state, x, task, jax.random.key(2), False).logits
+    half = f(net, state, x[:3], task[:3], jax.random.key(2), False).logits
+    same = bool(jnp.allclose(whole[:3], half, atol=1e-4))
+    assert same != model.mixes_examples
+
+
+def test_unknown_norm():
+    with pytest.raises(ValueError, match="norm must be one of none, batch"):
+        capture.describe(
+            AlexNet(4, norm="bacth"), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+        )
+
+
+def test_reduced_resnet_has_its_layers_and_wiring():
+    model = ResNet18(100)
+    example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    layers = {s.name: s for s in capture.describe(model, example)}
+    convs = [s for s in layers.values() if s.kind == "conv"]
+    assert len(convs) == 1 + 16 + 3  # stem, two a block, three projections
+    assert layers["head"].d_in == 160 and layers["block_3_1_b"].n_out == 160
+    assert layers["block_1_0_b"].feeds_on == ("block_1_0_a",)
+    assert layers["block_1_1_a"].feeds_on == ("block_1_0_skip", "block_1_0_b")
+    net, state = capture.init_fn(model, example)(jax.random.key(0))
+    count = sum(a.size for a in jax.tree.leaves(net))
+    assert count == 1_109_240  # the published reduced ResNet-18 with 100 outputs

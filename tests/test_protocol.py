@@ -1,0 +1,275 @@
+"""Tasks × seeds: lanes, traces, resuming, several processes, failing seeds."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcl import protocol, strategy
+from jaxcl.checkpoints import CheckpointError
+from jaxcl.lanes import Lanes
+from jaxcl.protocol import EpochDone, Interrupted, Started, TaskDone
+from jaxcl.types import Params
+
+
+def test_learns_and_reports_every_epoch_and_task(problem):
+    events = list(protocol.run(problem(plan=dict(epochs=3))))
+    assert isinstance(events[0], Started) and not events[0].resumed
+    assert [e.epoch for e in events if isinstance(e, EpochDone)] == [0, 1, 2] * 3
+    last = events[-1]
+    assert last.status == ("ok",) * 3
+    # Two classes a task, far apart: the task just learned is known by heart.
+    diagonal = np.diagonal(last.accuracy, axis1=1, axis2=2)
+    assert diagonal.min() >= 0.95
+    # 100 examples a task, 80 for training, batches of 8, 3 epochs, 3 tasks.
+    assert last.steps.tolist() == [90] * 3
+
+
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_one_trace_serves_all_tasks_and_seeds(problem, lanes, joint):
+    where = Lanes(3, lanes)
+    list(protocol.run(problem("ewc", {"strength": 1.0}, joint=joint), lanes=where))
+    assert set(where.traces.values()) == {1}
+    assert where.traces["epoch"] == 1 and where.traces["end"] == 1
+
+
+def test_a_seed_alone_is_bit_equal_to_itself_among_five(problem, finish):
+    many = finish(problem("ewc", {"strength": 5.0}, seeds=(0, 1, 2, 3, 4), lanes="map"))
+    for k in (0, 3):
+        one = finish(problem("ewc", {"strength": 5.0}, seeds=(k,), lanes="map"))
+        np.testing.assert_array_equal(one.accuracy[0], many.accuracy[k])
+        np.testing.assert_array_equal(one.baseline[0], many.baseline[k])
+
+
+def _trail(problem, **options) -> np.ndarray:
+    """Validation losses of every epoch [E, S]: they tell of any bit of any weight."""
+    return np.stack(
+        [
+            event.metrics.valid_loss
+            for event in protocol.run(problem, **options)
+            if isinstance(event, EpochDone)
+        ]
+    )
+
+
+@pytest.mark.parametrize("lanes,tolerance", [("map", 0.0), ("vmap", 1e-5)])
+def test_seeds_do_not_touch_each_other(problem, lanes, tolerance):
+    def run(seeds):
+        return _trail(problem("ewc", {"strength": 5.0}, seeds=seeds, lanes=lanes))
+
+    many, one = run((0, 1, 2)), run((2,))
+    np.testing.assert_allclose(many[:, 2], one[:, 0], rtol=0, atol=tolerance)
+
+
+def test_map_and_vmap_agree(problem):
+    a, b = (_trail(problem(lanes=lanes)) for lanes in ("map", "vmap"))
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
+    """Broken off inside a task and at its end."""
+
+    def build():
+        return problem(
+            "ewc",
+            {"strength": 5.0},
+            optimizer=optax.sgd(0.1, momentum=0.9),
+            plan=dict(select="best", patience=1, lr_min=1e-9),
+        )
+
+    whole = _trail(build())
+    epochs = 0
+    with pytest.raises(Interrupted):
+
+        def stop():
+            return epochs >= stop_after
+
+        for event in protocol.run(
+            build(), checkpoints=tmp_path / "parts", stop=stop, save_every=1e9
+        ):
+            epochs += isinstance(event, EpochDone)
+    started, *events = protocol.run(build(), checkpoints=tmp_path / "parts")
+    assert started.resumed
+    rest = [e.metrics.valid_loss for e in events if isinstance(e, EpochDone)]
+    np.testing.assert_array_equal(rest, whole[stop_after:])
+    last = events[-1]
+    expected = finish(build())
+    np.testing.assert_array_equal(last.accuracy, expected.accuracy)
+    np.testing.assert_array_equal(last.baseline, expected.baseline)
+    assert last.steps.tolist() == expected.steps.tolist()
+
+
+def test_resumes_on_another_number_of_devices(problem, tmp_path, finish):
+    build = lambda: problem("ewc", {"strength": 5.0})  # noqa: E731
+    events = protocol.run(
+        build(), checkpoints=tmp_path, lanes=Lanes(3, devices=jax.devices()[:1])
+    )
+    for event in events:
+        if isinstance(event, TaskDone):
+            break
+    events.close()
+    *_, last = protocol.run(build(), checkpoints=tmp_path)
+    np.testing.assert_array_equal(last.accuracy, finish(build()).accuracy)
+
+
+def test_a_finished_run_only_reports(problem, tmp_path):
+    *_, first = protocol.run(problem(), checkpoints=tmp_path)
+    events = list(protocol.run(problem(), checkpoints=tmp_path))
+    assert [type(e) for e in events] == [Started, TaskDone]
+    np.testing.assert_array_equal(events[-1].accuracy, first.accuracy)
+
+
+def poison_one_seed(setup):
+    """Fine-tuning whose gradients turn NaN in task 2 where a first bias is low."""
+
+    def init(key, net):
+        return {}, net["head"]["bias"][0]
+
+    def grads(state, g, params, ctx, out):
+        ill = (state < POISON) & (ctx.task == 1) & (ctx.step > 3)
+        net = jax.tree.map(lambda a: jnp.where(ill, jnp.nan, a), g.net)
+        return Params(net, g.aux), state
+
+    return strategy(init=init, grads=grads)
+
+
+POISON = -0.05
+
+
+@pytest.mark.parametrize("lanes", ["map", "vmap"])
+def test_a_diverged_seed_is_reported_and_harms_no_other(problem, finish, lanes):
+    seeds = (0, 1, 2, 3, 4)
+    healthy = finish(problem(seeds=seeds, lanes=lanes))
+    ill = finish(problem(seeds=seeds, lanes=lanes, make_strategy=poison_one_seed))
+    failed = [i for i, s in enumerate(ill.status) if s != "ok"]
+    assert failed and len(failed) < 5, "the threshold must hit some seeds, not all"
+    for i in range(5):
+        if i in failed:
+            assert ill.status[i] == "failed: task 2, epoch 1"
+            np.testing.assert_array_equal(ill.accuracy[i, 0], healthy.accuracy[i, 0])
+            assert np.isnan(ill.accuracy[i, 1:]).all()
+        else:
+            np.testing.assert_allclose(ill.accuracy[i], healthy.accuracy[i], atol=1e-6)
+
+
+def test_a_truncated_checkpoint_says_what_to_do(problem, tmp_path, finish):
+    list(protocol.run(problem(), checkpoints=tmp_path))
+    newest = max(int(p.name) for p in tmp_path.iterdir() if p.name.isdigit())
+    for file in (tmp_path / str(newest)).rglob("*"):
+        if file.is_file() and file.stat().st_size > 200:
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="delete that folder to go on from"):
+        list(protocol.run(problem(), checkpoints=tmp_path))
+    # What it says works: the state before is whole.
+    import shutil
+
+    shutil.rmtree(tmp_path / str(newest))
+    *_, last = protocol.run(problem(), checkpoints=tmp_path)
+    np.testing.assert_array_equal(last.accuracy, finish(problem()).accuracy)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(problem, tmp_path):
+    from jaxcl import models
+
+    list(protocol.run(problem(), checkpoints=tmp_path))
+    wider = problem(model=lambda k: models.MLP((17,), k))
+    with pytest.raises(CheckpointError):
+        list(protocol.run(wider, checkpoints=tmp_path))
+
+
+def test_an_unwritable_folder_is_named(problem, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(CheckpointError, match="cannot write checkpoints to"):
+        list(protocol.run(problem(), checkpoints=file / "below"))
+
+
+def test_contradictions_are_refused_before_anything_runs(problem):
+    for kwargs, what in (
+        (dict(plan=dict(select="best"), valid_fraction=0.0), "needs validation"),
+        (dict(plan=dict(epochs=None)), "epochs or max_steps"),
+        (dict(plan=dict(select="newest")), "'newest'"),
+        (dict(plan=dict(batch_size=0)), "batch_size must be at least 1, got 0"),
+        (dict(lanes="sideways"), "'sideways'"),
+        (dict(settings={"strength": 1.0}), "strength"),
+        (dict(strategy="nosuch"), "unknown strategy 'nosuch'"),
+        (dict(seeds=(1, 1)), "distinct"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            next(protocol.run(problem(**kwargs)))
+
+
+def test_joint_trains_on_all_data_so_far(problem, finish):
+    alone, joint = finish(problem()), finish(problem(joint=True))
+    assert joint.steps.tolist() == [2 * (10 + 20 + 30)] * 3
+    assert joint.accuracy[:, -1].mean() >= alone.accuracy[:, -1].mean()
+
+
+def test_tasks_of_unequal_size_share_a_trace(problem, blobs):
+    few = blobs._replace(
+        train_x=np.concatenate([blobs.train_x[:60], blobs.train_x[blobs.train_y < 2]]),
+        train_y=np.concatenate([blobs.train_y[:60], blobs.train_y[blobs.train_y < 2]]),
+    )
+    from jaxcl.data.streams import make_stream
+
+    stream = make_stream(
+        few, (0,), kind="split", scenario="task", num_tasks=3, valid_fraction=0.2
+    )
+    where = Lanes(1)
+    build = problem(seeds=(0,))._replace(stream=stream)
+    *_, last = protocol.run(build, lanes=where)
+    # 96 and 16 training examples, batches of 8, two epochs.
+    assert last.steps.tolist() == [2 * (12 + 2 + 2)]
+    assert where.traces["epoch"] == 1
+
+
+WORKER = """
+import sys
+import jax
+import numpy as np
+jax.config.update("jax_num_cpu_devices", 1)
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+sys.path.insert(0, sys.argv[3])
+import optax
+from conftest import *
+from jaxcl.data.streams import make_stream
+source = blobs_source()
+seeds = (0, 1, 2)
+stream = make_stream(source, seeds, kind="split", scenario="task", num_tasks=3,
+                     valid_fraction=0.2)
+problem = protocol.Problem(
+    models.MLP((16,), stream.num_outputs), stream, seeds,
+    lambda s: make("ewc", s, {"strength": 5.0}), optax.sgd(0.1),
+    training.Plan(epochs=2, batch_size=8))
+*_, last = protocol.run(problem, checkpoints=sys.argv[4])
+np.save(sys.argv[5] + sys.argv[2], last.accuracy)
+"""
+
+
+def test_two_processes_give_the_matrix_of_one(problem, tmp_path, finish):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    arguments = [str(Path(__file__).parent), str(tmp_path / "ck"), str(tmp_path / "a")]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, address, str(i), *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=240)
+        assert worker.returncode == 0, errors[-2000:]
+    expected = finish(problem("ewc", {"strength": 5.0})).accuracy
+    for i in range(2):
+        np.testing.assert_array_equal(np.load(tmp_path / f"a{i}.npy"), expected)

@@ -1,0 +1,164 @@
+"""Streams: which examples, labels and pixels a task gives, per seed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl.data.streams import make_stream
+from jaxcl.heads import cross_entropy, scenario_mask
+from jaxcl.sampling import batch_positions, shuffled
+from jaxcl.types import Batch
+
+SEEDS = (0, 7)
+
+
+def _stream(blobs, **options):
+    options = dict(kind="split", scenario="task", num_tasks=3) | options
+    return make_stream(blobs, options.pop("seeds", SEEDS), **options)
+
+
+def _view(stream, part, task, seed=0, joint=False):
+    lane = jax.tree.map(lambda a: jnp.asarray(a[seed]), stream.lanes)
+    data = stream.view(stream.base, lane, part, jnp.asarray(task), joint)
+    return data, data.take(jnp.arange(int(data.size)))
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain", "class"])
+def test_split_parts_the_classes(blobs, scenario):
+    stream = _stream(blobs, scenario=scenario, valid_fraction=0.2)
+    seen = []
+    for task in range(3):
+        train, valid, test = (
+            _view(stream, part, task)[1] for part in ("train", "valid", "test")
+        )
+        assert (len(train.y), len(valid.y), len(test.y)) == (80, 20, 40)
+        expected = {0, 1} if scenario == "domain" else {2 * task, 2 * task + 1}
+        for batch in (train, valid, test):
+            assert set(batch.y.tolist()) == expected
+            assert set(batch.task.tolist()) == {task}
+        seen += [train.x, valid.x]
+    # Every training image once, whatever the split.
+    rows = np.sort(np.concatenate(seen).reshape(300, -1), axis=0)
+    x = (np.float32(blobs.train_x) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(rows, np.sort(x.reshape(300, -1), axis=0), atol=1e-5)
+
+
+def test_labels_follow_the_images(blobs):
+    stream = _stream(blobs, class_order="seed")
+    nearest = np.stack([blobs.train_x[blobs.train_y == c].mean(0) for c in range(6)])
+    for seed in range(2):
+        label = stream.lanes.label[seed]
+        order = [int(np.flatnonzero((label == k).any(0))[0]) for k in range(6)]
+        assert sorted(order) == list(range(6))
+        for task in range(3):
+            batch = _view(stream, "train", task, seed)[1]
+            x = (np.asarray(batch.x) * 0.25 + 0.5) * 255
+            distance = ((x[:, None] - nearest[None]) ** 2).sum((2, 3, 4))
+            true = distance.argmin(1)
+            np.testing.assert_array_equal(np.array(order)[batch.y], true)
+    assert not np.array_equal(stream.lanes.label[0], stream.lanes.label[1])
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_permuted_pixels_are_drawn_once_per_seed_and_task(blobs, joint):
+    stream = _stream(blobs, kind="permuted", scenario="domain", first_permuted=False)
+    plain = (np.float32(blobs.train_x) / 255 - 0.5) / 0.25
+    for seed in range(2):
+        pixel = stream.lanes.pixel[seed]
+        assert (np.sort(pixel, axis=1) == np.arange(16)).all()
+        np.testing.assert_array_equal(pixel[0], np.arange(16))
+        batch = _view(stream, "train", 2, seed, joint)[1]
+        assert len(batch.y) == (900 if joint else 300)
+        for i in (0, 150, len(batch.y) - 1):
+            task = int(batch.task[i])
+            assert task == (i // 300 if joint else 2)
+            expected = plain[i % 300].reshape(16)[pixel[task]]
+            np.testing.assert_allclose(batch.x[i].reshape(16), expected, atol=1e-5)
+    assert not np.array_equal(*stream.lanes.pixel[:, 1])
+    assert stream.base.train_x.shape[0] == 300  # stored once
+
+
+def test_a_seed_does_not_depend_on_its_neighbours(blobs):
+    options = dict(valid_fraction=0.1, class_order="seed")
+    both = _stream(blobs, **options).lanes
+    alone = _stream(blobs, seeds=(7,), **options).lanes
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b[0]), both, alone)
+
+
+def test_joint_is_all_tasks_so_far(blobs):
+    stream = _stream(blobs)
+    data, batch = _view(stream, "train", 1, joint=True)
+    assert int(data.size) == 200 and data.capacity == 300
+    assert batch.task.tolist() == [0] * 100 + [1] * 100
+    assert set(batch.y[:100].tolist()) == {0, 1}
+    assert set(batch.y[100:].tolist()) == {2, 3}
+
+
+def test_limits(blobs):
+    stream = _stream(blobs, train_per_task=50, test_per_task=10, valid_fraction=0.1)
+    sizes = [int(_view(stream, p, 1)[0].size) for p in ("train", "valid", "test")]
+    assert sizes == [45, 5, 10]
+
+
+@pytest.mark.parametrize(
+    "options,what",
+    [
+        (dict(kind="rotated"), "split, permuted, got 'rotated'"),
+        (dict(scenario="instance"), "task, domain, class, got 'instance'"),
+        (dict(class_order="random"), "'random'"),
+        (dict(num_tasks=0), "got 0"),
+        (dict(num_tasks=4, classes_per_task=2), "6 classes, not enough for 4 tasks"),
+        (dict(num_tasks=7), "not enough"),
+        (dict(valid_fraction=1.0), r"\[0, 1\), got 1.0"),
+        (dict(valid_fraction=0.001), "too few to hold out 0.001"),
+        (dict(seeds=()), "at least one seed"),
+        (dict(train_per_task=0), "train_per_task must be at least 1, got 0"),
+        (dict(kind="permuted", classes_per_task=2), "for split streams"),
+        (dict(first_permuted=False), "for permuted streams"),
+    ],
+)
+def test_wrong_options_are_named(blobs, options, what):
+    with pytest.raises(ValueError, match=what):
+        _stream(blobs, **options)
+
+
+def test_masks_of_the_scenarios():
+    mask, by = scenario_mask("task", 2, [2, 1])
+    assert by == "example" and mask.tolist() == [[1, 1, 0], [0, 0, 1]]
+    mask, by = scenario_mask("class", 2, [2, 1])
+    assert by == "task" and mask.tolist() == [[1, 1, 0], [1, 1, 1]]
+    mask, by = scenario_mask("domain", 2, [2, 2])
+    assert mask.tolist() == [[1, 1], [1, 1]]
+    with pytest.raises(ValueError, match="equally many"):
+        scenario_mask("domain", 2, [2, 1])
+
+
+def test_cross_entropy_is_over_the_outputs_in_play():
+    mask, by = scenario_mask("task", 2, [2, 2])
+    logits = jnp.array([[1.0, 2.0, 9.0, 9.0], [5.0, 5.0, 0.0, 1.0], [0.0] * 4])
+    batch = Batch(
+        x=logits,
+        y=jnp.array([1, 2, 0]),
+        task=jnp.array([0, 1, 0]),
+        weight=jnp.array([1.0, 1.0, 0.0]),
+        index=jnp.arange(3),
+    )
+    value, grad = jax.value_and_grad(cross_entropy(mask, by))(logits, batch, 0)
+    expected = (np.log1p(np.exp(-1.0)) + np.log1p(np.exp(1.0))) / 2
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    assert (grad[0, 2:] == 0).all() and (grad[1, :2] == 0).all()
+    assert (grad[2] == 0).all() and jnp.isfinite(grad).all()
+
+
+def test_shuffled_is_a_permutation_of_a_traced_length():
+    draw = jax.jit(shuffled, static_argnums=2)
+    orders = [np.asarray(draw(jax.random.key(k), 7, 10)) for k in range(200)]
+    for order in orders:
+        assert sorted(order[:7]) == list(range(7))
+        np.testing.assert_array_equal(order[7:], order[:3])
+    first = np.bincount([o[0] for o in orders], minlength=7)
+    assert abs(first - 200 / 7).max() < 5 * (200 / 7) ** 0.5
+    position, weight = batch_positions(jnp.asarray(orders[0]), 1, 4, 7)
+    assert weight.tolist() == [1, 1, 1, 0]
+    assert position.tolist() == [*orders[0][4:7], orders[0][0]]

@@ -1,0 +1,145 @@
+"""Patience, selection and schedules of a seed, seen through the protocol."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcl import protocol, strategy
+from jaxcl.protocol import EpochDone, TaskDone
+from jaxcl.types import Params
+
+
+def _epochs(problem):
+    return [e for e in protocol.run(problem) if isinstance(e, EpochDone)]
+
+
+def still(setup):
+    """Never moves, so that no epoch betters the first."""
+    return strategy(
+        updates=lambda s, u, g, p, ctx, out: (jax.tree.map(jnp.zeros_like, u), s)
+    )
+
+
+def test_patience_decays_the_rate_and_ends_the_task(problem):
+    plan = dict(epochs=50, patience=2, lr_factor=10.0, lr=0.1, lr_min=2e-4)
+    build = problem(make_strategy=still, plan=plan)
+    epochs = [e for e in _epochs(build) if e.task == 0]
+    scales = [float(e.metrics.lr_scale[0]) for e in epochs]
+    # Epoch 1 sets the best; every 2 stale ones divide: 0.1 → 0.01 → 0.001 → 0.0001.
+    np.testing.assert_allclose(scales, [1, 1, 1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+
+
+def test_patience_starts_anew_with_every_task(problem):
+    plan = dict(epochs=50, patience=1, lr_factor=10.0, lr=0.1, lr_min=2e-3)
+    epochs = _epochs(problem(make_strategy=still, plan=plan))
+    for task in range(3):
+        scales = [float(e.metrics.lr_scale[0]) for e in epochs if e.task == task]
+        np.testing.assert_allclose(scales, [1, 1, 0.1], rtol=1e-6)
+
+
+def test_a_decayed_rate_scales_the_step(problem):
+    """After patience has divided lr by 10, a step is a tenth of what it was."""
+    sizes = []
+
+    def measured(setup):
+        def updates(state, u, g, params, ctx, out):
+            ratio = optax.global_norm(u) / optax.global_norm(g)
+            return jax.tree.map(jnp.zeros_like, u), ratio
+
+        return strategy(init=lambda key, net: ({}, jnp.zeros(())), updates=updates)
+
+    from jaxcl.lanes import Lanes
+
+    build = problem(
+        make_strategy=measured,
+        seeds=(0,),
+        plan=dict(epochs=4, patience=1, lr_factor=10.0, lr=0.1, lr_min=1e-9),
+    )
+    lanes = Lanes(1)
+    fns = protocol.compiled(build, lanes)
+    data, base = lanes.spread(build.stream.lanes), lanes.share(build.stream.base)
+    seed = lanes.spread(np.zeros(1, np.uint32))
+    task = lanes.share(np.int32(0))
+    lane = fns.begin(fns.init((), seed, ()), lanes.real, ())
+    cache = fns.prepare(lane, data, (base, task))
+    for epoch in range(4):
+        shared = (base, task, lanes.share(np.int32(epoch)), lanes.share(np.int32(10)))
+        lane, _ = fns.epoch(lane, (seed, data, cache), shared)
+        sizes.append(float(lane.strategy_state[0]))
+    np.testing.assert_allclose(sizes, [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_best_weights_are_loaded_always(problem, metric):
+    """Not only where patience ran out: the task's end is as good as its best epoch."""
+
+    def worsening(setup):
+        """Climbs the loss from the third epoch of a task on."""
+
+        def updates(state, u, g, params, ctx, out):
+            sign = jnp.where(ctx.step < 20, 1.0, -3.0)
+            return jax.tree.map(lambda a: sign * a, u), state
+
+        return strategy(updates=updates)
+
+    plan = dict(epochs=5, select="best", select_metric=metric)
+    build = problem(make_strategy=worsening, plan=plan)._replace(measure="valid")
+    best = {}
+    for event in protocol.run(build):
+        if isinstance(event, EpochDone):
+            m = event.metrics
+            score = m.valid_accuracy if metric == "accuracy" else -m.valid_loss
+            best.setdefault(event.task, []).append((score, m.valid_accuracy))
+        elif isinstance(event, TaskDone):
+            t = event.task
+            scores = np.stack([s for s, _ in best[t]])
+            accuracies = np.stack([a for _, a in best[t]])
+            chosen = scores.argmax(0)
+            expected = accuracies[chosen, np.arange(3)]
+            np.testing.assert_allclose(event.accuracy[:, t, t], expected, atol=1e-6)
+            assert (scores[-1] < scores.max(0)).any(), "the last epoch must be worse"
+
+
+def test_max_steps_ends_inside_an_epoch(problem):
+    # 80 examples a task, 10 steps an epoch.
+    epochs = _epochs(problem(plan=dict(epochs=None, max_steps=25)))
+    for task in range(3):
+        steps = [e.metrics.steps.tolist() for e in epochs if e.task == task]
+        assert steps == [[10] * 3, [10] * 3, [5] * 3]
+
+
+def test_epochs_bound_max_steps(problem):
+    epochs = _epochs(problem(plan=dict(epochs=2, max_steps=25)))
+    assert sum(int(e.metrics.steps[0]) for e in epochs) == 3 * 20
+
+
+def test_progress_runs_from_zero_to_one(problem):
+    """epoch_progress is (b − 1)/(B − 1) over the batches of each epoch."""
+
+    def recorder(setup):
+        def init(key, net):
+            return {}, jnp.zeros((40, 2))
+
+        def grads(state, g, params, ctx, out):
+            entry = jnp.stack([ctx.epoch_progress, ctx.task_progress])
+            return g, state.at[ctx.step].set(entry)
+
+        return strategy(init=init, grads=grads)
+
+    from jaxcl.lanes import Lanes
+
+    build = problem(make_strategy=recorder, seeds=(0,), plan=dict(epochs=2))
+    lanes = Lanes(1)
+    fns = protocol.compiled(build, lanes)
+    data, base = lanes.spread(build.stream.lanes), lanes.share(build.stream.base)
+    seed, task = lanes.spread(np.zeros(1, np.uint32)), lanes.share(np.int32(0))
+    lane = fns.begin(fns.init((), seed, ()), lanes.real, ())
+    for epoch in range(2):
+        shared = (base, task, lanes.share(np.int32(epoch)), lanes.share(np.int32(10)))
+        lane, _ = fns.epoch(lane, (seed, data, ()), shared)
+    seen = np.asarray(lane.strategy_state[0])
+    np.testing.assert_allclose(seen[:20, 0], np.tile(np.arange(10) / 9, 2), rtol=1e-6)
+    np.testing.assert_allclose(seen[:20, 1], np.arange(20) / 20, rtol=1e-6)
+    assert isinstance(lane.params, Params)

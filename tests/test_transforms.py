@@ -1,0 +1,149 @@
+"""project_out in other people's loops, and which optimizers undo it."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxcl import transforms
+
+
+def orthonormal(rng, d, r, pad=0):
+    q, _ = np.linalg.qr(rng.normal(size=(d, r)))
+    return jnp.asarray(np.pad(q, ((0, 0), (0, pad))), jnp.float32)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def test_basis_and_projector_agree_with_numpy(rng):
+    g = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    u = orthonormal(rng, 8, 3, pad=5)
+    v = np.asarray(u, np.float64)
+    expected = g - v @ (v.T @ np.asarray(g, np.float64))
+    assert np.abs(expected - g).max() > 0.1
+    for given, space in (("basis", u), ("projector", u @ u.T)):
+        tx = transforms.project_out(given)
+        out, _ = tx.update({"w": g}, tx.init({"w": g}), subspace={"w": space})
+        np.testing.assert_allclose(out["w"], expected, atol=1e-6)
+
+
+def test_kernels_of_convolutions_are_matrices_of_their_windows(rng):
+    g = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.float32)  # HWIO
+    u = orthonormal(rng, 24, 7)
+    out = transforms.remove(g, u)
+    assert out.shape == g.shape
+    np.testing.assert_allclose(u.T @ out.reshape(24, 5), np.zeros((7, 5)), atol=1e-6)
+
+
+def test_leaves_and_subtrees_without_a_subspace_pass(rng):
+    tree = {"a": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "c": [jnp.ones(3)] * 2}
+    space = {"a": {"w": jnp.eye(2)[:, :1], "b": None}, "c": None}
+    tx = transforms.project_out()
+    out, _ = tx.update(tree, tx.init(tree), subspace=space)
+    assert out["a"]["w"].tolist() == [[0, 0], [1, 1]]
+    assert out["a"]["b"] is tree["a"]["b"] and out["c"] == tree["c"]
+
+
+@pytest.mark.parametrize(
+    "given, space, leaf, message",
+    [
+        ("basis", (3, 2), (4, 5), r"basis of shape \[3, 2\] .* \[4, 5\]"),
+        ("projector", (4, 2), (4, 5), r"projector of shape \[4, 2\]"),
+        ("basis", (4, 2), (4,), r"basis of shape \[4, 2\]"),
+    ],
+)
+def test_a_subspace_that_does_not_fit_is_refused(given, space, leaf, message):
+    tx = transforms.project_out(given)
+    with pytest.raises(ValueError, match=message):
+        tx.update(jnp.ones(leaf), tx.init(()), subspace=jnp.ones(space))
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="basis, projector, got 'span'"):
+        transforms.project_out("span")
+
+
+OPTIMIZERS = {
+    "sgd": (optax.sgd(0.1), True),
+    "momentum": (optax.sgd(0.1, 0.9), True),
+    "nesterov": (optax.sgd(0.1, 0.9, nesterov=True), True),
+    "schedule": (optax.sgd(optax.cosine_decay_schedule(0.1, 10)), True),
+    "clip by norm": (optax.chain(optax.clip_by_global_norm(1), optax.sgd(1)), True),
+    "clip by value": (optax.chain(optax.clip(0.1), optax.sgd(1)), False),
+    "adam": (optax.adam(0.01), False),
+    "adamw": (optax.adamw(0.01), False),
+    "weight decay": (optax.chain(optax.add_decayed_weights(1e-3), optax.sgd(1)), False),
+    "rmsprop": (optax.rmsprop(0.01), False),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_which_optimizers_keep_a_subspace(rng, name):
+    """The probe's word is held against what really leaks, on another problem."""
+    optimizer, kept = OPTIMIZERS[name]
+    assert transforms.keeps_subspace(optimizer) is kept
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        transforms.warn_unless_kept(optimizer, "gpm")
+    assert [str(w.message)[:23] for w in caught] == (
+        [] if kept else ["gpm projects gradients,"]
+    )
+    first, last = leaks(rng, optimizer)
+    assert (first < 1e-5) is kept
+    assert last < 1e-5
+
+
+def leaks(rng, optimizer):
+    """‖UᵀΔW‖/‖ΔW‖ after 20 steps, projecting gradients and projecting updates."""
+    u = orthonormal(rng, 12, 5, pad=2)
+    target = jnp.asarray(3 * rng.normal(size=(12, 4)), jnp.float32)
+    start = jnp.asarray(rng.normal(size=(12, 4)), jnp.float32)
+    out = []
+    for tx in (
+        optax.chain(transforms.project_out(), optimizer),
+        optax.chain(optimizer, transforms.project_out()),
+    ):
+        params, state = start, tx.init(start)
+        for _ in range(20):
+            g = jax.grad(lambda w: jnp.sum((w - target) ** 2) / 10)(params)
+            step, state = tx.update(g, state, params, subspace=u)
+            params = optax.apply_updates(params, step)
+        moved = params - start
+        assert jnp.linalg.norm(moved) > 1e-2
+        out.append(float(jnp.linalg.norm(u.T @ moved) / jnp.linalg.norm(moved)))
+    return out
+
+
+def test_an_optimizer_that_cannot_be_tried_is_said_to_be_so():
+    picky = optax.multi_transform({"a": optax.sgd(1)}, {"layer": {"w": "a"}})
+    with pytest.warns(UserWarning, match="could not be tried"):
+        transforms.warn_unless_kept(picky, "gpm")
+
+
+def test_it_serves_flax_nnx(rng):
+    model = nnx.Linear(6, 3, rngs=nnx.Rngs(0))
+    u = orthonormal(rng, 6, 2)
+    before = model.kernel[...] + 0  # the step reuses the buffer
+    optimizer = nnx.Optimizer(
+        model, optax.chain(optax.adam(0.1), transforms.project_out()), wrt=nnx.Param
+    )
+    x, y = jnp.asarray(rng.normal(size=(9, 6))), jnp.ones((9, 3))
+
+    @nnx.jit
+    def step(model, optimizer, u):
+        grads = nnx.grad(lambda m: jnp.mean((m(x) - y) ** 2))(model)
+        space = jax.tree.map(lambda g: u if g.ndim == 2 else None, grads)
+        optimizer.update(model, grads, subspace=space)
+
+    for _ in range(5):
+        step(model, optimizer, u)
+    moved = model.kernel[...] - before
+    assert jnp.linalg.norm(moved) > 0.1
+    assert jnp.linalg.norm(u.T @ moved) < 1e-5 * jnp.linalg.norm(moved)
