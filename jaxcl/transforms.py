@@ -232,7 +232,9 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
     def update(updates, state, params=None, *, s: float | jax.Array, **extra):
         del extra
         if params is None:
-            raise ValueError("compensate needs the embeddings: update(..., params, s=s)")
+            raise ValueError(
+                "compensate needs the embeddings: update(..., params, s=s)"
+            )
         new = jax.tree.map(
             lambda g, e: gates.compensate(g, e, s, s_max), updates, params
         )

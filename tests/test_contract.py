@@ -20,6 +20,7 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "ewc": ({"strength": 3.0}, {"strength": 0.0}),
     "gpm": ({"threshold": 0.9, "samples": 20}, None),
     "owm": ({"alpha": 0.1}, None),
+    "hat": ({"strength": 0.75}, None),
 }
 OPTIMIZER = optax.sgd(0.1)
 

@@ -46,9 +46,7 @@ def test_compensated_gradient_is_that_of_a_slope_of_one_times_s_max(s):
     e = e[np.abs(s * e) < 49]
     g = jax.vmap(jax.grad(lambda e: gates.gate(e, s)))(jnp.asarray(e))
     closed = 400 / (2 * (np.cosh(e.astype(np.float64)) + 1))
-    np.testing.assert_allclose(
-        gates.compensate(g, e, s, 400.0), closed, rtol=1e-4
-    )
+    np.testing.assert_allclose(gates.compensate(g, e, s, 400.0), closed, rtol=1e-4)
 
 
 def test_compensation_is_clamped_and_finite():
@@ -71,9 +69,7 @@ def test_conditional_mask_tiles_channels_that_lie_innermost():
     np.testing.assert_allclose(gates.conditional_mask(None, behind), [0, 0.5, 1])
     small = [[0, 0.5, 1], [0.75, 0.75, 1]]
     np.testing.assert_allclose(gates.conditional_mask(before, behind), small)
-    np.testing.assert_allclose(
-        gates.conditional_mask(before, behind, 4), small + small
-    )
+    np.testing.assert_allclose(gates.conditional_mask(before, behind, 4), small + small)
     with pytest.raises(ValueError, match="5 inputs cannot read a layer of 2 units"):
         gates.conditional_mask(before, behind, 5)
 

@@ -11,10 +11,8 @@ import pytest
 
 import jaxcl
 from jaxcl import capture, models, protocol
-from jaxcl.data import sources, streams
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.strategies import hat
-from jaxcl.training import Plan
 from jaxcl.types import Context, Params, Setup
 
 TASKS, OUTPUTS, S_MAX, LAMBDA, RATE = 3, 6, 400.0, 0.75, 0.05
@@ -360,8 +358,10 @@ def disturbed(model, shape, norm_refused=True):
         train = forward_of(method, setup, train=True)
         model_state = train(state, moved, model_state, later).model_state
     after = evaluate(state, moved, model_state, first).logits
-    changed = sum((a != b).sum() for a, b in zip(
-        jax.tree.leaves(moved.net), jax.tree.leaves(net), strict=True))
+    changed = sum(
+        (a != b).sum()
+        for a, b in zip(jax.tree.leaves(moved.net), jax.tree.leaves(net), strict=True)
+    )
     assert changed > 0.3 * sum(p.size for p in jax.tree.leaves(net))
     columns = np.asarray(setup.logit_mask[0])
     return before[:, columns], after[:, columns]
@@ -390,7 +390,9 @@ def test_batchnorm_with_shared_statistics_forgets():
 @pytest.mark.parametrize("norm", ["batch", "batch_current"])
 @pytest.mark.parametrize("name", NETS)
 def test_batchnorm_with_shared_statistics_is_refused_by_name(name, norm):
-    with pytest.raises(ValueError, match="hat refuses '.*Norm_0', a BatchNorm .*'none'"):
+    with pytest.raises(
+        ValueError, match="hat refuses '.*Norm_0', a BatchNorm .*'none'"
+    ):
         hat(setup_of(*NETS[name](norm)))
 
 
@@ -460,38 +462,6 @@ def test_capacity_is_accounted_for():
     assert second["embeddings at the clamp"] == pytest.approx(7 / 12)
 
 
-def digits_problem(seeds, lanes="map", norm="none", epochs=8):
-    stream = streams.make_stream(
-        sources.load("digits"), seeds, kind="split", scenario="task", num_tasks=3,
-        classes_per_task=2,
-    )
-    return protocol.Problem(
-        models.MLP((30, 30), stream.num_outputs, norm=norm, num_tasks=3),
-        stream,
-        seeds,
-        hat,
-        optax.sgd(0.05),
-        Plan(epochs, 10),
-        lanes=lanes,
-    )
-
-
-def last_event(problem):
-    *_, last = protocol.run(problem)
-    return last
-
-
-def test_seeds_side_by_side_equal_one_alone():
-    both = last_event(digits_problem((3, 4), "vmap"))
-    alone = last_event(digits_problem((4,), "map"))
-    np.testing.assert_allclose(both.accuracy[1], alone.accuracy[0], atol=0.02)
-    for name, values in alone.report.items():
-        np.testing.assert_allclose(both.report[name][1], values[0], atol=0.01)
-    final, learned = alone.accuracy[0, -1], np.diagonal(alone.accuracy[0])
-    np.testing.assert_allclose(final, learned, atol=1e-6)
-    assert learned.min() > 0.8
-
-
 def test_what_hat_cannot_do_is_refused_with_the_reason():
     setup = setup_of(*MODELS["mlp"])
     for settings, message in [
@@ -511,7 +481,9 @@ def test_what_hat_cannot_do_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="which layers feed layer 'hidden_0'"):
         hat(setup._replace(layers=blind))
     grouped = tuple(x._replace(refusal="it is odd") for x in setup.layers[:1])
-    with pytest.raises(ValueError, match="hat cannot treat layer 'hidden_0' .it is odd"):
+    with pytest.raises(
+        ValueError, match="hat cannot treat layer 'hidden_0' .it is odd"
+    ):
         hat(setup._replace(layers=grouped + setup.layers[1:]))
     odd = setup.layers[1]._replace(d_in=9)
     with pytest.raises(ValueError, match="9 inputs, which is no multiple of the 7"):
@@ -572,10 +544,37 @@ def test_one_batchnorm_a_task_keeps_rows_apart():
     np.testing.assert_allclose(evaluated[-1], row, rtol=1e-4, atol=1e-5)
 
 
-def test_a_model_declared_for_fewer_tasks_than_the_stream_has_is_refused():
-    problem = digits_problem((0,), norm="batch_per_task")
-    few = problem.model.clone(num_tasks=2)
-    with pytest.raises(ValueError, match="num_tasks=2 tasks, the stream has 3"):
-        protocol.check(problem._replace(model=few))
-    with pytest.raises(ValueError, match="'batch_per_task' needs num_tasks"):
-        protocol.check(problem._replace(model=problem.model.clone(num_tasks=None)))
+def test_a_model_declared_for_fewer_tasks_than_the_stream_has_is_refused(problem):
+    for declared, message in [
+        (2, "num_tasks=2 tasks, the stream has 3"),
+        (None, "'batch_per_task' needs num_tasks"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            protocol.check(
+                problem(
+                    "hat",
+                    model=lambda k, n=declared: models.MLP(
+                        (16,), k, norm="batch_per_task", num_tasks=n
+                    ),
+                )
+            )
+
+
+@pytest.mark.parametrize("norm", ["none", "batch_per_task"])
+def test_a_run_forgets_nothing(problem, finish, norm):
+    last = finish(
+        problem(
+            "hat",
+            seeds=(0,),
+            model=lambda k: models.MLP((48,), k, norm=norm, num_tasks=3),
+            plan={"epochs": 6},
+        )
+    )
+    learned = np.diagonal(last.accuracy[0])
+    assert learned.min() > 0.8
+    np.testing.assert_allclose(last.accuracy[0, -1], learned, atol=1e-6)
+    assert set(last.report) == {
+        "hidden_0",
+        "hidden_0 shared",
+        "embeddings at the clamp",
+    }

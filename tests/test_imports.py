@@ -11,6 +11,7 @@ ORDER = [
     "types",
     "sampling",
     "linalg",
+    "gates",
     "metrics",
     "models",
     "capture",

@@ -109,9 +109,12 @@ def hat(
 
     def init(key, net):
         _require_rules(net, rules)
-        keys = jax.random.split(key, len(layers))
-        shape = {name: (setup.num_tasks, x.n_out) for name, x in layers.items()}
-        aux = {n: jax.random.normal(k, shape[n]) for n, k in zip(shape, keys)}
+        aux = {
+            name: jax.random.normal(
+                jax.random.fold_in(key, i), (setup.num_tasks, x.n_out)
+            )
+            for i, (name, x) in enumerate(layers.items())
+        }
         used = {name: jnp.zeros(x.n_out) for name, x in layers.items()}
         zero = jnp.zeros(())
         return aux, HATState(used, {name: zero for name in used}, zero)
@@ -242,9 +245,7 @@ def _places(setup: Setup, layers: dict[str, LayerSpec]) -> dict[str, str]:
     return places
 
 
-def _rules(
-    setup: Setup, layers: dict[str, LayerSpec]
-) -> dict[tuple[str, ...], Rule]:
+def _rules(setup: Setup, layers: dict[str, LayerSpec]) -> dict[tuple[str, ...], Rule]:
     """Path of a parameter -> its mask from the used units and the current task."""
     rules: dict[tuple[str, ...], Rule] = {}
 
