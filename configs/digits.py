@@ -9,7 +9,12 @@ from ml_collections import ConfigDict
 
 from experiments.config import base, finish, variant
 
-METHODS = {"ewc": {"strength": 1e3}}
+METHODS = {
+    # Clipped: where the penalty is steep, a plain SGD step overshoots and diverges.
+    "ewc": {"strength": 100.0, "optimizer.clip": 10.0},
+    "gpm": {"threshold": 0.95},
+    "owm": {"alpha": 1.0},
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -19,7 +19,33 @@ from ml_collections import ConfigDict
 
 from experiments.config import base, finish, variant
 
-METHODS = {"ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8}}
+METHODS = {
+    "ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8},
+    # The GPM paper's: BatchNorm with the batch's own statistics, no biases.
+    "gpm": {
+        "threshold": 0.97,
+        "threshold_step": 0.003,
+        "samples": (24, 100, 100, 125, 125),
+        "model.norm": "batch_current",
+        "model.use_bias": False,
+        "optimizer.lr": 0.01,
+        "train.patience": 6,
+        "train.lr_factor": 2.0,
+        "train.lr_min": 1e-5,
+        "train.eval_batch_size": 64,
+    },
+    # The OWM paper's for its CIFAR networks, without choosing epochs on test data.
+    "owm": {
+        "alpha": 1.0,
+        "alpha_decay": (1e-5, 1e-5, 1e-5, 1e-4, 1e-2),
+        "progress": "task",
+        "optimizer.lr": 0.02,
+        "optimizer.momentum": 0.9,
+        "optimizer.clip": 10.0,
+        "train.epochs": 25,
+        "train.patience": None,
+    },
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -53,6 +79,7 @@ def get_config(argument: str = "") -> ConfigDict:
         select="best",
         select_metric="loss",
     )
+    finish(config, row, METHODS)
     if chosen == "class":
         config.name = "split_cifar100_class"
         config.data.scenario = "class"
@@ -62,4 +89,4 @@ def get_config(argument: str = "") -> ConfigDict:
         config.data.test_per_task = 500
         config.model.width = 0.25
         config.train.epochs = 2
-    return finish(config, row, METHODS)
+    return config

@@ -14,7 +14,24 @@ from ml_collections import ConfigDict
 
 from experiments.config import base, finish, variant
 
-METHODS = {"ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8}}
+METHODS = {
+    "ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8},
+    "gpm": {
+        "threshold": 0.97,
+        "threshold_step": 0.003,
+        "samples": (24, 100, 100, 125, 125),
+        "model.use_bias": False,
+    },
+    "owm": {
+        "alpha": 1.0,
+        "alpha_decay": (1e-5, 1e-5, 1e-5, 1e-4, 1e-2),
+        "optimizer.lr": 0.02,
+        "optimizer.momentum": 0.9,
+        "optimizer.clip": 10.0,
+        "train.epochs": 25,
+        "train.patience": None,
+    },
+}
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -42,10 +59,11 @@ def get_config(argument: str = "") -> ConfigDict:
         select="best",
         select_metric="loss",
     )
+    finish(config, row, METHODS)
     if chosen == "fast":
         config.name = "split_tiny_imagenet_fast"
         config.data.update(num_tasks=3, classes_per_task=20, train_per_task=500)
         config.data.test_per_task = 200
         config.model.width = 0.25
         config.train.epochs = 2
-    return finish(config, row, METHODS)
+    return config

@@ -30,6 +30,9 @@ from jaxcl.data.streams import make_stream
 from jaxcl.lanes import Lanes
 from jaxcl.training import Plan
 
+Timer = Callable[[], float]
+"""Runs something once and gives its seconds per step and seed."""
+
 
 class Case(NamedTuple):
     """A network on data of a shape, and the methods timed on it."""
@@ -112,9 +115,7 @@ def source(case: Case) -> Source:
     )
 
 
-def jax_step(
-    case: Case, method: str, num_seeds: int, lanes: str
-) -> Callable[[], float]:
+def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
     """Readies a run at its third task; each call times an epoch of it.
 
     Returns:

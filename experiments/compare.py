@@ -4,14 +4,15 @@ python -m experiments.compare --config=configs/digits.py \
     [--strategies=bp,bp_star,bp_star_star,ewc] [--workdir=DIR] [--config.field=value]
 
 Each method is a run in a folder of its own under the workdir; those already finished
-there are not run again. A field given on the command line holds for every method.
+there are not run again. A field given on the command line holds for every method; to
+set one that only one method has, name that method: --config=configs/digits.py:ewc
+--config.method.strength=3.0.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -49,7 +50,7 @@ def row_config(row: str) -> ConfigDict:
     flag = flags.FLAGS["config"]
     file, _, argument = config_flags.get_config_filename(flag).partition(":")
     given = [p for p in argument.split(",") if p and p not in configs.ROWS]
-    config = load(Path(file))(",".join([row, *given]))
+    config = launch.load(Path(file))(",".join([row, *given]))
     for key, value in config_flags.get_override_values(flag).items():
         try:
             config.update_from_flattened_dict({key: value})
@@ -59,15 +60,6 @@ def row_config(row: str) -> ConfigDict:
                 raise ValueError(f"--config.{key}: no such field") from error
             print(f"{row} has no setting {key}: left as it is", file=sys.stderr)
     return config
-
-
-def load(file: Path) -> Callable[[str], ConfigDict]:
-    """A config file's ``get_config``."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader  # the flag has loaded it already
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "bp_star_star": {"strategy": "frozen"},
     "joint": {"strategy": "finetune", "joint": True},
     "ewc": {"strategy": "ewc"},
+    "gpm": {"strategy": "gpm"},
+    "owm": {"strategy": "owm"},
     "hat": {"strategy": "hat"},
 }
 

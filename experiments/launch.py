@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from jaxcl.checkpoints import CheckpointError
 from jaxcl.data.cache import DataError, cache_root
@@ -55,14 +58,45 @@ def fail(error: BaseException) -> NoReturn:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-    except FileNotFoundError as error:
-        fail(UsageError(f"no config file {error.filename or error}"))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        # ml_collections raises any of these for a field that is unknown or mistyped.
-        fail(error)
-    if len(rest) > 1:
+        if "config" in flags.FLAGS:
+            # A file that cannot be read is an error only once a field is looked at.
+            str(flags.FLAGS["config"].value.name)
+    except (AttributeError, KeyError) as e:
+        fail(UsageError(_unknown_field(argv) or e))
+    except (flags.Error, OSError, TypeError, ValueError) as e:
+        # ml_collections raises any of these, some with a traceback in the message:
+        # its last line is what somebody raised, without the exception's name.
+        last = str(e).strip().splitlines()[-1]
+        fail(UsageError(re.sub(r"^\s*(\w*Error: )?", "", last)))
+    if len(rest) > 1 and "config" in flags.FLAGS:
         fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
     return rest
+
+
+def _unknown_field(argv: list[str]) -> str | None:
+    """Names the first --config.x.y that the config does not have, and what it has."""
+    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
+    file, _, argument = given.get("config", "").partition(":")
+    for key in given:
+        if not file or not key.startswith("config."):
+            continue
+        at: object = load(Path(file))(argument)
+        for i, part in enumerate(key.split(".")[1:], start=2):
+            if not isinstance(at, ConfigDict) or part not in at:
+                known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else "none"
+                where = ".".join(key.split(".")[: i - 1])
+                return f"--{key}: {where} has no field {part!r}; it has: {known}"
+            at = at[part]
+    return None
+
+
+def load(file: Path) -> Callable[[str], ConfigDict]:
+    """A config file's ``get_config``."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec and spec.loader  # ml_collections has loaded it already
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None]):

@@ -221,6 +221,7 @@ def _result(config: ConfigDict, problem: protocol.Problem, done: TaskDone):
         device=launch.device(),
         versions=launch.versions(),
         notes=notes,
+        space=done.report or None,
     )
 
 

@@ -134,11 +134,10 @@ def test_frozen_moves_heads_only_after_task_one(parts):
     method, setup, net, *_, x, y = parts("frozen", {})
     before = _step(method, setup, {}, (), net, x[:8], y[:8], 0)[0].net
     after = _step(method, setup, {}, (), net, x[:8], y[:8] + 2, 1)[0].net
-    moved = lambda new, layer: (
-        not np.array_equal(  # noqa: E731
-            new[layer]["kernel"], net[layer]["kernel"]
-        )
-    )
+
+    def moved(new, layer):
+        return not np.array_equal(new[layer]["kernel"], net[layer]["kernel"])
+
     assert moved(before, "hidden_0") and moved(before, "head")
     assert not moved(after, "hidden_0") and moved(after, "head")
 

@@ -1,0 +1,249 @@
+"""The commands: what they leave, resuming after a kill, what a wrong input says."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs import digits, permuted_mnist, split_cifar100, split_tiny_imagenet
+from experiments import config as configs
+from experiments import results
+from experiments.launch import UsageError
+from experiments.run import execute
+from jaxcl import protocol
+
+ROOT = Path(__file__).parent.parent
+QUICK = ["--config.train.epochs=2", "--config.data.train_per_task=60"]
+
+
+def command(*arguments, env=None, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finished(*arguments, **options):
+    process = command(*arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def quick():
+    """A config of digits that runs in seconds."""
+
+    def build(row="bp", **fields):
+        config = digits.get_config(row)
+        config.seeds = (0, 1)
+        config.train.epochs = 2
+        config.data.train_per_task = 60
+        config.update_from_flattened_dict(fields)
+        return config
+
+    return build
+
+
+def test_compare_leaves_table_figures_and_runs(tmp_path):
+    code, out, err = finished(
+        "experiments.compare",
+        "--config=configs/digits.py",
+        "--strategies=bp,ewc",
+        "--config.seeds=(3,4)",
+        f"--workdir={tmp_path}",
+        *QUICK,
+    )
+    assert code == 0, err
+    assert "EWC" in out and "paired t-test" in out
+    for name in ("table.txt", "table.md", "table.csv", "seeds.csv"):
+        assert (tmp_path / name).read_text()
+    for name in ("bars.png", "tasks.png", "matrix.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+    for row in ("bp", "ewc"):
+        result = results.load(tmp_path / row)
+        assert result.seeds == [3, 4] and result.tasks_done == 5
+        lower = np.tril_indices(5)
+        assert np.isfinite(result.matrix[:, *lower]).all()
+        assert json.loads((tmp_path / row / "config.json").read_text())["row"] == row
+        lines = (tmp_path / row / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == 5 * (2 + 1)
+    # Finished runs are not run again; the tables come from the folders alone.
+    (tmp_path / "table.md").unlink()
+    code, out, err = finished("experiments.report", tmp_path)
+    assert code == 0 and (tmp_path / "table.md").exists(), err
+
+
+def test_sigkill_in_a_task_changes_nothing(tmp_path):
+    """Killed with state saved at every epoch, and again; ends as the unbroken run."""
+
+    def arguments(folder):
+        return [
+            "experiments.run",
+            "--config=configs/digits.py:ewc",
+            "--config.seeds=(0,1,2)",
+            "--config.checkpoint_every=0.0",
+            f"--workdir={tmp_path / folder}",
+            "--config.train.epochs=6",
+            "--config.data.train_per_task=100",
+        ]
+
+    killed = 0
+    for until in (9, 20):  # lines of metrics: inside the second and the third task
+        process = command(*arguments("broken"))
+        log = tmp_path / "broken" / "metrics.jsonl"
+        deadline = time.monotonic() + 240
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and len(log.read_text().splitlines()) >= until:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+                break
+            time.sleep(0.005)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert killed == 2
+    assert results.load(tmp_path / "broken").tasks_done < 5
+    for folder in ("broken", "whole"):
+        code, _, err = finished(*arguments(folder))
+        assert code == 0, err
+    broken, whole = (results.load(tmp_path / f) for f in ("broken", "whole"))
+    np.testing.assert_array_equal(broken.matrix, whole.matrix)
+    np.testing.assert_array_equal(broken.baseline, whole.baseline)
+
+    def epochs(folder):
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        read = [json.loads(line) for line in lines]
+        return [{k: v for k, v in r.items() if k != "seconds"} for r in read]
+
+    assert epochs("broken") == epochs("whole")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    arguments = [
+        "experiments.run",
+        "--config=configs/digits.py:bp",
+        f"--workdir={tmp_path}",
+        "--config.train.epochs=100000",
+    ]
+    process = command(*arguments)
+    log = tmp_path / "metrics.jsonl"
+    while process.poll() is None and not log.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in err
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments,what",
+    [
+        (["--config=configs/digits.py", "--config.train.epoch=3"], "epoch"),
+        (["--config=configs/digits.py", "--config.train.epochs=many"], "many"),
+        (["--config=configs/digits.py:nosuch"], "'nosuch' is no row (bp, bp_star"),
+        (["--config=configs/nosuch.py"], "configs/nosuch.py"),
+        (["--config=configs/digits.py", "--nosuch=1"], "nosuch"),
+        (["--config=configs/digits.py", "stray"], "'stray'"),
+        (
+            ["--config=configs/digits.py", "--config.data.dataset=digitz"],
+            "'digitz'",
+        ),
+        (
+            ["--config=configs/digits.py", "--config.data.scenario=both"],
+            "task, domain, class, got 'both'",
+        ),
+        (
+            ["--config=configs/digits.py", "--config.strategy=nosuch"],
+            "unknown strategy 'nosuch'; known: ewc",
+        ),
+        (
+            ["--config=configs/digits.py", "--config.optimizer.name=sdg"],
+            "unknown optimizer 'sdg'; known: sgd, adam, adamw",
+        ),
+        (
+            ["--config=configs/digits.py", "--config.model.name=mpl"],
+            "unknown model 'mpl'; known: mlp",
+        ),
+        (
+            ["--config=configs/digits.py:ewc", "--config.method.strength=-1.0"],
+            "strength must be at least 0, got -1.0",
+        ),
+        (["--config=configs/digits.py", "--workdir=/dev/null/x"], "/dev/null/x"),
+    ],
+)
+def test_a_wrong_input_is_one_line(tmp_path, arguments, what):
+    if not any("workdir" in a for a in arguments):
+        arguments = [*arguments, f"--workdir={tmp_path / 'w'}"]
+    code, out, err = finished("experiments.run", *arguments)
+    assert code == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and what in lines[0], err
+    assert "Traceback" not in err and not (tmp_path / "w").exists()
+
+
+def test_another_configs_workdir_is_refused(quick, tmp_path):
+    execute(quick(), tmp_path)
+    with pytest.raises(UsageError, match="optimizer.lr is 0.05 there and 0.5 now"):
+        execute(quick(**{"optimizer.lr": 0.5}), tmp_path)
+    # How often it saves is no difference.
+    again = execute(quick(checkpoint_every=1.0), tmp_path)
+    assert again.tasks_done == 5
+
+
+def test_compare_checks_every_row_first(tmp_path):
+    code, _, err = finished(
+        "experiments.compare",
+        "--config=configs/digits.py",
+        "--strategies=bp,nosuch",
+        f"--workdir={tmp_path / 'w'}",
+    )
+    assert code == 2 and "'nosuch'" in err and not (tmp_path / "w").exists()
+
+
+FILES = (digits, permuted_mnist, split_cifar100, split_tiny_imagenet)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("row", configs.ROWS)
+def test_every_config_has_every_row(file, row):
+    config = file.get_config(row)
+    assert config.row == row and config.name
+    if row == "bp":
+        assert config.train.select == "last"
+    if row == "bp_star":
+        assert config.train.select == "best"
+
+
+@pytest.mark.parametrize("row", configs.ROWS)
+def test_split_cifar100_fast_runs_on_the_real_data(tfds_dir, tmp_path, row):
+    config = split_cifar100.get_config(f"{row},fast")
+    config.seeds = (0, 1)
+    result = execute(config, tmp_path)
+    assert list(result.status) == ["ok", "ok"] and result.tasks_done == 3
+    # Ten classes a task: chance is a tenth, and two epochs are enough to beat it.
+    assert np.diagonal(result.matrix, axis1=1, axis2=2).mean() > 0.13
+
+
+def test_problem_follows_its_config(quick):
+    problem = configs.problem(quick("ewc", **{"train.max_steps": 7}))
+    assert problem.plan.max_steps == 7 and problem.plan.lr == 0.05
+    assert problem.stream.num_tasks == 5 and problem.seeds == (0, 1)
+    protocol.check(problem)
+
+
+def test_an_optimizer_by_import_path(quick, tmp_path):
+    config = quick(**{"optimizer.name": "optax:lion", "optimizer.lr": 1e-3})
+    assert execute(config, tmp_path).tasks_done == 5
+    with pytest.raises(ValueError, match="'optax:lino' cannot be imported"):
+        configs.problem(quick(**{"optimizer.name": "optax:lino"}))
