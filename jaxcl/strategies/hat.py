@@ -26,6 +26,7 @@ Used = dict[str, jax.Array]
 Rule = Callable[[Used, jax.Array], jax.Array]
 
 AT_CLAMP = "embeddings at the clamp"
+SHARED = " shared"
 
 _MIXES_UNITS = ("group", "layer")
 _SHARES_STATISTICS = ("batch", "batch_current")
@@ -180,7 +181,7 @@ def hat(
 
     def report(state):
         taken = {name: u.mean() for name, u in state.used.items()}
-        shared = {f"{name} shared": v for name, v in state.shared.items()}
+        shared = {f"{name}{SHARED}": v for name, v in state.shared.items()}
         return {**taken, **shared, AT_CLAMP: state.at_clamp}
 
     return strategy(
