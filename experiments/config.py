@@ -38,6 +38,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "agem": {"strategy": "agem"},
     "er": {"strategy": "er"},
     "derpp": {"strategy": "derpp"},
+    "hat": {"strategy": "hat"},
 }
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -184,7 +185,7 @@ def problem(config: ConfigDict) -> Problem:
         stream = stream.between(*tasks)
     train = config.train.to_dict()
     return Problem(
-        model=_model(config.model.to_dict(), stream.num_outputs),
+        model=_model(config.model.to_dict(), stream),
         stream=stream,
         seeds=tuple(config.seeds),
         make_strategy=partial(
@@ -198,7 +199,7 @@ def problem(config: ConfigDict) -> Problem:
     )
 
 
-def _model(fields: dict[str, Any], num_outputs: int) -> Any:
+def _model(fields: dict[str, Any], stream: streams.Stream) -> Any:
     name = fields.pop("name")
     if name in MODELS:
         build = MODELS[name]
@@ -217,7 +218,9 @@ def _model(fields: dict[str, Any], num_outputs: int) -> Any:
                 f"model {name!r} has no field {', '.join(sorted(unknown))}; it has "
                 f"{', '.join(sorted(known - {'parent', 'name', 'num_outputs'}))}"
             )
-    return build(num_outputs=num_outputs, **fields)
+        if "num_tasks" in known and fields.get("norm") == "batch_per_task":
+            fields.setdefault("num_tasks", stream.num_tasks)
+    return build(num_outputs=stream.num_outputs, **fields)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:

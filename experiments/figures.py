@@ -1,4 +1,4 @@
-"""The figures of a comparison: final accuracy, tasks over training, matrices, space.
+"""The figures of a comparison: accuracy, tasks over training, matrices, space.
 
 A method has one colour in all of them. Seeds that failed are not drawn; the method's
 name says how many there were. Accuracies are in per cent.
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import KDTree
 
+from experiments import notes
 from experiments.tables import UNFINISHED, Row
+from jaxcl.strategies.hat import SHARED
 
 # Families share a hue: bounds are grey, penalties blue to teal, projections green,
 # HAT purple, replay red to orange. Told apart under the common colour deficiencies by
@@ -69,6 +71,11 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
         else:
             # An earlier report's figure would seem to belong to this one.
             (out / "space.png").unlink(missing_ok=True)
+        gated = [row for row in with_space if _shared_layers(row)]
+        if gated:
+            drawn["capacity"] = capacity(gated)
+        else:
+            (out / "capacity.png").unlink(missing_ok=True)
         for name, figure in drawn.items():
             _save(figure, out / f"{name}.png")
     return [out / f"{name}.png" for name in drawn]
@@ -209,7 +216,7 @@ def space(rows: Sequence[Row]) -> Figure:
     """Share of each layer's space taken after each task: a panel a method."""
     figure, panels = _panels(rows, 3.4, 2.6, sharey=True)
     for ax, row in zip(panels, rows, strict=True):
-        layers = row.result.space or {}
+        layers = notes.layers(row.result.space or {})
         t = len(row.result.task_names)
         shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
         for k, (layer, share) in enumerate(layers.items()):
@@ -223,6 +230,41 @@ def space(rows: Sequence[Row]) -> Figure:
     figure.supylabel("share of the layer taken %", size=9)
     figure.suptitle("Space taken by past tasks\nband: lowest to highest seed", size=10)
     return figure
+
+
+def capacity(rows: Sequence[Row]) -> Figure:
+    """What each task took of each layer: free units claimed, taken ones shared."""
+    across = max(len(_shared_layers(row)) for row in rows)
+    size = (max(5.0, 2.6 * across + 1.0), 2.3 * len(rows) + 1.1)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), across, squeeze=False, sharey=True)
+    for row, line in zip(rows, grid, strict=True):
+        space = row.result.space or {}
+        layers = _shared_layers(row)
+        for ax in line[len(layers) :]:
+            ax.remove()
+        for ax, layer in zip(line, layers, strict=False):
+            taken = 100 * space[layer][row.finished_seeds].mean(axis=0)
+            shared = 100 * space[layer + SHARED][row.finished_seeds].mean(axis=0)
+            task = np.arange(1, len(taken) + 1)
+            claimed = np.diff(taken, prepend=0)
+            ax.bar(task, shared, color="#B3B3B3", label="shared")
+            ax.bar(task, claimed, bottom=shared, color="#AA4499", label="claimed")
+            ax.plot(task, 100 - taken, color="k", marker="o", ms=2.8, label="free")
+            ax.set_title(f"{_name(row)}: {layer}")
+            ax.set_xticks(_ticks(len(taken)))
+            ax.set_ylim(0, 103)
+    grid[0, 0].legend(fontsize=7)
+    figure.supxlabel("task", size=9)
+    figure.supylabel("share of the layer's units %", size=9)
+    figure.suptitle("Units a task uses, and those left free after it", size=10)
+    return figure
+
+
+def _shared_layers(row: Row) -> list[str]:
+    """Layers of which a result tells what each task reused."""
+    space = row.result.space or {}
+    return [name for name in notes.layers(space) if name + SHARED in space]
 
 
 def _panels(

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from experiments import notes
 from jaxcl.protocol import EpochDone, Started, TaskDone
 
 _LINE_EVERY = 10.0  # seconds between plain lines inside a task
@@ -56,6 +57,8 @@ class Display:
                 f"far {_mean(trained):.2%}"
                 + (f", {failed} of {len(event.status)} seeds failed" if failed else "")
             )
+            for note in notes.of_task(event.report, event.task):
+                self._line(note)
             if self._bar:
                 self._bar.update(self._id, completed=event.task + 1)
 

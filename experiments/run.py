@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from experiments import config as configs
-from experiments import launch, report, results
+from experiments import launch, notes, report, results
 from experiments.progress import Display
 from jaxcl import protocol
 from jaxcl.protocol import EpochDone, Interrupted, Started, TaskDone
@@ -203,9 +203,9 @@ def _plain(array: np.ndarray) -> list[Any]:
 
 def _result(config: ConfigDict, problem: protocol.Problem, done: TaskDone):
     stream = problem.stream
-    notes = []
+    told = [n for t in range(done.task + 1) for n in notes.of_task(done.report, t)]
     if problem.joint:
-        notes.append("joint trains each task on all data so far: the upper bound")
+        told.append("joint trains each task on all data so far: the upper bound")
     return results.Result(
         config_name=config.name,
         row=config.row or config.strategy,
@@ -220,7 +220,7 @@ def _result(config: ConfigDict, problem: protocol.Problem, done: TaskDone):
         wall_s=done.seconds,
         device=launch.device(),
         versions=launch.versions(),
-        notes=notes,
+        notes=told,
         space=done.report or None,
     )
 

@@ -1,12 +1,22 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
-from jaxcl import capture, linalg, losses, metrics, models, strategies, transforms
+from jaxcl import (
+    capture,
+    gates,
+    linalg,
+    losses,
+    metrics,
+    models,
+    strategies,
+    transforms,
+)
 from jaxcl.compose import chain, transform_loss, transform_optimizer
 from jaxcl.heads import context, setup_for
 from jaxcl.types import (
     Batch,
     Context,
     LayerSpec,
+    NormSpec,
     Output,
     Params,
     Setup,
@@ -20,6 +30,7 @@ __all__ = [
     "Batch",
     "Context",
     "LayerSpec",
+    "NormSpec",
     "Output",
     "Params",
     "Setup",
@@ -29,6 +40,7 @@ __all__ = [
     "capture",
     "chain",
     "context",
+    "gates",
     "linalg",
     "losses",
     "metrics",

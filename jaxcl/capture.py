@@ -17,10 +17,19 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from jaxcl import models
-from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
+from jaxcl.types import ApplyFn, LayerSpec, NormSpec, Output, PyTree
 
 DENSE = (nn.Dense, models.Dense)
 CONV = (nn.Conv, models.Conv)
+
+NORM_KINDS = ("batch", "batch_current", "batch_per_task", "group", "layer")
+_NORMS = (
+    (nn.BatchNorm, "batch"),
+    (models.CurrentBatchNorm, "batch_current"),
+    (models.TaskBatchNorm, "batch_per_task"),
+    (nn.GroupNorm, "group"),
+    ((nn.LayerNorm, nn.RMSNorm), "layer"),
+)
 
 
 def _is_layer(context: nn.module.InterceptorContext) -> bool:
@@ -194,6 +203,75 @@ def _reads_input(model, variables, example) -> set[str]:
         if tap is x:
             plain.add(name)
     return plain
+
+
+def describe_norms(
+    model: nn.Module, example: jax.ShapeDtypeStruct
+) -> tuple[NormSpec, ...]:
+    """Lists a model's normalisations in the order they run.
+
+    Args:
+      model: a Linen module, as for `apply_fn`.
+      example: shape and dtype of an input batch.
+
+    Returns:
+      A `NormSpec` for each module that is one of Flax's or `jaxcl.models`' BatchNorm,
+      GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if what is
+      normalised is that layer's very output, with nothing in between.
+    """
+    found: list[NormSpec] = []
+    outputs: list[tuple[str, jax.Array]] = []
+
+    def record(call, args, kwargs, context):
+        module, name = context.module, "/".join(context.module.path)
+        kind = next((k for types, k in _NORMS if isinstance(module, types)), None)
+        if context.method_name == "__call__" and kind is not None:
+            read = [layer for layer, y in outputs if y is args[0]]
+            follows = read[0] if read else None
+            found.append(NormSpec(name, kind, tuple(module.path), follows))
+        y = call(*args, **kwargs)
+        if _is_layer(context):
+            outputs.append((name, y))
+        return y
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(init_fn(model, example), jax.random.key(0))
+    return tuple(found)
+
+
+def scale_units(
+    apply_fn: ApplyFn, gates: Callable[[jax.Array, bool], dict[str, jax.Array]]
+) -> ApplyFn:
+    """Multiplies the units that modules put out by gates.
+
+    A unit is a channel: the last axis of a module's output. The product is taken in
+    the wider of the two dtypes and has the output's.
+
+    Args:
+      apply_fn: made by `apply_fn` of a Linen model, wrapped or not.
+      gates: ``(task int32[B], train) -> {module path, "/"-joined: gate}`` with a gate
+        of shape [C], the same for all examples, or [B, C].
+
+    Returns:
+      An apply function that does so, in training and in evaluation.
+    """
+
+    def apply(net, model_state, x, task, key, train) -> Output:
+        by_name = gates(task, train)
+
+        def scale(call, args, kwargs, context):
+            y = call(*args, **kwargs)
+            a = by_name.get("/".join(context.module.path))
+            if a is None or context.method_name != "__call__":
+                return y
+            if a.ndim == 2:
+                a = a.reshape(a.shape[0], *(1,) * (y.ndim - 2), a.shape[1])
+            return (y * a).astype(y.dtype)
+
+        with nn.intercept_methods(scale):
+            return apply_fn(net, model_state, x, task, key, train)
+
+    return apply
 
 
 def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:

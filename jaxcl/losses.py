@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import jax
@@ -172,3 +173,62 @@ def squared_error(
     weight = jnp.ones(logits.shape[:1]) if weight is None else weight
     each = jnp.mean((logits - target) ** 2, axis=-1)
     return jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
+
+
+def gate_sparsity(
+    loss_fn: Callable[..., Any],
+    *,
+    gates: Callable[..., PyTree],
+    used: PyTree,
+    strength: float | jax.Array,
+    has_aux: bool = False,
+) -> Callable[..., Any]:
+    """Makes it cost to open the gate of a unit that no earlier task has opened.
+
+    L' = L + strength · Σ_l Σ_i a_li (1 − u_li) / Σ_l Σ_i (1 − u_li)
+
+    Units that earlier tasks use are free to share. All layers count jointly: the term
+    is the share of the free units taken, at most ``strength``; 0 if none is free.
+
+    Args:
+      loss_fn: ``(*args) -> scalar``, or ``(scalar, aux)`` with `has_aux`.
+      gates: ``(*args) -> tree`` of float[C], the gates a in [0, 1] of each layer.
+      used: tree of the same shapes, the cumulative gates u in [0, 1].
+      strength: λ ≥ 0. May be traced.
+      has_aux: as in `jax.grad`.
+
+    Returns:
+      A loss of the same signature.
+
+    Raises:
+      ValueError: `strength` is a negative number.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcl
+      >>> loss = jaxcl.losses.gate_sparsity(
+      ...     lambda e: jnp.zeros(()), strength=2.0, used=[jnp.array([1.0, 0.0, 0.0])],
+      ...     gates=lambda e: [jaxcl.gates.gate(e, 1.0)])
+      >>> float(loss(jnp.zeros(3)))
+      1.0
+
+    Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
+    task, 2018, https://arxiv.org/abs/1801.01423, eq. 5.
+    """
+    if isinstance(strength, (int, float)) and not strength >= 0:
+        raise ValueError(f"strength must be at least 0, got {strength}")
+
+    def penalised(*args: Any, **kwargs: Any) -> Any:
+        value = loss_fn(*args, **kwargs)
+        loss, aux = value if has_aux else (value, None)
+        free = jax.tree.map(lambda u: 1 - u, used)
+        taken = jax.tree.map(jnp.vdot, gates(*args, **kwargs), free)
+        # In a full network both sums are 0, and the term has to be too.
+        room = jnp.maximum(_total(jax.tree.map(jnp.sum, free)), 1e-12)
+        loss = loss + strength * _total(taken) / room
+        return (loss, aux) if has_aux else loss
+
+    return penalised
+
+
+def _total(tree: PyTree) -> jax.Array:
+    return reduce(jnp.add, jax.tree.leaves(tree), jnp.zeros(()))

@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-NORMS = ("none", "batch", "batch_current", "group", "layer")
+NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
 
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -223,17 +223,63 @@ class CurrentBatchNorm(nn.Module):
         return (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
 
 
+class TaskBatchNorm(nn.Module):
+    """One BatchNorm a task: statistics, scale and shift of the example's own task.
+
+    x̂_b = (x_b − mean_t) / sqrt(var_t + ε) · scale_t + bias_t with t the task of example
+    b; in training over the batch's examples of task t, in evaluation their running mean
+    over training, mean_t ← .9 mean_t + .1 mean_B. A task's row moves only when a
+    training batch has examples of it.
+    """
+
+    num_tasks: int
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        shape = (self.num_tasks, x.shape[-1])
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape)
+
+        def of_examples(bank: jax.Array) -> jax.Array:  # [T, C] -> [B, 1, ..., C]
+            return bank[task].reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+
+        if not train:
+            m, v = mean.value, variance.value
+            centred = x - of_examples(m)
+        else:
+            member = jax.nn.one_hot(task, self.num_tasks, axis=0)  # [T, B]
+            count = member.sum(1, keepdims=True)
+            member = member / jnp.maximum(count, 1)
+            inner = tuple(range(1, x.ndim - 1))
+            exact = jax.lax.Precision.HIGHEST
+            m = jnp.matmul(member, x.mean(inner), precision=exact)
+            centred = x - of_examples(m)
+            v = jnp.matmul(member, jnp.square(centred).mean(inner), precision=exact)
+            for running, new in ((mean, m), (variance, v)):
+                moved = self.momentum * running.value + (1 - self.momentum) * new
+                running.value = jnp.where(count > 0, moved, running.value)
+        factor = jax.lax.rsqrt(v + self.epsilon) * scale
+        return centred * of_examples(factor) + of_examples(bias)
+
+
 class Norm(nn.Module):
     """One of `NORMS`; "none" is the identity and has no parameters."""
 
     kind: str
+    num_tasks: int | None = None  # of batch_per_task
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
         if self.kind == "batch":
             return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
         if self.kind == "batch_current":
             return CurrentBatchNorm()(x)
+        if self.kind == "batch_per_task":
+            return TaskBatchNorm(self.num_tasks)(x, task, train)
         if self.kind == "group":
             groups = next(g for g in (8, 5, 4, 3, 2, 1) if x.shape[-1] % g == 0)
             return nn.GroupNorm(num_groups=groups)(x)
@@ -243,7 +289,7 @@ class Norm(nn.Module):
 
 
 class MLP(nn.Module):
-    """Dense → ReLU → dropout for each width, then the head.
+    """Dense → norm → ReLU → dropout for each width, then the head.
 
     Attributes:
       widths: of the hidden layers; may be empty.
@@ -251,6 +297,8 @@ class MLP(nn.Module):
       use_bias: in every layer, the head included.
       dropout: after each hidden layer.
       input_dropout: on the input.
+      norm: one of `NORMS`.
+      num_tasks: T, for norm "batch_per_task".
     """
 
     widths: Sequence[int]
@@ -258,8 +306,12 @@ class MLP(nn.Module):
     use_bias: bool = True
     dropout: float = 0.0
     input_dropout: float = 0.0
+    norm: str = "none"
+    num_tasks: int | None = None
 
-    mixes_examples = False
+    @property
+    def mixes_examples(self) -> bool:
+        return self.norm == "batch_current"
 
     @property
     def wiring(self) -> dict[str, tuple[str, ...]]:
@@ -269,10 +321,12 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        norm = _norm(self.norm, self.num_tasks)
         x = x.reshape(x.shape[0], -1)
         x = Dropout(self.input_dropout)(x, train)
         for i, width in enumerate(self.widths):
-            x = nn.relu(Dense(width, self.use_bias, name=f"hidden_{i}")(x))
+            x = Dense(width, self.use_bias, name=f"hidden_{i}")(x)
+            x = nn.relu(norm()(x, task, train))
             x = Dropout(self.dropout)(x, train)
         return Dense(self.num_outputs, self.use_bias, name="head")(x)
 
@@ -291,6 +345,7 @@ class AlexNet(nn.Module):
       use_bias: in every layer, the head included.
       dropout: of the first two convolutions; the dense layers and the third
         convolution have `dropout_late`.
+      num_tasks: T, for norm "batch_per_task".
     """
 
     num_outputs: int
@@ -299,6 +354,7 @@ class AlexNet(nn.Module):
     use_bias: bool = True
     dropout: float = 0.2
     dropout_late: float = 0.5
+    num_tasks: int | None = None
 
     @property
     def mixes_examples(self) -> bool:
@@ -310,19 +366,19 @@ class AlexNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
-        _check_norm(self.norm)
+        norm = _norm(self.norm, self.num_tasks)
         rates = (self.dropout, self.dropout, self.dropout_late)
         shapes = ((64, (4, 4)), (128, (3, 3)), (256, (2, 2)))
         for i, ((features, window), rate) in enumerate(zip(shapes, rates, strict=True)):
             features = max(1, round(features * self.width))
             x = Conv(features, window, use_bias=self.use_bias, name=f"conv_{i}")(x)
-            x = Norm(self.norm)(x, train)
+            x = norm()(x, task, train)
             x = nn.relu(max_pool(Dropout(rate)(x, train)))
         x = x.reshape(x.shape[0], -1)
         for i in range(2):
             features = max(1, round(2048 * self.width))
             x = Dense(features, self.use_bias, name=f"dense_{i}")(x)
-            x = nn.relu(Norm(self.norm)(x, train))
+            x = nn.relu(norm()(x, task, train))
             x = Dropout(self.dropout_late)(x, train)
         return Dense(self.num_outputs, self.use_bias, name="head")(x)
 
@@ -334,11 +390,13 @@ class ResNet18(nn.Module):
       num_outputs: K.
       channels: of the first stage; the others have 2, 4 and 8 times as many.
       norm: one of `NORMS`.
+      num_tasks: T, for norm "batch_per_task".
     """
 
     num_outputs: int
     channels: int = 20
     norm: str = "batch"
+    num_tasks: int | None = None
 
     @property
     def mixes_examples(self) -> bool:
@@ -362,21 +420,21 @@ class ResNet18(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
-        _check_norm(self.norm)
+        norm = _norm(self.norm, self.num_tasks)
         # Without a norm to re-centre them, convolutions need biases of their own.
         conv = partial(Conv, padding="SAME", use_bias=self.norm == "none")
         x = conv(self.channels, (3, 3), name="stem")(x)
-        x = nn.relu(Norm(self.norm)(x, train))
+        x = nn.relu(norm()(x, task, train))
         for stage, block, stride in _BLOCKS:
             features = self.channels * 2**stage
             name, strides = f"block_{stage}_{block}", (stride, stride)
             y = conv(features, (3, 3), strides, name=f"{name}_a")(x)
-            y = nn.relu(Norm(self.norm)(y, train))
+            y = nn.relu(norm()(y, task, train))
             y = conv(features, (3, 3), name=f"{name}_b")(y)
-            y = Norm(self.norm)(y, train)
+            y = norm()(y, task, train)
             if stride != 1:
                 x = conv(features, (1, 1), strides, name=f"{name}_skip")(x)
-                x = Norm(self.norm)(x, train)
+                x = norm()(x, task, train)
             x = nn.relu(x + y)
         return Dense(self.num_outputs, name="head")(x.mean((1, 2)))
 
@@ -394,6 +452,11 @@ def _sequence(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {n: (names[i - 1],) if i else () for i, n in enumerate(names)}
 
 
-def _check_norm(norm: str) -> None:
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+def _norm(kind: str, num_tasks: int | None):
+    if kind not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {kind!r}")
+    if kind == "batch_per_task" and not (num_tasks and num_tasks > 0):
+        raise ValueError(
+            f"norm 'batch_per_task' needs num_tasks of at least 1, got {num_tasks}"
+        )
+    return partial(Norm, kind, num_tasks)

@@ -83,7 +83,17 @@ class Interrupted(Exception):
 
 
 def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
-    """The `Setup` of a shipped or a user's Linen model on a stream."""
+    """The `Setup` of a shipped or a user's Linen model on a stream.
+
+    Raises:
+      ValueError: the model has parameters of their own for fewer tasks than there are.
+    """
+    declared = getattr(model, "num_tasks", None)
+    if declared is not None and declared < stream.num_tasks:
+        raise ValueError(
+            f"the model has parameters for num_tasks={declared} tasks, the stream has "
+            f"{stream.num_tasks}"
+        )
     example = jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32)
     return Setup(
         apply_fn=capture.apply_fn(model),
@@ -96,9 +106,10 @@ def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
         example=example,
         mixes_examples=getattr(model, "mixes_examples", False),
         codec=stream.codec,
-        model_state=jax.eval_shape(
-            capture.init_fn(model, example), jax.random.key(0)
-        )[1],
+        model_state=jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))[
+            1
+        ],
+        norms=capture.describe_norms(model, example),
     )
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcl import gates
 from jaxcl.linalg import EXACT, tree_dot
 from jaxcl.types import PyTree
 
@@ -211,3 +212,85 @@ def warn_unless_kept(optimizer: optax.GradientTransformation, method: str) -> No
             "or without momentum",
             stacklevel=2,
         )
+
+
+def mask_updates() -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by a mask: u ← m ⊙ u.
+
+    Put last in a chain it holds whatever comes before: a weight of mask 0 does not move
+    under momentum, Adam or weight decay, which move weights whose *gradient* is zero.
+    Masks are an argument of ``update``, so that one compiled step serves all tasks.
+
+    Returns:
+      An optax transformation without state whose
+      ``update(updates, state, params, mask=tree)`` takes a tree like ``updates`` with
+      arrays that broadcast against the leaves to treat, and None for leaves, or whole
+      subtrees, that pass. On update, a ValueError for a mask that does not broadcast.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, jaxcl
+      >>> tx = optax.chain(optax.adamw(0.1), jaxcl.transforms.mask_updates())
+      >>> params = {"w": jnp.ones(2), "b": jnp.ones(1)}
+      >>> mask = {"w": jnp.array([1.0, 0.0]), "b": None}
+      >>> step, _ = tx.update(params, tx.init(params), params, mask=mask)
+      >>> float(step["w"][1]), bool(step["w"][0] < 0), bool(step["b"][0] < 0)
+      (0.0, True, True)
+    """
+
+    def one(mask, part):
+        if mask is None:
+            return part
+        sides = zip(mask.shape[::-1], part.shape[::-1], strict=False)
+        if mask.ndim > part.ndim or any(m not in (1, p) for m, p in sides):
+            raise ValueError(
+                f"a mask of shape {list(mask.shape)} does not broadcast against an "
+                f"update of shape {list(part.shape)}"
+            )
+        return part * mask.astype(part.dtype)
+
+    def update(updates, state, params=None, *, mask: PyTree, **extra):
+        del params, extra
+        return jax.tree.map(one, mask, updates, is_leaf=lambda m: m is None), state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )
+
+
+def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
+    """Undoes what annealing the gates' slope does to the embeddings' gradients.
+
+    g ← g · (s_max/s) · (cosh(clip(s·e, ±50)) + 1)/(cosh(e) + 1); see
+    `jaxcl.gates.compensate`. Belongs before a clip and the optimizer.
+
+    Args:
+      s_max: the steepest slope, > 0.
+
+    Returns:
+      An optax transformation without state over a tree of embeddings alone (use
+      `optax.masked` for one among other parameters); ``update(grads, state, params,
+      s=slope)`` needs the embeddings and the slope that the gradients were taken at.
+
+    Raises:
+      ValueError: s_max is not greater than 0; on update, no params.
+
+    Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
+    task, 2018, https://arxiv.org/abs/1801.01423, eq. 6.
+    """
+    if not s_max > 0:
+        raise ValueError(f"s_max must be greater than 0, got {s_max}")
+
+    def update(updates, state, params=None, *, s: float | jax.Array, **extra):
+        del extra
+        if params is None:
+            raise ValueError(
+                "compensate needs the embeddings: update(..., params, s=s)"
+            )
+        new = jax.tree.map(
+            lambda g, e: gates.compensate(g, e, s, s_max), updates, params
+        )
+        return new, state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )

@@ -89,6 +89,15 @@ def same(x: jax.Array) -> jax.Array:
     return x
 
 
+class NormSpec(NamedTuple):
+    """One normalisation, as `capture.describe_norms` found it."""
+
+    name: str  # module path, "/"-joined
+    kind: str  # one of `capture.NORM_KINDS`
+    path: tuple[str, ...]  # of its parameters in the params tree
+    follows: str | None  # the layer whose output it reads; None: something else's
+
+
 class Setup(NamedTuple):
     """What is fixed for a whole run and closed over by the hooks."""
 
@@ -103,6 +112,7 @@ class Setup(NamedTuple):
     mixes_examples: bool  # in evaluation an example's logits depend on its batch
     codec: Codec = Codec(same, same)  # how memories store inputs
     model_state: PyTree = ()  # shapes (`jax.ShapeDtypeStruct`) of running statistics
+    norms: tuple[NormSpec, ...] = ()
 
 
 class TaskData(NamedTuple):

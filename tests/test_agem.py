@@ -69,9 +69,7 @@ def test_equals_the_paper_s_rule_over_three_tasks(scenario, kept):
         store = got[-1][1]
         size = int(store.size)
         assert size == len(held[1]) == 3 * (7 if per_task else 6)
-        ref.assert_close(
-            [store.x[:size], store.y[:size], store.task[:size]], held
-        )
+        ref.assert_close([store.x[:size], store.y[:size], store.task[:size]], held)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])

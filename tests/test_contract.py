@@ -26,6 +26,7 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "agem": ({"per_class": 2, "batch_size": 4}, {}),  # nothing in the memory yet
     "er": ({"capacity": 20, "batch_size": 4}, {}),
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
+    "hat": ({"strength": 0.75}, None),
 }
 OPTIMIZER = optax.sgd(0.1)
 

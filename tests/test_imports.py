@@ -11,6 +11,8 @@ ORDER = [
     "types",
     "sampling",
     "linalg",
+    "gates",
+    "memory",
     "metrics",
     "models",
     "capture",

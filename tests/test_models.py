@@ -87,7 +87,7 @@ def test_initial_weights_fill_their_range():
 
 @pytest.mark.parametrize("norm", models.NORMS)
 def test_alexnet_has_the_papers_shapes(norm):
-    model = AlexNet(100, norm=norm, use_bias=False)
+    model = AlexNet(100, norm=norm, use_bias=False, num_tasks=2)
     example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     layers = capture.describe(model, example)
     assert [(s.name, s.d_in, s.n_out) for s in layers] == [
@@ -102,7 +102,7 @@ def test_alexnet_has_the_papers_shapes(norm):
 
 @pytest.mark.parametrize("norm", models.NORMS)
 def test_norms_train_and_evaluate(norm):
-    model = AlexNet(4, width=0.1, norm=norm)
+    model = AlexNet(4, width=0.1, norm=norm, num_tasks=2)
     example = jax.ShapeDtypeStruct((6, 32, 32, 3), jnp.float32)
     net, state = capture.init_fn(model, example)(jax.random.key(0))
     f = capture.apply_fn(model)
@@ -116,7 +116,7 @@ def test_norms_train_and_evaluate(norm):
             jax.tree.leaves(state), jax.tree.leaves(out.model_state), strict=True
         )
     ]
-    assert (norm == "batch") == bool(moved) and all(moved)
+    assert (norm in ("batch", "batch_per_task")) == bool(moved) and all(moved)
     # Whether an example's logits depend on the others in its batch, as declared.
     whole = f(net, state, x, task, jax.random.key(2), False).logits
     half = f(net, state, x[:3], task[:3], jax.random.key(2), False).logits

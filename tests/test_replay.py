@@ -64,9 +64,7 @@ def test_er_equals_its_rule_over_three_tasks(scenario):
                     for pair in zip((x, y, rows), past, strict=True)
                 )
             store.add(key, x, y, rows)
-            return ref.backward(
-                net, all_x, task_dz(setup, net, all_x, all_y, all_t, t)
-            )
+            return ref.backward(net, all_x, task_dz(setup, net, all_x, all_y, all_t, t))
 
         want = ref.run_reference(net, tasks, lr, gradient)
         for (net_got, _), net_want in zip(got, want, strict=True):

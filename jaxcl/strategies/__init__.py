@@ -13,6 +13,7 @@ from jaxcl.strategies.ewc import ewc
 from jaxcl.strategies.finetune import finetune
 from jaxcl.strategies.frozen import frozen
 from jaxcl.strategies.gpm import gpm
+from jaxcl.strategies.hat import hat
 from jaxcl.strategies.lwf import lwf
 from jaxcl.strategies.mas import mas
 from jaxcl.strategies.owm import owm
@@ -31,6 +32,7 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "agem": agem,
     "er": er,
     "derpp": derpp,
+    "hat": hat,
 }
 
 

@@ -1,0 +1,252 @@
+r"""Measures where HAT stops working: learning rate, BatchNorm, many tasks.
+
+    python -m experiments.hat_limits --study=lr --config=configs/permuted_mnist.py
+    python -m experiments.hat_limits --study=norm --config=configs/permuted_mnist.py
+    python -m experiments.hat_limits --study=capacity --config=configs/... \
+        --config.data.num_tasks=30 --config.model.widths=(100,100)
+
+lr        sweeps the learning rate of everything, of the weights alone, and of the
+          embeddings alone (the other stays at the config's): accuracy, seeds that
+          failed, and the share of embeddings that ended at the clamp. Which of the
+          last two bends as the first does tells what sets the limit.
+norm      every kind of normalisation, those that HAT refuses included.
+capacity  HAT beside BP**, EWC and GPM on the same model and tasks: accuracy over the
+          tasks so far, and how much of each layer is left.
+
+Each point is a run in a folder of its own under the workdir (by default
+results/hat_limits/STUDY); what is finished there is not run again. The study's folder
+gets `limits.csv` and `limits.png`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import optax
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict, config_flags
+
+from experiments import config as configs
+from experiments import launch, notes
+from experiments.compare import row_config
+from experiments.figures import COLOURS, DPI, STYLE
+from experiments.results import OK, Result
+from experiments.run import execute, stopped
+from jaxcl import metrics, protocol
+from jaxcl.models import NORMS
+from jaxcl.protocol import Interrupted
+from jaxcl.strategies.hat import AT_CLAMP
+from jaxcl.types import Params
+
+REFERENCE_LR = 0.05
+SWEPT = ("all", "weights", "embeddings")
+ROWS = ("bp_star_star", "ewc", "gpm", "hat")
+
+
+class Point(NamedTuple):
+    """One run of a study."""
+
+    curve: str
+    x: Any
+    config: ConfigDict
+
+    @property
+    def folder(self) -> str:
+        return f"{self.curve}_{self.x}"
+
+
+def _apart(weights: float, embeddings: float) -> optax.GradientTransformation:
+    """SGD with a rate for the network and one for HAT's embeddings."""
+    return optax.multi_transform(
+        {"net": optax.sgd(weights), "aux": optax.sgd(embeddings)},
+        Params("net", "aux"),
+    )
+
+
+def sgd_weights(lr: float) -> optax.GradientTransformation:
+    """An optimizer for a config: the rate is the weights', embeddings have 0.05."""
+    return _apart(lr, REFERENCE_LR)
+
+
+def sgd_embeddings(lr: float) -> optax.GradientTransformation:
+    """An optimizer for a config: the rate is the embeddings', weights have 0.05."""
+    return _apart(REFERENCE_LR, lr)
+
+
+def lr_points(lrs: Sequence[float]) -> list[Point]:
+    points = []
+    for swept in SWEPT:
+        for lr in lrs:
+            config = row_config("hat")
+            config.optimizer.lr = lr
+            if swept != "all":
+                config.optimizer.name = f"experiments.hat_limits:sgd_{swept}"
+            points.append(Point(swept, lr, config))
+    return points
+
+
+def norm_points() -> list[Point]:
+    points = []
+    for norm in NORMS:
+        config = row_config("hat")
+        config.model.norm = norm
+        config.method.refuse_shared_norm = False
+        points.append(Point("hat", norm, config))
+    return points
+
+
+def capacity_points() -> list[Point]:
+    points = []
+    for row in ROWS:
+        config = row_config(row)
+        config.data.scenario = "task"
+        points.append(Point(row, config.data.num_tasks, config))
+    return points
+
+
+def scores(result: Result) -> dict[str, np.ndarray]:
+    """ACC and BWT of each seed, NaN where it failed, in per cent."""
+    with np.errstate(invalid="ignore"):
+        return {
+            "acc": 100 * metrics.average_accuracy(result.matrix),
+            "bwt": 100 * metrics.backward_transfer(result.matrix),
+        }
+
+
+def table(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str, Any]]:
+    """A line a run: means over the seeds that did not fail."""
+    lines = []
+    for point, result in zip(points, results, strict=True):
+        healthy = np.array([s == OK for s in result.status])
+        space = result.space or {}
+
+        def mean(values, healthy=healthy):
+            return float(values[healthy].mean()) if healthy.any() else float("nan")
+
+        line = {"curve": point.curve, "x": point.x, "seeds": len(healthy)}
+        line["failed"] = int((~healthy).sum())
+        line |= {name: mean(v) for name, v in scores(result).items()}
+        line["at clamp"] = mean(space[AT_CLAMP]) if AT_CLAMP in space else None
+        line["fullest layer"] = max(
+            (mean(v[:, result.tasks_done - 1]) for v in notes.layers(space).values()),
+            default=None,
+        )
+        lines.append(line)
+    return lines
+
+
+def lr_figure(lines: Sequence[dict[str, Any]], results: Sequence[Result]) -> Figure:
+    del results
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for swept, style in zip(SWEPT, ("o-", "s--", "^:"), strict=True):
+        own = [line for line in lines if line["curve"] == swept]
+        lrs = [line["x"] for line in own]
+        failed = [100 * line["failed"] / line["seeds"] for line in own]
+        clamped = [100 * line["at clamp"] for line in own]
+        accs = [line["acc"] for line in own]
+        for ax, values in zip(panels, (accs, failed, clamped), strict=True):
+            ax.plot(lrs, values, style, ms=4, label=f"rate of {swept}")
+    titles = ("ACC %", "seeds failed %", "embeddings at the clamp %")
+    for ax, title in zip(panels, titles, strict=True):
+        ax.set_xscale("log")
+        ax.set_xlabel("learning rate")
+        ax.set_title(title)
+        ax.axvline(REFERENCE_LR, color="#8A8A8A", lw=0.8)
+    panels[0].legend(fontsize=7)
+    return figure
+
+
+def norm_figure(lines: Sequence[dict[str, Any]], results: Sequence[Result]) -> Figure:
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for ax, name in zip(panels, ("acc", "bwt"), strict=True):
+        for y, result in enumerate(results):
+            seeds = scores(result)[name]
+            ax.barh(y, lines[y][name], color=COLOURS["hat"], alpha=0.6)
+            ax.scatter(seeds, np.full(len(seeds), y), 9, "w", edgecolors="k", lw=0.6)
+        ax.set_yticks(range(len(lines)), [line["x"] for line in lines])
+        ax.set_xlabel(f"{name.upper()} %, a dot a seed")
+    return figure
+
+
+def capacity_figure(
+    lines: Sequence[dict[str, Any]], results: Sequence[Result]
+) -> Figure:
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    learned, seen, free = figure.subplots(1, 3)
+    for line, result in zip(lines, results, strict=True):
+        row, done = line["curve"], result.tasks_done
+        task = np.arange(1, done + 1)
+        healthy = [s == OK for s in result.status]
+        matrix = 100 * result.matrix[healthy]
+        new = np.diagonal(matrix, axis1=1, axis2=2)[:, :done].mean(0)
+        far = np.stack([matrix[:, i, : i + 1].mean(1) for i in range(done)], 1).mean(0)
+        learned.plot(task, new, color=COLOURS[row], label=row)
+        seen.plot(task, far, color=COLOURS[row])
+        for name, taken in notes.layers(result.space or {}).items():
+            left = 100 * (1 - taken[healthy, :done].mean(0))
+            free.plot(task, left, color=COLOURS[row], lw=0.8)
+            free.text(task[-1], left[-1], f" {name}", size=6, va="center")
+    learned.set_title("the task just learned, accuracy %")
+    seen.set_title("mean of the tasks so far, accuracy %")
+    free.set_title("share of each layer free %")
+    learned.legend(fontsize=7)
+    for ax in (learned, seen, free):
+        ax.set_xlabel("tasks")
+    return figure
+
+
+def main(argv: Sequence[str]) -> int:
+    study = _STUDY.value
+    lrs = [float(lr) for lr in _LRS.value]
+    make, draw = {
+        "lr": (partial(lr_points, lrs), lr_figure),
+        "norm": (norm_points, norm_figure),
+        "capacity": (capacity_points, capacity_figure),
+    }[study]
+    workdir = Path(_WORKDIR.value or Path("results") / "hat_limits" / study)
+    points = make()
+    for point in points:  # every mistake is found before anything runs
+        protocol.check(configs.problem(point.config))
+    try:
+        results = [execute(p.config, workdir / p.folder) for p in points]
+    except Interrupted:
+        return stopped(workdir)
+    if launch.is_main_process():
+        lines = table(points, results)
+        with (workdir / "limits.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0].keys())
+            writer.writeheader()
+            writer.writerows(lines)
+        with matplotlib.rc_context(STYLE):
+            draw(lines, results).savefig(workdir / "limits.png", dpi=DPI)
+        for line in lines:
+            print(
+                f"{line['curve']:>12} {line['x']!s:>15}  ACC {line['acc']:6.2f}  BWT "
+                f"{line['bwt']:6.2f}  failed {line['failed']}/{line['seeds']}"
+            )
+        print(f"table and figure: {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/hat_limits/….")
+    _STUDY = flags.DEFINE_enum(
+        "study", None, ["lr", "norm", "capacity"], "Which limit."
+    )
+    _LRS = flags.DEFINE_list(
+        "lrs", ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"], "To sweep."
+    )
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "FILE or FILE:variant; fields are --config.field=value."
+    )
+    flags.mark_flags_as_required(["config", "study"])
+    launch.run(main)

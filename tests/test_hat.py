@@ -1,0 +1,580 @@
+"""HAT: one step against float64 NumPy, and that nothing of a past task moves."""
+
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxcl
+from jaxcl import capture, models, protocol
+from jaxcl.heads import cross_entropy, scenario_mask
+from jaxcl.strategies import hat
+from jaxcl.types import Context, Params, Setup
+
+TASKS, OUTPUTS, S_MAX, LAMBDA, RATE = 3, 6, 400.0, 0.75, 0.05
+RNG = np.random.default_rng
+
+
+class ConvDense(nn.Module):
+    """conv 3 × 3 → max pool → ReLU → dense → ReLU → head."""
+
+    wiring = {"conv": (), "dense": ("conv",), "head": ("dense",)}
+
+    @nn.compact
+    def __call__(self, x, task, train):
+        x = nn.relu(models.max_pool(models.Conv(3, (3, 3), name="conv")(x)))
+        x = nn.relu(models.Dense(5, name="dense")(x.reshape(len(x), -1)))
+        return models.Dense(OUTPUTS, name="head")(x)
+
+
+class Half(nn.Module):
+    """A network that computes in bfloat16."""
+
+    wiring = {"hidden": (), "head": ("hidden",)}
+
+    @nn.compact
+    def __call__(self, x, task, train):
+        x = nn.relu(nn.Dense(8, dtype=jnp.bfloat16, name="hidden")(x))
+        return nn.Dense(OUTPUTS, name="head")(x)
+
+
+def setup_of(model, shape, scenario="task") -> Setup:
+    example = jax.ShapeDtypeStruct(shape, jnp.float32)
+    outputs = OUTPUTS // (TASKS if scenario != "domain" else 1)
+    mask, by = scenario_mask(scenario, TASKS, [outputs] * TASKS)
+    return Setup(
+        apply_fn=capture.apply_fn(model),
+        task_loss=cross_entropy(mask, by),
+        layers=capture.describe(model, example),
+        heads=(("head",),),
+        logit_mask=mask,
+        mask_by=by,
+        num_tasks=TASKS,
+        example=example,
+        mixes_examples=False,
+        norms=capture.describe_norms(model, example),
+    )
+
+
+def start(model, setup, method):
+    init = jax.jit(capture.init_fn(model, setup.example))
+    net, model_state = init(jax.random.key(1))
+    aux, state = method.init(jax.random.key(2), net)
+    return Params(net, aux), model_state, state
+
+
+def context(setup, task, progress=1.0, seed=0, model_state=None) -> Context:
+    rng = RNG([seed, task])
+    x = jnp.asarray(rng.normal(size=setup.example.shape), jnp.float32)
+    y = jnp.asarray(rng.integers(0, 2, len(x)) + 2 * task)
+    return jaxcl.context(
+        x, y, task=task, epoch_progress=progress, model_state=model_state or {}
+    )
+
+
+# One step in float64, from the paper: gates after pooling and ReLU, where it has them.
+
+
+def sigma(x):
+    return np.exp(np.minimum(x, 0)) / (1 + np.exp(-abs(x)))
+
+
+def numpy_step(net, embeddings, used, x, y, task, progress):
+    """The parameters and embeddings after one step of SGD; both as float64."""
+    conv = "conv" in net
+    first, second = ("conv", "dense") if conv else ("hidden_0", "hidden_1")
+    s = 1 / S_MAX + (S_MAX - 1 / S_MAX) * progress
+    a = {k: sigma(s * e[task]) for k, e in embeddings.items()}
+    k1, b1 = net[first]["kernel"], net[first]["bias"]
+    k2, b2 = net[second]["kernel"], net[second]["bias"]
+    k3, b3 = net["head"]["kernel"], net["head"]["bias"]
+    n = len(x)
+
+    if conv:
+        side = x.shape[1] - 2
+        windows = np.stack(
+            [
+                x[:, i : i + 3, j : j + 3].reshape(n, -1)
+                for i in range(side)
+                for j in range(side)
+            ],
+            1,
+        )  # [B, positions, 3 · 3 · C]
+        z1 = (windows @ k1.reshape(-1, 3) + b1).reshape(n, side, side, 3)
+        half = side // 2
+        blocks = z1.reshape(n, half, 2, half, 2, 3)
+        pooled = blocks.max((2, 4))
+        won = blocks == pooled[:, :, None, :, None]
+    else:
+        windows = x[:, None]
+        z1 = x @ k1 + b1
+        pooled = z1
+    r1 = np.maximum(pooled, 0)
+    h1 = (a[first] * r1).reshape(n, -1)
+    z2 = h1 @ k2 + b2
+    r2 = np.maximum(z2, 0)
+    h2 = a[second] * r2
+    own = slice(2 * task, 2 * task + 2)
+    logits = (h2 @ k3 + b3)[:, own]
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    d3 = np.zeros((n, OUTPUTS))
+    d3[:, own] = (p - np.eye(2)[y - 2 * task]) / n
+
+    dh2 = d3 @ k3.T
+    d2 = dh2 * a[second] * (z2 > 0)
+    dh1 = (d2 @ k2.T).reshape(r1.shape)
+    d1 = dh1 * a[first] * (pooled > 0)
+    da = {
+        first: (dh1 * r1).sum(tuple(range(r1.ndim - 1))),
+        second: (dh2 * r2).sum(0),
+    }
+    if conv:
+        d1 = (won * d1[:, :, None, :, None]).reshape(n, -1, 3)
+    else:
+        d1 = d1[:, None]
+    g1 = np.einsum("bpi,bpo->io", windows, d1).reshape(k1.shape)
+
+    def keep(before, behind):
+        return 1 - np.minimum(before[:, None], behind)
+
+    u1, u2 = used[first], used[second]
+    new = {
+        first: {
+            "kernel": k1 - RATE * g1 * (1 - u1),
+            "bias": b1 - RATE * d1.sum((0, 1)) * (1 - u1),
+        },
+        second: {
+            # [H, W, C] flattened: channels innermost.
+            "kernel": k2
+            - RATE * (h1.T @ d2) * keep(np.tile(u1, len(k2) // len(u1)), u2),
+            "bias": b2 - RATE * d2.sum(0) * (1 - u2),
+        },
+        "head": {
+            "kernel": k3 - RATE * h2.T @ d3,
+            "bias": b3 - RATE * d3.sum(0),
+        },
+    }
+    room = sum((1 - u).sum() for u in used.values())
+    moved = {}
+    for name, e in embeddings.items():
+        row = e[task]
+        da_total = da[name] + LAMBDA * (1 - used[name]) / room
+        g = da_total * s * sigma(s * row) * sigma(-s * row)
+        g *= S_MAX / s * (np.cosh(np.clip(s * row, -50, 50)) + 1) / (np.cosh(row) + 1)
+        moved[name] = e.copy()
+        moved[name][task] = np.clip(row - RATE * g, -6, 6)
+    return new, moved
+
+
+MODELS = {
+    "mlp": (models.MLP((7, 5), OUTPUTS), (9, 4)),
+    "conv": (ConvDense(), (6, 6, 6, 2)),
+}
+
+
+@cache
+def library_step(name):
+    """The set-up of a model, and what a step of clipped SGD adds to its parameters."""
+    setup = setup_of(*MODELS[name])
+    method = hat(setup, s_max=S_MAX, strength=LAMBDA)
+
+    @jax.jit
+    def update(params, state, ctx):
+        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+        chain = optax.chain(optax.clip_by_global_norm(1e4), optax.sgd(RATE))
+        tx = jaxcl.transform_optimizer(method, chain, state)
+        grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
+        return tx.update(grads, tx.init(params), params, ctx=ctx, out=out)[0]
+
+    return setup, start(MODELS[name][0], setup, method), update
+
+
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+@pytest.mark.parametrize("task", [0, 1, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_step_equals_the_paper_in_float64(name, task, progress):
+    setup, (params, _, state), update = library_step(name)
+    rng = RNG(task)
+    # Embeddings on every stretch of the gate: open, closed, in between, at the clamp.
+    spread = np.array([0.005, 0.05, 1.0, 5.999])
+    aux = {
+        k: jnp.asarray(
+            rng.choice(spread, e.shape) * rng.choice([-1.0, 1.0], e.shape), jnp.float32
+        )
+        for k, e in params.aux.items()
+    }
+    params = Params(params.net, aux)
+    used = {
+        k: jnp.asarray(rng.choice([0, 0.3, 0.9, 1], u.shape) * (task > 0), jnp.float32)
+        for k, u in state.used.items()
+    }
+    state = state._replace(used=used)
+    ctx = context(setup, task, progress, seed=task)
+
+    updates = update(params, state, ctx)
+
+    wide = jax.tree.map(lambda v: np.asarray(v, np.float64), (params, used))
+    net, embeddings = numpy_step(
+        wide[0].net,
+        wide[0].aux,
+        wide[1],
+        np.asarray(ctx.batch.x, np.float64),
+        np.asarray(ctx.batch.y),
+        task,
+        progress,
+    )
+    want = jax.tree.map(lambda n, o: n - o, (net, embeddings), tuple(wide[0]))
+    assert any(np.abs(u).max() > 1e-3 for u in jax.tree.leaves(want))
+    for got, exact in zip(
+        jax.tree.leaves(tuple(updates)), jax.tree.leaves(want), strict=True
+    ):
+        np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-7)
+
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.01),
+    "momentum": optax.sgd(0.01, momentum=0.9),
+    "adam": optax.adam(0.01),
+    "decay": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_nothing_a_past_task_uses_moves_by_a_bit(name):
+    model, shape = MODELS["conv"]
+    setup = setup_of(model, shape)
+    method = hat(setup, strength=0.1)
+    params, model_state, state = start(model, setup, method)
+    # Each task opens one unit more than the last: some stay free to the end.
+    two = jnp.float32(2)
+    aux = {
+        k: jnp.where(jnp.arange(e.shape[1]) <= jnp.arange(TASKS)[:, None], two, -two)
+        for k, e in params.aux.items()
+    }
+    params = Params(params.net, aux)
+    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    optimizer, traces = OPTIMIZERS[name], []
+
+    @jax.jit
+    def step(params, opt_state, state, ctx):
+        traces.append(1)
+        grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
+        tx = jaxcl.transform_optimizer(method, optimizer, state)
+        u, (opt_state, state) = tx.update(
+            grads, (opt_state, state), params, ctx=ctx, out=out
+        )
+        return optax.apply_updates(params, u), opt_state, state
+
+    opt_state, held = optimizer.init(params), []
+    for task in range(TASKS):
+        for i in range(12):
+            ctx = context(setup, task, i / 11, seed=i)
+            params, opt_state, state = step(params, opt_state, state, ctx)
+        for past, net, aux, protected in held:
+            columns = slice(2 * past, 2 * past + 2)
+            for leaf in ("kernel", "bias"):
+                now = params.net["head"][leaf][..., columns]
+                assert (now == net["head"][leaf][..., columns]).all()
+                for layer in ("conv", "dense"):
+                    kept = np.broadcast_to(
+                        protected[layer, leaf], net[layer][leaf].shape
+                    )
+                    moved = params.net[layer][leaf] != net[layer][leaf]
+                    assert kept.any() and moved.any() and not (moved & kept).any()
+            for layer, e in aux.items():
+                assert (params.aux[layer][: past + 1] == e[: past + 1]).all()
+                assert (params.aux[layer][task] != e[task]).any()
+        params, state = method.after_task(state, params, model_state, ctx, None)
+        u = {k: np.asarray(v) for k, v in state.used.items()}
+        across = np.minimum(np.tile(u["conv"], 4)[:, None], u["dense"])
+        protected = {
+            ("conv", "kernel"): u["conv"] == 1,
+            ("conv", "bias"): u["conv"] == 1,
+            ("dense", "kernel"): across == 1,
+            ("dense", "bias"): u["dense"] == 1,
+        }
+        held.append((task, params.net, params.aux, protected))
+    assert len(traces) == 1
+
+
+NETS = {
+    "mlp": lambda norm: (models.MLP((32, 32), OUTPUTS, norm=norm, num_tasks=3), (5, 4)),
+    "alexnet": lambda norm: (
+        models.AlexNet(OUTPUTS, width=1 / 16, norm=norm, num_tasks=3),
+        (3, 32, 32, 3),
+    ),
+    "resnet18": lambda norm: (
+        models.ResNet18(OUTPUTS, channels=4, norm=norm, num_tasks=3),
+        (3, 8, 8, 3),
+    ),
+}
+
+
+def forward_of(method, setup, train=False):
+    @jax.jit
+    def run(state, params, model_state, ctx):
+        f = method.forward(state, params.aux, setup.apply_fn, ctx)
+        batch = ctx.batch
+        return f(params.net, model_state, batch.x, batch.task, ctx.key, train)
+
+    return run
+
+
+def disturbed(model, shape, norm_refused=True):
+    """Task 1's own logits before and after everything that may move has moved."""
+    setup = setup_of(model, shape)
+    method = hat(setup, refuse_shared_norm=norm_refused)
+    rng = RNG(5)
+
+    def noise(p):
+        return rng.normal(size=p.shape).astype(np.float32)
+
+    # Gates of exactly 0 and 1, norms with a shift: what is closed would show.
+    shapes, stats = jax.eval_shape(
+        capture.init_fn(model, setup.example), jax.random.key(0)
+    )
+    net = jax.tree.map(lambda p: 0.3 * noise(p), shapes)
+    model_state = jax.tree.map(lambda p: np.ones(p.shape, np.float32), stats)
+    aux, state = method.init(jax.random.key(2), net)
+    aux = jax.tree.map(lambda e: 6 * np.sign(noise(e)), aux)
+    params = Params(net, aux)
+    first, later = context(setup, 0), context(setup, 1)
+    params, state = method.after_task(state, params, model_state, first, None)
+    evaluate = forward_of(method, setup)
+    before = evaluate(state, params, model_state, first).logits
+
+    @jax.jit
+    def move(state, params, u, ctx):
+        u, _ = method.updates(state, u, u, params, ctx, None)
+        return optax.apply_updates(params, u)
+
+    moved = move(state, params, jax.tree.map(noise, params), later)
+    if model_state:
+        train = forward_of(method, setup, train=True)
+        model_state = train(state, moved, model_state, later).model_state
+    after = evaluate(state, moved, model_state, first).logits
+    changed = sum(
+        (a != b).sum()
+        for a, b in zip(jax.tree.leaves(moved.net), jax.tree.leaves(net), strict=True)
+    )
+    assert changed > 0.3 * sum(p.size for p in jax.tree.leaves(net))
+    columns = np.asarray(setup.logit_mask[0])
+    return before[:, columns], after[:, columns]
+
+
+@pytest.mark.parametrize(
+    "name, norm",
+    [
+        *(("mlp", norm) for norm in ("none", "group", "layer", "batch_per_task")),
+        ("alexnet", "none"),
+        ("alexnet", "batch_per_task"),
+        ("resnet18", "layer"),
+    ],
+)
+def test_a_past_task_computes_the_same_whatever_may_move(name, norm):
+    before, after = disturbed(*NETS[name](norm))
+    assert np.ptp(np.asarray(before), axis=0).min() > 1e-3  # it does compute something
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_batchnorm_with_shared_statistics_forgets():
+    before, after = disturbed(*NETS["mlp"]("batch"), norm_refused=False)
+    assert np.abs(after - before).max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["batch", "batch_current"])
+@pytest.mark.parametrize("name", NETS)
+def test_batchnorm_with_shared_statistics_is_refused_by_name(name, norm):
+    with pytest.raises(
+        ValueError, match="hat refuses '.*Norm_0', a BatchNorm .*'none'"
+    ):
+        hat(setup_of(*NETS[name](norm)))
+
+
+def test_evaluation_takes_each_examples_own_gates():
+    model, shape = MODELS["mlp"]
+    setup = setup_of(model, shape)
+    method = hat(setup)
+    params, model_state, state = start(model, setup, method)
+    ctx = context(setup, 0)
+    task = jnp.arange(len(ctx.batch.x)) % TASKS
+    mixed = ctx._replace(batch=ctx.batch._replace(task=task))
+    evaluate = forward_of(method, setup)
+    got = evaluate(state, params, model_state, mixed).logits
+    for t in range(TASKS):
+        own = ctx._replace(batch=ctx.batch._replace(task=jnp.full_like(task, t)))
+        alone = evaluate(state, params, model_state, own).logits
+        np.testing.assert_allclose(got[task == t], alone[task == t], rtol=1e-5)
+
+
+def test_embeddings_and_gates_stay_float32_in_a_bfloat16_network():
+    model = Half()
+    setup = setup_of(model, (6, 4))
+    method = hat(setup)
+    params, _, state = start(model, setup, method)
+    seen = {}
+
+    def spy(apply_fn):
+        def apply(*args):
+            out = apply_fn(*args)
+            seen.update({k: v.dtype for k, v in out.taps.items()})
+            return out
+
+        return apply
+
+    ctx = context(setup, 1)
+    method = method._replace(
+        forward=lambda *args, inner=method.forward: spy(inner(*args))
+    )
+    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
+    g, _ = method.grads(state, g, params, ctx, out)
+    assert seen["head"] == jnp.bfloat16
+    assert params.aux["hidden"].dtype == g.aux["hidden"].dtype == jnp.float32
+    assert np.isfinite(g.aux["hidden"]).all()
+
+
+def test_capacity_is_accounted_for():
+    setup = setup_of(*MODELS["mlp"])
+    method = hat(setup)
+    params, model_state, state = start(MODELS["mlp"][0], setup, method)
+    on = np.float32([6, 6, 6, 6, -6, -6, -6]), np.float32([-6, 6, -6, 6, 6, -6, -6])
+    rows = jnp.asarray(np.stack([*on, on[0]]))
+    aux = {**params.aux, "hidden_0": rows, "hidden_1": params.aux["hidden_1"] * 0 - 1}
+    params = Params(params.net, aux)
+    reports = []
+    for task in (0, 1):
+        _, state = method.after_task(
+            state, params, model_state, context(setup, task), None
+        )
+        reports.append({k: float(v) for k, v in method.report(state).items()})
+    first, second = reports
+    assert first["hidden_0"] == pytest.approx(4 / 7)
+    assert second["hidden_0"] == pytest.approx(5 / 7)
+    assert first["hidden_0 shared"] == 0
+    assert second["hidden_0 shared"] == pytest.approx(2 / 7)
+    assert second["hidden_1"] == 0
+    assert second["embeddings at the clamp"] == pytest.approx(7 / 12)
+
+
+def test_what_hat_cannot_do_is_refused_with_the_reason():
+    setup = setup_of(*MODELS["mlp"])
+    for settings, message in [
+        ({"s_max": 0}, "s_max must be greater than 0, got 0"),
+        ({"s_max": -1.0}, "s_max must be greater than 0, got -1"),
+        ({"strength": -0.1}, "strength must be at least 0, got -0.1"),
+        ({"bound": 0}, "bound must be greater than 0, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            hat(setup, **settings)
+    for scenario in ("domain", "class"):
+        with pytest.raises(ValueError, match="use scenario 'task'"):
+            hat(setup_of(*MODELS["mlp"], scenario))
+    with pytest.raises(ValueError, match="hat needs setup.layers"):
+        hat(setup._replace(layers=()))
+    blind = tuple(x._replace(feeds_on=None) for x in setup.layers)
+    with pytest.raises(ValueError, match="which layers feed layer 'hidden_0'"):
+        hat(setup._replace(layers=blind))
+    grouped = tuple(x._replace(refusal="it is odd") for x in setup.layers[:1])
+    with pytest.raises(
+        ValueError, match="hat cannot treat layer 'hidden_0' .it is odd"
+    ):
+        hat(setup._replace(layers=grouped + setup.layers[1:]))
+    odd = setup.layers[1]._replace(d_in=9)
+    with pytest.raises(ValueError, match="9 inputs, which is no multiple of the 7"):
+        hat(setup._replace(layers=(setup.layers[0], odd, setup.layers[2])))
+
+
+def test_a_task_that_was_not_declared_is_refused():
+    model, shape = MODELS["mlp"]
+    setup = setup_of(model, shape)
+    method = hat(setup)
+    params, _, state = start(model, setup, method)
+    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    with pytest.raises(ValueError, match="num_tasks=3 tasks, got task 3"):
+        loss(params, state, context(setup, 3))
+
+
+def test_a_normalisation_between_other_things_and_unknown_parameters_are_refused():
+    class Late(nn.Module):
+        wiring = {"hidden": (), "head": ("hidden",)}
+
+        @nn.compact
+        def __call__(self, x, task, train):
+            x = nn.LayerNorm(name="late")(nn.relu(models.Dense(4, name="hidden")(x)))
+            return models.Dense(OUTPUTS, name="head")(x)
+
+    class Scaled(nn.Module):
+        wiring = {"hidden": (), "head": ("hidden",)}
+
+        @nn.compact
+        def __call__(self, x, task, train):
+            x = models.Dense(4, name="hidden")(x)
+            x = x * self.param("gain", nn.initializers.ones, (4,))
+            return models.Dense(OUTPUTS, name="head")(x)
+
+    with pytest.raises(ValueError, match="'late': it does not read a layer's output"):
+        hat(setup_of(Late(), (3, 4)))
+    setup = setup_of(Scaled(), (3, 4))
+    with pytest.raises(ValueError, match="no rule to protect parameter 'gain'"):
+        start(Scaled(), setup, hat(setup))
+
+
+def test_one_batchnorm_a_task_keeps_rows_apart():
+    norm = models.TaskBatchNorm(3)
+    x = jax.random.normal(jax.random.key(0), [40, 2, 2, 5]) * 3 + 1
+    task = jnp.where(jnp.arange(40) < 15, 0, 2)
+    variables = norm.init(jax.random.key(1), x, task, False)
+    y, new = norm.apply(variables, x, task, True, mutable=["batch_stats"])
+    for t in (0, 2):
+        own = np.asarray(y)[np.asarray(task) == t]
+        np.testing.assert_allclose(own.mean((0, 1, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(own.var((0, 1, 2)), 1, rtol=1e-3)
+    stats = new["batch_stats"]
+    want = 0.1 * np.asarray(x)[15:].mean((0, 1, 2))
+    np.testing.assert_allclose(stats["mean"][2], want, rtol=1e-4)
+    assert (stats["mean"][1] == 0).all() and (stats["var"][1] == 1).all()
+    evaluated = norm.apply({**variables, **new}, x, task, False)
+    row = (np.asarray(x)[-1] - stats["mean"][2]) / np.sqrt(stats["var"][2] + 1e-5)
+    np.testing.assert_allclose(evaluated[-1], row, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_declared_for_fewer_tasks_than_the_stream_has_is_refused(problem):
+    for declared, message in [
+        (2, "num_tasks=2 tasks, the stream has 3"),
+        (None, "'batch_per_task' needs num_tasks"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            protocol.check(
+                problem(
+                    "hat",
+                    model=lambda k, n=declared: models.MLP(
+                        (16,), k, norm="batch_per_task", num_tasks=n
+                    ),
+                )
+            )
+
+
+@pytest.mark.parametrize("norm", ["none", "batch_per_task"])
+def test_a_run_forgets_nothing(problem, finish, norm):
+    last = finish(
+        problem(
+            "hat",
+            seeds=(0,),
+            model=lambda k: models.MLP((48,), k, norm=norm, num_tasks=3),
+            plan={"epochs": 6},
+        )
+    )
+    learned = np.diagonal(last.accuracy[0])
+    assert learned.min() > 0.8
+    np.testing.assert_allclose(last.accuracy[0, -1], learned, atol=1e-6)
+    assert set(last.report) == {
+        "hidden_0",
+        "hidden_0 shared",
+        "embeddings at the clamp",
+    }
