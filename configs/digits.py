@@ -14,6 +14,13 @@ METHODS = {
     "ewc": {"strength": 100.0, "optimizer.clip": 10.0},
     "gpm": {"threshold": 0.95},
     "owm": {"alpha": 1.0},
+    "hat": {"strength": 0.75, "optimizer.clip": 10000.0},
+    "si": {"strength": 0.1},
+    "mas": {"strength": 0.1},
+    "lwf": {"strength": 1.0},
+    "agem": {"per_class": 10, "batch_size": 50},
+    "er": {"capacity": 100},
+    "derpp": {"capacity": 100},
 }
 
 

@@ -33,6 +33,7 @@ STRENGTH = {
 }
 
 ONLINE = {
+    "gpm": {"threshold": (0.95, 0.99, 0.99)},
     "si": {"strength": 1.0, "damping": 0.9, "optimizer.lr": 0.1},
     "ewc": {"strength": 90.0, "online": True},
     "lwf": {"strength": 1.0},
@@ -74,7 +75,13 @@ def get_config(argument: str = "") -> ConfigDict:
         name: {"strength": by[config.data.scenario]} for name, by in STRENGTH.items()
     }
     strength["ewc"] |= {"fisher": "exact", "online": True, "samples": 1000}
-    return finish(config, row, strength | {"lwf": {"strength": 1.0}})
+    others = {
+        "lwf": {"strength": 1.0},
+        # Adam's updates leave the subspace its gradients lie in.
+        "gpm": {"threshold": (0.95, 0.99, 0.99), "where": "updates"},
+        "owm": {"where": "updates"},
+    }
+    return finish(config, row, strength | others)
 
 
 def sweep() -> dict[str, dict[str, tuple]]:

@@ -33,6 +33,13 @@ METHODS = {
         "train.select": "last",
         "model.use_bias": False,
     },
+    "hat": {"strength": 0.75, "optimizer.clip": 10000.0},
+    "si": {"strength": 0.1},
+    "mas": {"strength": 0.1, "samples": 1000, "chunk": 8},
+    "lwf": {"strength": 1.0},
+    "agem": {"per_class": 13, "batch_size": 64},
+    "er": {"capacity": 2600, "batch_size": 64},
+    "derpp": {"capacity": 2600, "batch_size": 64, "alpha": 0.5},
 }
 
 

@@ -179,7 +179,7 @@ def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
             y=rows(memory.y),
             task=rows(memory.task),
             weight=jnp.broadcast_to((memory.size > 0).astype(jnp.float32), (n,)),
-            index=slot,
+            index=jnp.full((n,), -1),  # not of the task in training
         ),
         jax.tree.map(rows, memory.extra),
     )

@@ -1,5 +1,6 @@
 """The commands: what they leave, resuming after a kill, what a wrong input says."""
 
+import inspect
 import json
 import os
 import signal
@@ -11,12 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs import digits, permuted_mnist, split_cifar100, split_tiny_imagenet
+from configs import (
+    digits,
+    permuted_mnist,
+    permuted_mnist_online,
+    split_cifar100,
+    split_mnist,
+    split_tiny_imagenet,
+)
 from experiments import config as configs
 from experiments import results
 from experiments.launch import UsageError
 from experiments.run import execute
-from jaxcl import protocol
+from jaxcl import protocol, strategies
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--config.train.epochs=2", "--config.data.train_per_task=60"]
@@ -211,7 +219,14 @@ def test_compare_checks_every_row_first(tmp_path):
     assert code == 2 and "'nosuch'" in err and not (tmp_path / "w").exists()
 
 
-FILES = (digits, permuted_mnist, split_cifar100, split_tiny_imagenet)
+FILES = (
+    digits,
+    permuted_mnist,
+    permuted_mnist_online,
+    split_cifar100,
+    split_mnist,
+    split_tiny_imagenet,
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__)
@@ -219,6 +234,9 @@ FILES = (digits, permuted_mnist, split_cifar100, split_tiny_imagenet)
 def test_every_config_has_every_row(file, row):
     config = file.get_config(row)
     assert config.row == row and config.name
+    # Every setting that the strategy requires is given.
+    signature = inspect.signature(strategies.factory(config.strategy))
+    signature.bind(None, **config.method.to_dict())
     if row == "bp":
         assert config.train.select == "last"
     if row == "bp_star":
