@@ -217,7 +217,8 @@ def choose(
       data: the task's examples.
       key: a typed key.
       per_task: at most so many, whatever their classes; or None.
-      per_class: at most so many of each class; or None. Just one of the two.
+      per_class: at most so many of each class; or None. One of the two; with neither
+        all are picked.
 
     Returns:
       int32[N] all positions, those picked first, and bool[N], True for those picked;
@@ -227,7 +228,8 @@ def choose(
     place = jnp.arange(data.capacity)
     real = place < data.size
     if per_class is None:
-        return order, real & (place < per_task)
+        limit = data.capacity if per_task is None else per_task
+        return order, real & (place < limit)
     label = jnp.where(real, data.take(order).y, jnp.iinfo(jnp.int32).max)
     by_label = jnp.argsort(label, stable=True)
     ordered = label[by_label]

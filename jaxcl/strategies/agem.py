@@ -88,12 +88,12 @@ def agem(
     batch, this one always draws a batch. What a strategy trains beside the network
     (HAT's embeddings) is left alone, and the reference batch sees the bare network.
     """
-    if (per_class is None) == (per_task is None):
+    kept = per_task if per_class is None else per_class
+    if kept is None or None not in (per_class, per_task):
         raise ValueError(
             "agem: just one of per_class and per_task must be given, got "
             f"{per_class} and {per_task}"
         )
-    kept = per_task if per_class is None else per_class
     if kept < 1 or batch_size < 1:
         raise ValueError(
             "agem: per_class, per_task and batch_size must be at least 1, got "

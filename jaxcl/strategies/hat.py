@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcl.capture import require_treatable, scale_units
 from jaxcl.gates import anneal, clamp, compensate, conditional_mask, gate
@@ -311,7 +312,7 @@ def _require_declared(setup: Setup, task: jax.Array) -> None:
     Raises:
       ValueError: there is no embedding for the task.
     """
-    if not isinstance(task, jax.core.Tracer) and np.max(task) >= setup.num_tasks:
+    if not isinstance(task, Tracer) and np.max(task) >= setup.num_tasks:
         raise ValueError(
             f"hat has embeddings for num_tasks={setup.num_tasks} tasks, got task "
             f"{np.max(task)} (counted from 0)"
