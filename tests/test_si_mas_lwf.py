@@ -58,7 +58,7 @@ def test_si_equals_its_rule_over_three_tasks(momentum):
             ref.assert_close(got[t][1].path, zeros)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", ["task", "class"])
 def test_mas_equals_its_rule_over_three_tasks(scenario):
     strength, lr = 0.02, 0.3
     with jax.enable_x64(True):
@@ -138,10 +138,7 @@ def test_lwf_equals_its_rule_over_three_tasks(scenario):
     [
         lambda setup: si(setup, strength=0.0),
         lambda setup: mas(setup, strength=0.0),
-        lambda setup: lwf(setup, strength=0.0),
-        lambda setup: jaxcl.chain(
-            mas(setup, strength=0.0), lwf(setup, strength=0.0), si(setup, strength=0.0)
-        ),
+        lambda setup: jaxcl.chain(lwf(setup, strength=0.0), si(setup, strength=0.0)),
     ],
 )
 def test_strength_0_is_fine_tuning(make):
