@@ -15,6 +15,7 @@ ORDER = [
     "metrics",
     "models",
     "capture",
+    "units",
     "heads",
     "compose",
     "projection",
