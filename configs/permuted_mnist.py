@@ -33,6 +33,7 @@ METHODS = {
         "train.epochs": 35,
         "train.batch_size": 100,
         "data.first_permuted": False,
+        "data.valid_fraction": 0.0,
         "data.mean": (0.0,),
         "data.std": (1.0,),
     },

@@ -30,6 +30,8 @@ METHODS = {
         "optimizer.clip": 10.0,
         "train.epochs": 25,
         "train.patience": None,
+        "train.select": "last",
+        "model.use_bias": False,
     },
 }
 

@@ -144,6 +144,7 @@ def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
 
     lane = fns.init((), seed, ())
     cache: Any = ()
+    extra: Any = ()
     for task in range(3):
         shared = (base, number(task))
         lane = fns.begin(lane, where.real, ())
@@ -253,9 +254,7 @@ def convolution_step(batched_gemm: bool, num_seeds: int = 5) -> Timer:
 
     def timed() -> float:
         start = time.perf_counter()
-        for _ in range(5):
-            result = step(x, kernel)
-        jax.block_until_ready(result)
+        jax.block_until_ready([step(x, kernel) for _ in range(5)])
         return (time.perf_counter() - start) / (5 * num_seeds)
 
     return timed

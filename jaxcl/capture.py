@@ -14,6 +14,7 @@ from contextvars import ContextVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import dtypes
 
 from jaxcl import models
 from jaxcl.types import ApplyFn, LayerSpec, NormSpec, Output, PyTree
@@ -126,7 +127,7 @@ _SWAPPED: ContextVar[dict[str, tuple] | None] = ContextVar("swapped", default=No
 
 
 def _compute(module: nn.Module, x: jax.Array, spec: LayerSpec, compute) -> jax.Array:
-    x, kernel, bias = nn.dtypes.promote_dtype(
+    x, kernel, bias = dtypes.promote_dtype(
         x,
         module.get_variable("params", "kernel"),
         module.get_variable("params", "bias") if module.use_bias else None,

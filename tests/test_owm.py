@@ -1,0 +1,198 @@
+"""OWM against a float64 transcription of the paper, and what it promises."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_gpm import MLP, Net, make_setup, one_step, start, windows
+from test_linalg import paper_rls
+
+import jaxcl
+from jaxcl import models
+from jaxcl.data import sources
+from jaxcl.strategies import finetune, owm
+
+
+@pytest.fixture(scope="module")
+def batches():
+    """Ten batches of ten digits."""
+    source = sources.load("digits")
+    x = source.train_x[:100].reshape(10, 10, 8, 8, 1) / 16.0 - 0.3
+    return x.astype(np.float32), source.train_y[:100].reshape(10, 10).astype(np.int32)
+
+
+def step_of(method, setup):
+    """The update direction of a step, and the state after it."""
+
+    @jax.jit
+    def run(net, ms, aux, state, x, y):
+        return one_step(method, setup, net, ms, aux, state, x, y)
+
+    return run
+
+
+def paper_inverses(net, inverse, x, alpha, conv):
+    """P of every layer after one more batch, in float64."""
+    w = {n: np.asarray(p["kernel"], np.float64) for n, p in net.items()}
+    acts, h = [], x.astype(np.float64)
+    if conv:
+        for name, shape in (
+            ("conv_0", ((3, 3), (2, 2), "SAME")),
+            ("conv_1", ((2, 2), (1, 1), "VALID")),
+        ):
+            rows = windows(h, *shape)
+            acts.append((name, rows))
+            z = rows @ w[name].reshape(-1, w[name].shape[-1])
+            side = int(rows.shape[1] ** 0.5)
+            h = np.maximum(z, 0).reshape(len(x), side, side, -1)
+    h = h.reshape(len(x), -1)
+    for name in ("dense_0", "head") if conv else ("hidden_0", "hidden_1", "head"):
+        acts.append((name, h[:, None]))
+        h = np.maximum(h @ w[name], 0) if name != "head" else h @ w[name]
+    for name, rows in acts:
+        for sample in rows.mean(0):
+            inverse[name] = paper_rls(inverse[name], sample, alpha[name])
+    return inverse
+
+
+@pytest.mark.parametrize("form", ["auto", "gradient"])
+@pytest.mark.parametrize("model", [MLP(), Net()], ids=["dense", "conv"])
+def test_it_follows_the_paper_batch_by_batch(batches, model, form):
+    """P before the gradient, in every batch of the first task too."""
+    x, y = batches
+    setup = make_setup(model)
+    names = [layer.name for layer in setup.layers]
+    alpha = dict(zip(names, (1.0, 0.5, 0.8, 2.0), strict=False))
+    decay = dict(zip(names, (0.1, 0.3, 1.0, 0.5), strict=False))
+    method = owm(
+        setup,
+        alpha=[alpha[n] for n in names],
+        alpha_decay=[decay[n] for n in names],
+        form=form,
+    )
+    net, ms = start(model)
+    aux, state = method.init(jax.random.key(0), net)
+    bare_step, own_step = step_of(finetune(setup), setup), step_of(method, setup)
+    paper = {layer.name: np.eye(layer.d_in) for layer in setup.layers}
+    for bx, by in zip(x, y, strict=True):
+        now = {n: alpha[n] * decay[n] ** 0.5 for n in names}  # half way
+        paper = paper_inverses(net, paper, bx, now, isinstance(model, Net))
+        bare, _ = bare_step(net, ms, aux, (), bx, by)
+        u, state = own_step(net, ms, aux, state, bx, by)
+        for layer in setup.layers:
+            name, p = layer.name, paper[layer.name]
+            np.testing.assert_allclose(state.inverse[name], p, atol=1e-5)
+            g = np.asarray(bare[name]["kernel"], np.float64).reshape(layer.d_in, -1)
+            got = np.asarray(u[name]["kernel"]).reshape(layer.d_in, -1)
+            np.testing.assert_allclose(got, p @ g, atol=1e-5)
+            assert np.linalg.norm(got - g) > 1e-3 * np.linalg.norm(g)
+        net = jax.tree.map(lambda w, u: w - 0.1 * u, net, u)
+    shares = method.report(state)
+    assert list(shares) == names
+    for name in names:
+        expected = 1 - np.trace(paper[name]) / len(paper[name])
+        assert float(shares[name]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_padding_counts_for_nothing(batches):
+    """Of a last, partial batch only the real examples are in the mean."""
+    x, y = batches
+    setup = make_setup(MLP())
+    method = owm(setup)
+    net, ms = start(MLP())
+    aux, state = method.init(jax.random.key(0), net)
+    out = setup.apply_fn(net, ms, x[0], np.zeros(10, int), jax.random.key(0), True)
+    ctx = jaxcl.context(jnp.asarray(x[0]), jnp.asarray(y[0]), task=0)
+    weight = jnp.array([1.0] * 4 + [0.0] * 6)
+    ctx = ctx._replace(batch=ctx.batch._replace(weight=weight))
+    zeros = jaxcl.Params(jax.tree.map(jnp.zeros_like, net), aux)
+    _, state = method.grads(state, zeros, None, ctx, out)
+    mean = x[0][:4].reshape(4, -1).mean(0).astype(np.float64)
+    expected = paper_rls(np.eye(64), mean, 1.0)
+    np.testing.assert_allclose(state.inverse["hidden_0"], expected, atol=1e-6)
+
+
+def test_the_norm_penalty_is_not_squared_and_is_projected(batches):
+    x, y = batches
+    setup = make_setup(MLP())
+    net, ms = start(MLP())
+    steps = {}
+    for penalty in (0.0, 0.3):
+        method = owm(setup, norm_penalty=penalty)
+        aux, state = method.init(jax.random.key(0), net)
+        steps[penalty], after = one_step(method, setup, net, ms, aux, state, x[0], y[0])
+    for layer in setup.layers:
+        w = np.asarray(net[layer.name]["kernel"], np.float64)
+        p = np.asarray(after.inverse[layer.name], np.float64)
+        added = steps[0.3][layer.name]["kernel"] - steps[0.0][layer.name]["kernel"]
+        np.testing.assert_allclose(added, 0.3 * p @ w / np.linalg.norm(w), atol=1e-6)
+
+
+def test_biases_and_norms_are_never_trained_and_own_heads_are(batches):
+    x, y = batches
+    model = Net(num_outputs=12, use_bias=True, norm="batch_current")
+    setup = make_setup(model, scenario="task")
+    net, ms = start(model)
+    for where in ("grads", "updates"):
+        method = owm(setup, where=where)
+        aux, state = method.init(jax.random.key(0), net)
+        assert set(state.inverse) == {"conv_0", "conv_1", "dense_0"}
+        u, after = one_step(method, setup, net, ms, aux, state, x[0], y[0] % 4, task=0)
+        still = {
+            jax.tree_util.keystr(path): not leaf.any()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(u)
+        }
+        moving = {k for k, v in still.items() if not v}
+        heads = {"['head']['kernel']", "['head']['bias']"}
+        kernels = {f"['{n}']['kernel']" for n in state.inverse}
+        assert moving == heads | kernels
+        assert u["head"]["kernel"][:, :4].any() and not u["head"]["kernel"][:, 4:].any()
+        assert float(method.report(after)["dense_0"]) > 0
+
+
+def test_a_run_learns_in_the_space_left_and_forgets_less(problem, finish):
+    options = dict(
+        kind="permuted",
+        scenario="domain",
+        seeds=(0, 1),
+        plan=dict(epochs=6),
+        model=lambda k: models.MLP((64,), k, use_bias=False),
+    )
+    plain = finish(problem(optimizer=optax.sgd(0.05), **options))
+    last = finish(problem("owm", {}, optimizer=optax.sgd(0.3), **options))
+    backward = jaxcl.metrics.backward_transfer
+    assert backward(last.accuracy).mean() > backward(plain.accuracy).mean() + 0.03
+    assert np.diagonal(last.accuracy, axis1=1, axis2=2).min() > 0.5
+    for share in last.report.values():
+        assert (np.diff(share, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (dict(alpha=0.0), "alpha must be positive, got .*0.0"),
+        (dict(alpha=[1.0, 1.0]), "alpha .* has 2 entries for 3 projected layers"),
+        (dict(alpha_decay=-1.0), "alpha_decay must be positive"),
+        (dict(progress="run"), "epoch, task, got 'run'"),
+        (dict(norm_penalty=-1.0), "norm_penalty must be at least 0, got -1.0"),
+        (dict(where="after"), "grads, updates, got 'after'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        owm(make_setup(MLP()), **settings)
+
+
+def test_an_optimizer_that_undoes_it_is_warned_of():
+    setup = make_setup(MLP())
+    with pytest.warns(UserWarning, match="owm projects gradients"):
+        owm(setup).check(optax.adam(1e-3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        owm(setup).check(
+            optax.chain(optax.clip_by_global_norm(10), optax.sgd(0.1, 0.9))
+        )
+        owm(setup, where="updates").check(optax.adam(1e-3))
