@@ -16,6 +16,7 @@ ORDER = [
     "metrics",
     "models",
     "capture",
+    "units",
     "heads",
     "compose",
     "projection",

@@ -1,0 +1,143 @@
+"""Which gated units each parameter of a network lies between, and so what masks it.
+
+What HAT has to know of a model: where its gates go, which rule protects each
+parameter, and what it must refuse because no rule would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.capture import require_treatable
+from jaxcl.gates import conditional_mask
+from jaxcl.types import LayerSpec, PyTree, Setup
+
+Used = dict[str, jax.Array]
+"""Layer name -> float32[C], the highest gate any past task has put on each unit."""
+Rule = Callable[[Used, jax.Array], jax.Array]
+"""``(used, current task) -> mask`` of one parameter."""
+
+_MIXES_UNITS = ("group", "layer")
+_SHARES_STATISTICS = ("batch", "batch_current")
+
+
+def is_head(setup: Setup, layer: LayerSpec) -> bool:
+    """Whether a layer is the classifier, whose units have no gates."""
+    return any(layer.path[: len(head)] == head for head in setup.heads)
+
+
+def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
+    """Refuses what gates and masks would not protect.
+
+    Raises:
+      ValueError: it, by name, with the reason and the choices."""
+    if not any(is_head(setup, x) for x in setup.layers) or len(setup.layers) < 2:
+        raise ValueError(
+            "hat needs setup.layers with a classifier that setup.heads names and a "
+            f"layer before it, got layers {[x.name for x in setup.layers]} and heads "
+            f"{setup.heads}"
+        )
+    require_treatable(setup.layers, "hat")
+    if np.asarray(setup.logit_mask).sum(0).max() > 1:
+        raise ValueError(
+            "hat needs the task of every example, at test time too, and outputs that "
+            "are its own; here tasks share outputs, as in domain- and class-"
+            "incremental learning: use scenario 'task'"
+        )
+    unknown = [repr(x.name) for x in setup.layers if x.feeds_on is None]
+    if unknown:
+        raise ValueError(
+            f"hat has to know which layers feed layer {', '.join(unknown)}: give the "
+            "model a property 'wiring', a dict from layer name to names"
+        )
+    for norm in setup.norms:
+        if norm.kind in _SHARES_STATISTICS and refuse_shared_norm:
+            raise ValueError(
+                f"hat refuses {norm.name!r}, a BatchNorm whose statistics all tasks "
+                "share: later tasks move them, and with them what earlier tasks "
+                "compute, though no protected weight moves; use norm 'none', 'group', "
+                "'layer' or 'batch_per_task' (one BatchNorm a task)"
+            )
+        if norm.follows is None:
+            raise ValueError(
+                f"hat cannot treat normalisation {norm.name!r}: it does not read a "
+                "layer's output directly, so that its units have no gate of their own"
+            )
+
+
+def gate_places(setup: Setup, layers: dict[str, LayerSpec]) -> dict[str, str]:
+    """Module whose output is gated -> layer whose gates it takes."""
+    places = {name: name for name in layers}
+    for norm in setup.norms:
+        if norm.follows in layers:
+            places[norm.name] = norm.follows
+            if norm.kind not in _MIXES_UNITS:
+                places.pop(norm.follows, None)
+    return places
+
+
+def mask_rules(
+    setup: Setup, layers: dict[str, LayerSpec]
+) -> dict[tuple[str, ...], Rule]:
+    """Path of a parameter -> its mask from the used units and the current task."""
+    rules: dict[tuple[str, ...], Rule] = {}
+
+    def add(path: tuple[str, ...], rule: Rule) -> None:
+        rules[path] = rule
+
+    def bias(name: str) -> Rule:
+        return lambda used, task: 1 - used[name]
+
+    def kernel(layer: LayerSpec) -> Rule:
+        rows = layer.d_in // (layer.window[0] * layer.window[1])
+        for source in layer.feeds_on or ():
+            if rows % layers[source].n_out:
+                raise ValueError(
+                    f"hat: layer {layer.name!r} has {rows} inputs, which is no "
+                    f"multiple of the {layers[source].n_out} units of {source!r}"
+                )
+
+        def rule(used, task):
+            if not layer.feeds_on:
+                return conditional_mask(None, used[layer.name])
+            branches = [used[source] for source in layer.feeds_on]
+            before = jnp.stack(branches).max(0)
+            return conditional_mask(before, used[layer.name], rows)
+
+        return rule
+
+    def columns(used, task):
+        return setup.logit_mask[task].astype(jnp.float32)
+
+    def own_row(used, task):
+        return (jnp.arange(setup.num_tasks) == task).astype(jnp.float32)[:, None]
+
+    for layer in setup.layers:
+        gated = layer.name in layers
+        add(layer.path, kernel(layer) if gated else columns)
+        add((*layer.path[:-1], "bias"), bias(layer.name) if gated else columns)
+    for norm in setup.norms:
+        per_task = norm.kind == "batch_per_task"
+        for leaf in ("scale", "bias"):
+            add((*norm.path, leaf), own_row if per_task else bias(str(norm.follows)))
+    return rules
+
+
+def keys(path) -> tuple[str, ...]:
+    """A leaf's path, as `jax.tree_util` gives it, in plain names."""
+    return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+
+
+def require_rules(net: PyTree, rules: dict[tuple[str, ...], Rule]) -> None:
+    """Raises ValueError for a parameter that nothing would protect, by name."""
+    for path, _ in jax.tree_util.tree_leaves_with_path(net):
+        if keys(path) not in rules:
+            raise ValueError(
+                f"hat knows no rule to protect parameter {'/'.join(keys(path))!r}: it "
+                "belongs to no dense or convolutional layer and to no known "
+                "normalisation"
+            )
