@@ -28,6 +28,7 @@ def get_config(argument: str = "") -> ConfigDict:
     """Argument: a row."""
     row, _ = variant(argument, ())
     config = base("digits")
+    config.rows = ("bp", "bp_star", "bp_star_star", "ewc", "joint")
     config.model.update(name="mlp", widths=(100, 100), dropout=0.0)
     config.optimizer.lr = 0.05
     config.train.update(epochs=20, batch_size=10)

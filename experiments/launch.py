@@ -80,7 +80,7 @@ def _unknown_field(argv: list[str]) -> str | None:
     for key in given:
         if not file or not key.startswith("config."):
             continue
-        at: object = load(Path(file))(argument)
+        at: object = load(Path(file)).get_config(argument)
         for i, part in enumerate(key.split(".")[1:], start=2):
             if not isinstance(at, ConfigDict) or part not in at:
                 known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else "none"

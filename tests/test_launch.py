@@ -173,7 +173,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         ),
         (
             ["--config=configs/digits.py", "--config.strategy=nosuch"],
-            "unknown strategy 'nosuch'; known: ewc",
+            "unknown strategy 'nosuch'; known: agem",
         ),
         (
             ["--config=configs/digits.py", "--config.optimizer.name=sdg"],
