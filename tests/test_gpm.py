@@ -31,7 +31,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, task, train):
         x = models.Conv(6, (3, 3), (2, 2), "SAME", self.use_bias, name="conv_0")(x)
-        x = nn.relu(models.Norm(self.norm)(x, train))
+        x = nn.relu(models.Norm(self.norm)(x, task, train))
         x = nn.relu(models.Conv(8, (2, 2), use_bias=self.use_bias, name="conv_1")(x))
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(models.Dense(20, self.use_bias, name="dense_0")(x))
