@@ -17,7 +17,7 @@ Published, five seeds, average accuracy: BP 63.23, BP* 68.1, BP** 76.32, EWC 68.
 
 from ml_collections import ConfigDict
 
-from experiments.config import base, finish, variant
+from experiments.config import ROWS, base, finish, variant
 
 METHODS = {
     "ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8},
@@ -93,7 +93,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.name = "split_cifar100_class"
         config.data.scenario = "class"
         # HAT has to be told the task.
-        config.rows = tuple(r for r in config.rows if r != "hat")
+        config.rows = tuple(r for r in ROWS if r != "hat")
     if chosen == "fast":
         config.name = "split_cifar100_fast"
         config.data.update(num_tasks=3, classes_per_task=10, train_per_task=500)
