@@ -4,6 +4,7 @@ MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 a task, last w
 
     python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
     python -m experiments.compare --config=configs/permuted_mnist.py
+    python -m experiments.sweep --config=configs/permuted_mnist.py
 
 Published (Saha et al., Gradient projection memory, 2021): EWC 89.97 / BWT -4, joint
 96.70. The variant ``fast`` is three tasks of 2,000 images, for a test. ``wide`` is the
@@ -98,3 +99,12 @@ def get_config(argument: str = "") -> ConfigDict:
         config.data.update(num_tasks=3, train_per_task=2000, test_per_task=1000)
         config.train.epochs = 2
     return config
+
+
+def sweep() -> dict[str, dict[str, tuple]]:
+    """Strengths, with two seeds that no result uses."""
+    seeds = {"seeds": ((10, 11),)}
+    return {
+        "ewc": seeds | {"method.strength": (1.0, 3.0, 10.0, 15.0, 20.0, 30.0, 100.0)},
+        "hat": seeds | {"method.strength": (0.25, 0.75, 1.5, 3.0)},
+    }
