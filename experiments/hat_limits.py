@@ -6,9 +6,10 @@ r"""Measures where HAT stops working: learning rate, BatchNorm, many tasks.
         --config.data.num_tasks=30 --config.model.widths=(100,100)
 
 lr        sweeps the learning rate of everything, of the weights alone, and of the
-          embeddings alone (the other stays at the config's): accuracy, seeds that
-          failed, and the share of embeddings that ended at the clamp. Which of the
-          last two bends as the first does tells what sets the limit.
+          embeddings alone (the other stays at .05), and of BP on the same network:
+          accuracy, seeds that failed, and the share of embeddings that ended at the
+          clamp. Which of the two bends as the first does tells what sets the limit,
+          and BP whether it is HAT's at all.
 norm      every kind of normalisation, those that HAT refuses included.
 capacity  HAT beside BP**, EWC and GPM on the same model and tasks: accuracy over the
           tasks so far, and how much of each layer is left.
@@ -46,7 +47,12 @@ from jaxcl.strategies.hat import AT_CLAMP
 from jaxcl.types import Params
 
 REFERENCE_LR = 0.05
-SWEPT = ("all", "weights", "embeddings")
+SWEPT = {
+    "all": "HAT, every rate",
+    "weights": "HAT, the weights' rate",
+    "embeddings": "HAT, the embeddings' rate",
+    "bp": "BP",
+}
 ROWS = ("bp_star_star", "ewc", "gpm", "hat")
 
 
@@ -56,10 +62,7 @@ class Point(NamedTuple):
     curve: str
     x: Any
     config: ConfigDict
-
-    @property
-    def folder(self) -> str:
-        return f"{self.curve}_{self.x}"
+    folder: str
 
 
 def _apart(weights: float, embeddings: float) -> optax.GradientTransformation:
@@ -86,9 +89,15 @@ def lr_points(lrs: Sequence[float]) -> list[Point]:
         for lr in lrs:
             config = row_config("hat")
             config.optimizer.lr = lr
-            if swept != "all":
+            run = swept
+            if swept == "bp":
+                config.row, config.strategy = "bp", "finetune"
+                config.method = ConfigDict()
+            elif lr == REFERENCE_LR:
+                run = "all"  # the same run, whichever rate is swept
+            elif swept != "all":
                 config.optimizer.name = f"experiments.hat_limits:sgd_{swept}"
-            points.append(Point(swept, lr, config))
+            points.append(Point(swept, lr, config, f"{run}_{lr:g}"))
     return points
 
 
@@ -98,7 +107,7 @@ def norm_points() -> list[Point]:
         config = row_config("hat")
         config.model.norm = norm
         config.method.refuse_shared_norm = False
-        points.append(Point("hat", norm, config))
+        points.append(Point("hat", norm, config, norm))
     return points
 
 
@@ -107,7 +116,7 @@ def capacity_points() -> list[Point]:
     for row in ROWS:
         config = row_config(row)
         config.data.scenario = "task"
-        points.append(Point(row, config.data.num_tasks, config))
+        points.append(Point(row, config.data.num_tasks, config, row))
     return points
 
 
@@ -146,14 +155,18 @@ def lr_figure(lines: Sequence[dict[str, Any]], results: Sequence[Result]) -> Fig
     del results
     figure = Figure(figsize=(9, 3), layout="constrained")
     panels = figure.subplots(1, 3)
-    for swept, style in zip(SWEPT, ("o-", "s--", "^:"), strict=True):
+    styles = ("o-", "s--", "^:", "x-")
+    for (swept, label), style in zip(SWEPT.items(), styles, strict=True):
         own = [line for line in lines if line["curve"] == swept]
         lrs = [line["x"] for line in own]
-        failed = [100 * line["failed"] / line["seeds"] for line in own]
-        clamped = [100 * line["at clamp"] for line in own]
-        accs = [line["acc"] for line in own]
-        for ax, values in zip(panels, (accs, failed, clamped), strict=True):
-            ax.plot(lrs, values, style, ms=4, label=f"rate of {swept}")
+        values = [
+            [line["acc"] for line in own],
+            [100 * line["failed"] / line["seeds"] for line in own],
+        ]
+        if swept != "bp":
+            values.append([100 * line["at clamp"] for line in own])
+        for ax, y in zip(panels, values, strict=False):
+            ax.plot(lrs, y, style, ms=4, label=label)
     titles = ("ACC %", "seeds failed %", "embeddings at the clamp %")
     for ax, title in zip(panels, titles, strict=True):
         ax.set_xscale("log")
