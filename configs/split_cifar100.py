@@ -10,8 +10,8 @@ the last).
 The whole setting is for an accelerator: 110 ms a step and seed on two cores, some
 10,000 steps a task. ``fast`` (three tasks, 500 images each, quarter width, two epochs)
 takes a minute there. ``half`` is what two cores do in half an hour a method: five
-tasks of twenty classes, half the width, 15 epochs at a rate that stays. ``class`` makes it class-incremental: one head over the classes so
-far.
+tasks of twenty classes, half the width, 15 epochs at a rate that stays. ``class``
+makes it class-incremental: one head over the classes so far.
 
 Published, five seeds, average accuracy: BP 63.23, BP* 68.1, BP** 76.32, EWC 68.34.
 """

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import launch
-from jaxcl import models, protocol, strategies
+from jaxcl import convolution, models, protocol, strategies
 from jaxcl.data.cache import Source
 from jaxcl.data.streams import make_stream
 from jaxcl.lanes import Lanes
@@ -240,7 +240,7 @@ def _torch_net(case: Case, nn: Any) -> Any:
 def convolution_step(batched_gemm: bool, num_seeds: int = 5) -> Timer:
     """Forward and backward of a convolution with a kernel per seed, all at once.
 
-    `jax.vmap` turns `lax`'s convolution into a grouped one, `models.convolve` into a
+    `jax.vmap` turns `lax`'s convolution into a grouped one, ours into a
     batched matrix product.
     """
     keys = jax.random.split(jax.random.key(0), 2)
@@ -253,7 +253,7 @@ def convolution_step(batched_gemm: bool, num_seeds: int = 5) -> Timer:
             x, kernel, (1, 1), "VALID", dimension_numbers=layout
         )
 
-    conv = models.convolve if batched_gemm else lax_conv
+    conv = convolution.convolve if batched_gemm else lax_conv
 
     def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return (conv(x, kernel) ** 2).sum()

@@ -41,7 +41,7 @@ from experiments.figures import COLOURS, DPI, STYLE
 from experiments.results import OK, Result
 from experiments.run import execute, stopped
 from jaxcl import metrics, protocol
-from jaxcl.models import NORMS
+from jaxcl.layers import NORMS
 from jaxcl.protocol import Interrupted
 from jaxcl.strategies.hat import AT_CLAMP
 from jaxcl.types import Params

@@ -16,17 +16,17 @@ import jax
 import jax.numpy as jnp
 from flax.linen import dtypes
 
-from jaxcl import models
+from jaxcl import convolution, layers
 from jaxcl.types import ApplyFn, LayerSpec, NormSpec, Output, PyTree
 
-DENSE = (nn.Dense, models.Dense)
-CONV = (nn.Conv, models.Conv)
+DENSE = (nn.Dense, layers.Dense)
+CONV = (nn.Conv, layers.Conv)
 
 NORM_KINDS = ("batch", "batch_current", "batch_per_task", "group", "layer")
 _NORMS = (
     (nn.BatchNorm, "batch"),
-    (models.CurrentBatchNorm, "batch_current"),
-    (models.TaskBatchNorm, "batch_per_task"),
+    (layers.CurrentBatchNorm, "batch_current"),
+    (layers.TaskBatchNorm, "batch_per_task"),
     (nn.GroupNorm, "group"),
     ((nn.LayerNorm, nn.RMSNorm), "layer"),
 )
@@ -290,7 +290,7 @@ def _spec(module: nn.Module, name: str, shape: tuple[int, ...], wiring) -> Layer
     kind = "dense"
     if isinstance(module, CONV):
         kind = "conv"
-        if isinstance(module, models.Conv):
+        if isinstance(module, layers.Conv):
             window, strides, padding = module.window, module.strides, module.padding
         else:
             window, strides, padding, refusal = _flax_conv(module)
@@ -299,7 +299,8 @@ def _spec(module: nn.Module, name: str, shape: tuple[int, ...], wiring) -> Layer
     if kind == "conv" and not refusal:
         axes = zip(shape[1:3], window, strides, strict=True)
         positions = math.prod(
-            (n + sum(models.pads(n, k, s, padding)) - k) // s + 1 for n, k, s in axes
+            (n + sum(convolution.pads(n, k, s, padding)) - k) // s + 1
+            for n, k, s in axes
         )
     return LayerSpec(
         name=name,

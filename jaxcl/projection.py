@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl import capture, models
+from jaxcl import capture, convolution
 from jaxcl.linalg import EXACT
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
@@ -138,7 +138,7 @@ def rows(spec: LayerSpec, x: jax.Array) -> jax.Array:
       [N, d_in]: a row an example, for a convolution a row a window.
     """
     if spec.kind == "conv":
-        x = models.patches(x, spec.window, spec.strides, spec.padding)
+        x = convolution.patches(x, spec.window, spec.strides, spec.padding)
     return x.reshape(-1, x.shape[-1])
 
 
@@ -173,7 +173,7 @@ def project_inputs(
 def _layer(spec: LayerSpec, x, kernel, given):
     """The layer's value; ``given`` [N, d_in] only takes part in dK."""
     if spec.kind == "conv":
-        return models.convolve(x, kernel, spec.strides, spec.padding)
+        return convolution.convolve(x, kernel, spec.strides, spec.padding)
     return x @ kernel
 
 
@@ -184,7 +184,7 @@ def _layer_fwd(spec, x, kernel, given):
 def _layer_bwd(spec, residuals, dy):
     x, kernel, given = residuals
     if spec.kind == "conv":
-        dx = models.input_gradient(x, kernel, dy, spec.strides, spec.padding)
+        dx = convolution.input_gradient(x, kernel, dy, spec.strides, spec.padding)
     else:
         dx = dy @ kernel.T
     # Rounded operands would put back a part of what was projected out.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, models, projection
+from jaxcl import capture, layers, models, projection
 
 
 class Mixed(nn.Module):
@@ -16,13 +16,13 @@ class Mixed(nn.Module):
 
     @nn.compact
     def __call__(self, x, task, train):
-        x = nn.relu(models.Conv(5, (3, 2), (2, 1), "SAME", self.bias, name="ours")(x))
+        x = nn.relu(layers.Conv(5, (3, 2), (2, 1), "SAME", self.bias, name="ours")(x))
         x = nn.relu(
             nn.Conv(4, (2, 2), padding="VALID", use_bias=self.bias, name="lin")(x)
         )
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(7, use_bias=self.bias, name="dense")(x))
-        return models.Dense(3, self.bias, name="head")(x)
+        return layers.Dense(3, self.bias, name="head")(x)
 
 
 EXAMPLE = jax.ShapeDtypeStruct((4, 7, 6, 2), jnp.float32)

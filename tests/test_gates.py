@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from jaxcl import gates, losses, transforms
-from jaxcl.models import Dropout, max_pool
+from jaxcl.convolution import max_pool
+from jaxcl.layers import Dropout
 
 
 def sigma(x):

@@ -12,7 +12,7 @@ import pytest
 from test_linalg import paper_span
 
 import jaxcl
-from jaxcl import capture, models, protocol, training
+from jaxcl import capture, layers, models, protocol, training
 from jaxcl.data import sources
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.strategies import finetune, gpm
@@ -30,12 +30,12 @@ class Net(nn.Module):
 
     @nn.compact
     def __call__(self, x, task, train):
-        x = models.Conv(6, (3, 3), (2, 2), "SAME", self.use_bias, name="conv_0")(x)
-        x = nn.relu(models.Norm(self.norm)(x, task, train))
-        x = nn.relu(models.Conv(8, (2, 2), use_bias=self.use_bias, name="conv_1")(x))
+        x = layers.Conv(6, (3, 3), (2, 2), "SAME", self.use_bias, name="conv_0")(x)
+        x = nn.relu(layers.Norm(self.norm)(x, task, train))
+        x = nn.relu(layers.Conv(8, (2, 2), use_bias=self.use_bias, name="conv_1")(x))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(models.Dense(20, self.use_bias, name="dense_0")(x))
-        return models.Dense(self.num_outputs, self.use_bias, name="head")(x)
+        x = nn.relu(layers.Dense(20, self.use_bias, name="dense_0")(x))
+        return layers.Dense(self.num_outputs, self.use_bias, name="head")(x)
 
 
 MLP = partial(models.MLP, (32, 24), 10, use_bias=False)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxcl
-from jaxcl import capture, models, protocol
+from jaxcl import capture, convolution, layers, models, protocol
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.strategies import hat
 from jaxcl.types import Context, Params, Setup
@@ -26,9 +26,9 @@ class ConvDense(nn.Module):
 
     @nn.compact
     def __call__(self, x, task, train):
-        x = nn.relu(models.max_pool(models.Conv(3, (3, 3), name="conv")(x)))
-        x = nn.relu(models.Dense(5, name="dense")(x.reshape(len(x), -1)))
-        return models.Dense(OUTPUTS, name="head")(x)
+        x = nn.relu(convolution.max_pool(layers.Conv(3, (3, 3), name="conv")(x)))
+        x = nn.relu(layers.Dense(5, name="dense")(x.reshape(len(x), -1)))
+        return layers.Dense(OUTPUTS, name="head")(x)
 
 
 class Half(nn.Module):
@@ -506,17 +506,17 @@ def test_a_normalisation_between_other_things_and_unknown_parameters_are_refused
 
         @nn.compact
         def __call__(self, x, task, train):
-            x = nn.LayerNorm(name="late")(nn.relu(models.Dense(4, name="hidden")(x)))
-            return models.Dense(OUTPUTS, name="head")(x)
+            x = nn.LayerNorm(name="late")(nn.relu(layers.Dense(4, name="hidden")(x)))
+            return layers.Dense(OUTPUTS, name="head")(x)
 
     class Scaled(nn.Module):
         wiring = {"hidden": (), "head": ("hidden",)}
 
         @nn.compact
         def __call__(self, x, task, train):
-            x = models.Dense(4, name="hidden")(x)
+            x = layers.Dense(4, name="hidden")(x)
             x = x * self.param("gain", nn.initializers.ones, (4,))
-            return models.Dense(OUTPUTS, name="head")(x)
+            return layers.Dense(OUTPUTS, name="head")(x)
 
     with pytest.raises(ValueError, match="'late': it does not read a layer's output"):
         hat(setup_of(Late(), (3, 4)))
@@ -526,7 +526,7 @@ def test_a_normalisation_between_other_things_and_unknown_parameters_are_refused
 
 
 def test_one_batchnorm_a_task_keeps_rows_apart():
-    norm = models.TaskBatchNorm(3)
+    norm = layers.TaskBatchNorm(3)
     x = jax.random.normal(jax.random.key(0), [40, 2, 2, 5]) * 3 + 1
     task = jnp.where(jnp.arange(40) < 15, 0, 2)
     variables = norm.init(jax.random.key(1), x, task, False)

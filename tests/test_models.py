@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, models
+from jaxcl import capture, convolution, layers
 from jaxcl.models import MLP, AlexNet, ResNet18
 
 
@@ -31,7 +31,7 @@ def test_convolution_and_both_gradients(window, strides, padding):
 
         return jax.value_and_grad(f, (0, 1), has_aux=True)(x, kernel)
 
-    (_, y), grads = scalar(models.convolve)
+    (_, y), grads = scalar(convolution.convolve)
     (_, expected), expected_grads = scalar(lax_conv)
     np.testing.assert_allclose(y, expected, atol=1e-5)
     for ours, theirs in zip(grads, expected_grads, strict=True):
@@ -42,7 +42,7 @@ def test_patches_times_kernel_is_the_convolution_and_channel_first_is_not():
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
     expected = lax_conv(x, kernel, (1, 1), "VALID")
-    ours = models.patches(x, (3, 3)) @ kernel.reshape(-1, 4)
+    ours = convolution.patches(x, (3, 3)) @ kernel.reshape(-1, 4)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     channel_first = jax.lax.conv_general_dilated_patches(
         x, (3, 3), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -54,16 +54,16 @@ def test_patches_times_kernel_is_the_convolution_and_channel_first_is_not():
 def test_pooling_commutes_with_relu_and_dropout():
     x = jax.random.normal(jax.random.key(0), (4, 7, 7, 3))
     kept = jax.random.bernoulli(jax.random.key(1), 0.6, x.shape)
-    late = nn.relu(models.max_pool(jnp.where(kept, x, 0)))
-    early = models.max_pool(jnp.where(kept, nn.relu(x), 0))
+    late = nn.relu(convolution.max_pool(jnp.where(kept, x, 0)))
+    early = convolution.max_pool(jnp.where(kept, nn.relu(x), 0))
     np.testing.assert_array_equal(late, early)
     np.testing.assert_array_equal(
-        models.max_pool(x), nn.max_pool(x, (2, 2), (2, 2), "VALID")
+        convolution.max_pool(x), nn.max_pool(x, (2, 2), (2, 2), "VALID")
     )
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
-    layer = models.Dropout(0.3)
+    layer = layers.Dropout(0.3)
     x = jnp.ones((400, 500))
     y = layer.apply({}, x, True, rngs={"dropout": jax.random.key(0)})
     share = float((y == 0).mean())
@@ -85,7 +85,7 @@ def test_initial_weights_fill_their_range():
         np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.03)
 
 
-@pytest.mark.parametrize("norm", models.NORMS)
+@pytest.mark.parametrize("norm", layers.NORMS)
 def test_alexnet_has_the_papers_shapes(norm):
     model = AlexNet(100, norm=norm, use_bias=False, num_tasks=2)
     example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -100,7 +100,7 @@ def test_alexnet_has_the_papers_shapes(norm):
     ]
 
 
-@pytest.mark.parametrize("norm", models.NORMS)
+@pytest.mark.parametrize("norm", layers.NORMS)
 def test_norms_train_and_evaluate(norm):
     model = AlexNet(4, width=0.1, norm=norm, num_tasks=2)
     example = jax.ShapeDtypeStruct((6, 32, 32, 3), jnp.float32)

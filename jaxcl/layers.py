@@ -1,0 +1,163 @@
+"""The layers that the networks of `jaxcl.models` are made of.
+
+Kernels start uniform in ±1/sqrt(fan_in), biases too: what PyTorch's layers do, in
+which the papers' figures were measured.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcl.convolution import convolve
+
+NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
+
+kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def _bias_init(fan_in: int):
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Dense(nn.Module):
+    """y = x K + b on the last axis."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        d = x.shape[-1]
+        y = x @ self.param("kernel", kernel_init, (d, self.features))
+        if self.use_bias:
+            y = y + self.param("bias", _bias_init(d), (self.features,))
+        return y
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution by `convolve`."""
+
+    features: int
+    window: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    padding: str = "VALID"
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (*self.window, x.shape[-1], self.features)
+        kernel = self.param("kernel", kernel_init, shape)
+        y = jnp.asarray(convolve(x, kernel, self.strides, self.padding))
+        if self.use_bias:
+            fan_in = shape[0] * shape[1] * shape[2]
+            y = y + self.param("bias", _bias_init(fan_in), (self.features,))
+        return y
+
+
+class Dropout(nn.Module):
+    """Zeroes each element with probability `rate`, rounded to a multiple of 1/256.
+
+    A byte of randomness an element, not four: on a CPU the random bits, not the
+    arithmetic, are what dropout costs. What is kept is scaled by the exact inverse of
+    the rounded probability, so the expectation is unbiased.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        dropped = round(self.rate * 256)
+        if not train or dropped == 0:
+            return x
+        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint8)
+        return jnp.where(bits >= dropped, x * (256 / (256 - dropped)), 0)
+
+
+class CurrentBatchNorm(nn.Module):
+    """BatchNorm that always uses the batch's statistics, in evaluation too.
+
+    x̂ = (x − mean_B) / sqrt(var_B + ε) · scale + bias, over all axes but the last. What
+    PyTorch's ``track_running_stats=False`` does and GPM's CIFAR network uses.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        variance = jnp.square(x - mean).mean(axes)
+        return (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+
+
+class TaskBatchNorm(nn.Module):
+    """One BatchNorm a task: statistics, scale and shift of the example's own task.
+
+    x̂_b = (x_b − mean_t) / sqrt(var_t + ε) · scale_t + bias_t with t the task of example
+    b; in training over the batch's examples of task t, in evaluation their running mean
+    over training, mean_t ← .9 mean_t + .1 mean_B. A task's row moves only when a
+    training batch has examples of it.
+    """
+
+    num_tasks: int
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        shape = (self.num_tasks, x.shape[-1])
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        variance = self.variable("batch_stats", "var", jnp.ones, shape)
+
+        def of_examples(bank: jax.Array) -> jax.Array:  # [T, C] -> [B, 1, ..., C]
+            return bank[task].reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
+
+        if not train:
+            m, v = mean.value, variance.value
+            centred = x - of_examples(m)
+        else:
+            member = jax.nn.one_hot(task, self.num_tasks, axis=0)  # [T, B]
+            count = member.sum(1, keepdims=True)
+            member = member / jnp.maximum(count, 1)
+            inner = tuple(range(1, x.ndim - 1))
+            exact = jax.lax.Precision.HIGHEST
+            m = jnp.matmul(member, x.mean(inner), precision=exact)
+            centred = x - of_examples(m)
+            v = jnp.matmul(member, jnp.square(centred).mean(inner), precision=exact)
+            for running, new in ((mean, m), (variance, v)):
+                moved = self.momentum * running.value + (1 - self.momentum) * new
+                running.value = jnp.where(count > 0, moved, running.value)
+        factor = jax.lax.rsqrt(v + self.epsilon) * scale
+        return centred * of_examples(factor) + of_examples(bias)
+
+
+class Norm(nn.Module):
+    """One of `NORMS`; "none" is the identity and has no parameters."""
+
+    kind: str
+    num_tasks: int | None = None  # of batch_per_task
+
+    @nn.compact
+    def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        if self.kind == "batch":
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+        if self.kind == "batch_current":
+            return CurrentBatchNorm()(x)
+        if self.kind == "batch_per_task":
+            return TaskBatchNorm(self.num_tasks)(x, task, train)
+        if self.kind == "group":
+            groups = next(g for g in (8, 5, 4, 3, 2, 1) if x.shape[-1] % g == 0)
+            return nn.GroupNorm(num_groups=groups)(x)
+        if self.kind == "layer":
+            return nn.LayerNorm()(x)
+        return x
