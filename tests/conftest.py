@@ -5,16 +5,22 @@ import os
 import shutil
 import tempfile
 
-import jax
 import numpy as np
 import pytest
 
+# What the tests cost is compiling the same small programs again and again: optimise
+# them less and share them with the workers of pytest-xdist and the commands under test,
+# which inherit the environment.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _COMPILED = tempfile.mkdtemp(prefix="jaxcl-compiled-")
+    atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import jax  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 2)
-# Tests compile the same small programs again and again.
-_COMPILED = tempfile.mkdtemp(prefix="jaxcl-compiled-")
-atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", _COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 from jaxcl import models, protocol, training  # noqa: E402
 from jaxcl.data.cache import Source  # noqa: E402
