@@ -24,10 +24,11 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import launch
-from jaxcl import convolution, models, protocol, strategies
+from jaxcl import convolution, models, strategies
 from jaxcl.data.cache import Source
 from jaxcl.data.streams import make_stream
 from jaxcl.lanes import Lanes
+from jaxcl.problem import Problem, compiled, own
 from jaxcl.training import Plan
 
 Timer = Callable[[], float]
@@ -134,7 +135,7 @@ def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
     stream = make_stream(
         source(case), seeds, kind=case.stream, scenario=case.scenario, num_tasks=3
     )
-    problem = protocol.Problem(
+    problem = Problem(
         model=case.model(stream.num_outputs),
         stream=stream,
         seeds=seeds,
@@ -144,30 +145,29 @@ def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
         lanes=lanes,
     )
     where = Lanes(num_seeds, lanes)
-    fns = protocol.compiled(problem, where)
-    seed = where.spread(np.asarray(seeds, np.uint32))
-    data, base = where.spread(stream.lanes), where.share(stream.base)
+    fns = compiled(problem, where)
+    mine, base = where.spread(own(problem)), where.share(stream.base)
 
     def number(value: int) -> jax.Array:
         return where.share(np.int32(value))
 
-    lane = fns.init((), seed, ())
+    lane = fns.init((), mine, ())
     cache: Any = ()
     extra: Any = ()
     for task in range(3):
         shared = (base, number(task))
-        lane = fns.begin(lane, where.real, ())
-        cache = fns.prepare(lane, data, shared)
+        lane = fns.begin(lane, (mine, where.real), ())
+        cache = fns.prepare(lane, mine, shared)
         extra = (*shared, number(0), number(case.steps))
-        lane, _ = fns.epoch(lane, (seed, data, cache), extra)
+        lane, _ = fns.epoch(lane, (mine, cache), extra)
         if task < 2:
-            lane = fns.end(lane, (seed, data, cache), shared)
+            lane = fns.end(lane, (mine, cache), shared)
     held = {"lane": lane}
 
     def timed() -> float:
         jax.block_until_ready(held["lane"])
         start = time.perf_counter()
-        held["lane"], metrics = fns.epoch(held["lane"], (seed, data, cache), extra)
+        held["lane"], metrics = fns.epoch(held["lane"], (mine, cache), extra)
         jax.block_until_ready((held["lane"], metrics))
         seconds = time.perf_counter() - start
         return seconds / (case.steps * num_seeds)

@@ -1,4 +1,4 @@
-"""What a config holds, and what it means: ml_collections in, a `protocol.Problem` out.
+"""What a config holds, and what it means: ml_collections in, a `Problem` out.
 
 A *row* of a comparison is a strategy and the protocol settings that make it the method
 of that name. A benchmark's file in `configs/` calls `base`, fills in its setting, and
@@ -11,7 +11,6 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import optax
@@ -20,7 +19,7 @@ from ml_collections import ConfigDict, config_dict
 from jaxcl import strategies
 from jaxcl.data import sources, streams
 from jaxcl.models import MODELS
-from jaxcl.protocol import Problem
+from jaxcl.problem import Problem
 from jaxcl.training import Plan
 
 # Row -> the strategy it is and the settings that make it so.
@@ -184,13 +183,16 @@ def problem(config: ConfigDict) -> Problem:
     if tasks is not None:
         stream = stream.between(*tasks)
     train = config.train.to_dict()
+    settings = config.method.to_dict()
+
+    def make_strategy(setup, **varied):
+        return strategies.make(config.strategy, setup, settings | varied)
+
     return Problem(
         model=_model(config.model.to_dict(), stream),
         stream=stream,
         seeds=tuple(config.seeds),
-        make_strategy=partial(
-            strategies.make, config.strategy, settings=config.method.to_dict()
-        ),
+        make_strategy=make_strategy,
         optimizer=_optimizer(config.optimizer),
         plan=Plan(lr=config.optimizer.lr, **train),
         joint=config.joint,

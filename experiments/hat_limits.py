@@ -40,8 +40,9 @@ from experiments.compare import row_config
 from experiments.figures import COLOURS, DPI, STYLE
 from experiments.results import OK, Result
 from experiments.run import execute, stopped
-from jaxcl import metrics, protocol
+from jaxcl import metrics
 from jaxcl.layers import NORMS
+from jaxcl.problem import check
 from jaxcl.protocol import Interrupted
 from jaxcl.strategies.hat import AT_CLAMP
 from jaxcl.types import Params
@@ -228,7 +229,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value or Path("results") / "hat_limits" / study)
     points = make()
     for point in points:  # every mistake is found before anything runs
-        protocol.check(configs.problem(point.config))
+        check(configs.problem(point.config))
     try:
         results = [execute(p.config, workdir / p.folder) for p in points]
     except Interrupted:

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -20,9 +20,12 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import config as configs
 from experiments import launch, notes, report, results
+from experiments.log import Log, of_lanes
 from experiments.progress import Display
+from experiments.results import Result
 from jaxcl import protocol
-from jaxcl.protocol import EpochDone, Interrupted, Started, TaskDone
+from jaxcl.problem import Problem, check
+from jaxcl.protocol import Interrupted, TaskDone
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,7 +51,14 @@ def stopped(workdir: Path) -> int:
     return 130
 
 
-def execute(config: ConfigDict, workdir: Path) -> results.Result:
+class Part(NamedTuple):
+    """One config's run: the lanes of its seeds, and the folder it goes to."""
+
+    config: ConfigDict
+    workdir: Path
+
+
+def execute(config: ConfigDict, workdir: Path) -> Result:
     """Runs what a config describes, or what is left of it, into a folder.
 
     Args:
@@ -64,14 +74,40 @@ def execute(config: ConfigDict, workdir: Path) -> results.Result:
       Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     problem = configs.problem(config)
-    protocol.check(problem)
+    parts = [Part(config, workdir)]
+    return execute_together(problem, parts, workdir / "checkpoints")[0]
+
+
+def execute_together(
+    problem: Problem, parts: Sequence[Part], checkpoints: Path
+) -> list[Result]:
+    """Runs several configs as one problem, each into a folder of its own.
+
+    Args:
+      problem: its seeds are those of the first part, then those of the second, ….
+      parts: whose lanes they are. A part's seconds are its share of them all.
+      checkpoints: folder of the state they have in common.
+
+    Returns:
+      The parts' results.
+
+    Raises:
+      As `execute`.
+    """
+    check(problem)
     write = launch.is_main_process()
-    if write:
-        launch.writable(workdir)
-        _claim(workdir, config)
-    log = _Log(workdir / "metrics.jsonl" if write else None)
+    ends = np.cumsum([len(part.config.seeds) for part in parts]).tolist()
+    lanes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+    logs = []
+    for part in parts:
+        if write:
+            launch.writable(part.workdir)
+            _claim(part.workdir, part.config)
+        logs.append(Log(part.workdir / "metrics.jsonl" if write else None))
+    config, many = parts[0].config, len(parts)
     label = f"{config.name}/{config.row or config.strategy}"
-    result = None
+    label += f", {many} settings at once" if many > 1 else ""
+    found: list[Result] = []
     with (
         launch.StopOnSignal() as stop,
         Display(
@@ -80,18 +116,35 @@ def execute(config: ConfigDict, workdir: Path) -> results.Result:
     ):
         for event in protocol.run(
             problem,
-            checkpoints=workdir / "checkpoints",
+            checkpoints=checkpoints,
             save_every=config.checkpoint_every,
             stop=stop,
         ):
             show.show(event)
-            log.write(event)
+            own = [of_lanes(event, mine, 1 / many) for mine in lanes]
+            for log, part_event in zip(logs, own, strict=True):
+                log.write(part_event)
             if isinstance(event, TaskDone):
-                result = _result(config, problem, event)
-                if write:
-                    results.save(workdir, result)
-    assert result is not None  # every run ends with a TaskDone
-    return result
+                found = [
+                    _result(part.config, problem, part_event)
+                    for part, part_event in zip(parts, own, strict=True)
+                ]
+                for part, result in zip(parts, found, strict=True):
+                    if write:
+                        results.save(part.workdir, result)
+    return found  # every run ends with a TaskDone
+
+
+def finished(config: ConfigDict, workdir: Path) -> Result | None:
+    """The result of a config's run in a folder if it has come to its end."""
+    if not (workdir / "config.json").exists():
+        return None
+    _claim(workdir, config)
+    try:
+        result = results.load(workdir)
+    except FileNotFoundError:
+        return None
+    return result if result.tasks_done == len(result.task_names) else None
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:
@@ -131,86 +184,16 @@ def _differences(a: Any, b: Any, prefix: str = ""):
         yield prefix, a, b
 
 
-class _Log:
-    """metrics.jsonl: a line an epoch and a task, each written once, resumed or not."""
-
-    def __init__(self, file: Path | None):
-        self.file = file
-
-    def write(self, event: Started | EpochDone | TaskDone) -> None:
-        if self.file is None:
-            return
-        if isinstance(event, Started):
-            self._forget_from(event.task, event.epoch)
-        elif isinstance(event, EpochDone):
-            m = event.metrics
-            self._append(
-                {
-                    "task": event.task,
-                    "epoch": event.epoch,
-                    "steps": m.steps.tolist(),
-                    "seconds": round(event.seconds, 3),
-                    "loss": _plain(m.loss),
-                    "val_accuracy": _plain(m.valid_accuracy),
-                    "val_loss": _plain(m.valid_loss),
-                    "lr_scale": _plain(m.lr_scale),
-                }
-            )
-        else:
-            self._forget_from(event.task, -1)
-            self._append(
-                {
-                    "task": event.task,
-                    "event": "task_end",
-                    "seconds": round(event.seconds, 3),
-                    "accuracy": _plain(event.accuracy[:, event.task]),
-                }
-            )
-
-    def _append(self, line: dict[str, Any]) -> None:
-        assert self.file is not None
-        with self.file.open("a") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
-
-    def _forget_from(self, task: int, epoch: int) -> None:
-        """Drops lines of epochs that will run again; epoch −1: of task ends only."""
-        assert self.file is not None
-        if not self.file.exists():
-            return
-        kept = []
-        for text in self.file.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue  # cut off by a kill; its epoch runs again
-            ends = "event" in line
-            again = (line["task"], ends or line.get("epoch", 0)) >= (task, epoch)
-            if epoch < 0:
-                again = ends and line["task"] >= task
-            elif ends:
-                again = line["task"] >= task
-            if not again:
-                kept.append(text + "\n")
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.file)
-
-
-def _plain(array: np.ndarray) -> list[Any]:
-    array = np.asarray(array, np.float64).round(6)
-    return np.where(np.isfinite(array), array, None).tolist()
-
-
-def _result(config: ConfigDict, problem: protocol.Problem, done: TaskDone):
+def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
     stream = problem.stream
     told = [n for t in range(done.task + 1) for n in notes.of_task(done.report, t)]
     if problem.joint:
         told.append("joint trains each task on all data so far: the upper bound")
-    return results.Result(
+    return Result(
         config_name=config.name,
         row=config.row or config.strategy,
         scenario=stream.scenario,
-        seeds=list(problem.seeds),
+        seeds=list(config.seeds),
         status=list(done.status),
         matrix=done.accuracy,
         baseline=done.baseline,

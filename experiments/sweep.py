@@ -5,7 +5,8 @@ python -m experiments.sweep --config=configs/split_mnist.py:task \
 
 The config's file holds ``sweep()``: row -> field -> values; every combination of a
 row's values is a run, in a folder of its own under the workdir, measured on the
-validation examples. Broken off, the same command goes on.
+validation examples. Settings that can be traced (strengths, rates) are trained at
+once, as further lanes beside the seeds. Broken off, the same command goes on.
 A field with one value is only set: ``data.tasks`` to choose on the first tasks of a
 stream and report the others, ``seeds`` to choose with seeds that no result uses.
 """
@@ -13,6 +14,7 @@ stream and report the others, ``seeds`` to choose with seeds that no result uses
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -27,10 +29,12 @@ from rich.table import Table
 from experiments import config as configs
 from experiments import launch
 from experiments.compare import row_config
+from experiments.lanes import joined, together
 from experiments.results import Result
-from experiments.run import execute, stopped
+from experiments.run import Part, execute, execute_together, finished, stopped
 from experiments.tables import LABELS
-from jaxcl import metrics, protocol
+from jaxcl import metrics
+from jaxcl.problem import can_trace, check
 from jaxcl.protocol import Interrupted
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -67,14 +71,11 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value or Path("results") / f"{_CONFIG.value.name}_sweep")
     found = points({row: row_grid(grid, row) for row in rows}, row_config)
     for point in found:  # every mistake is found before anything runs
-        protocol.check(configs.problem(point.config))
-    results = []
-    for point in found:
-        try:
-            folder = workdir / point.config.row / point.name
-            results.append(execute(point.config, folder))
-        except Interrupted:
-            return stopped(workdir)
+        check(configs.problem(point.config))
+    try:
+        results = run_points(found, workdir)
+    except Interrupted:
+        return stopped(workdir)
     if launch.is_main_process():
         scores = rank(found, results)
         (workdir / "sweep.csv").write_text(csv_table(scores))
@@ -135,6 +136,39 @@ def _has(config: ConfigDict, field: str) -> bool:
             return False
         node = node[part]
     return True
+
+
+def run_points(found: Sequence[Point], workdir: Path) -> list[Result]:
+    """Runs what has not run yet, points that can be together in one compilation.
+
+    Args:
+      found: the points.
+      workdir: gets a folder ROW/SETTINGS for each.
+
+    Returns:
+      Their results, in their order.
+
+    Raises:
+      Interrupted: Ctrl-C or SIGTERM; the state is saved.
+    """
+    folders = [workdir / point.config.row / point.name for point in found]
+    results: dict[int, Result] = {}
+    for i, (point, folder) in enumerate(zip(found, folders, strict=True)):
+        done = finished(point.config, folder)
+        if done is not None:
+            results[i] = done
+    left = [i for i in range(len(found)) if i not in results]
+    for group in together([found[i].config for i in left]):
+        group = [left[k] for k in group]
+        parts = [Part(found[i].config, folders[i]) for i in group]
+        problem = joined([part.config for part in parts])
+        if len(parts) > 1 and can_trace(problem):
+            name = hashlib.sha256(" ".join(p.workdir.name for p in parts).encode())
+            state = workdir / found[group[0]].config.row / f"of_{name.hexdigest()[:8]}"
+            results |= zip(group, execute_together(problem, parts, state), strict=True)
+        else:
+            results |= {i: execute(found[i].config, folders[i]) for i in group}
+    return [results[i] for i in range(len(found))]
 
 
 def rank(found: Sequence[Point], results: Sequence[Result]) -> list[Score]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
+
 COSH_CLAMP = 50.0
 """|s·e| beyond which `compensate` grows no further."""
 
@@ -64,8 +66,7 @@ def anneal(progress: float | jax.Array, s_max: float) -> jax.Array:
     Source: eq. 3. The official code has the examples seen over their number as
     progress, which does not reach 1.
     """
-    if not s_max > 0:
-        raise ValueError(f"s_max must be greater than 0, got {s_max}")
+    require(s_max > 0, f"s_max must be greater than 0, got {s_max}")
     progress = jnp.asarray(progress, jnp.float32)
     return 1 / s_max + (s_max - 1 / s_max) * progress
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.linalg import tree_quadratic
 from jaxcl.types import PyTree
 
@@ -53,8 +54,7 @@ def quadratic_penalty(
     Source: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks,
     2017, https://arxiv.org/abs/1612.00796, eq. 3.
     """
-    if isinstance(strength, (int, float)) and strength < 0:
-        raise ValueError(f"strength must be at least 0, got {strength}")
+    require(strength >= 0, f"strength must be at least 0, got {strength}")
 
     def penalised(params: Any, *args: Any, **kwargs: Any) -> Any:
         value = loss_fn(params, *args, **kwargs)
@@ -109,8 +109,7 @@ def distillation(
     Source: Hinton et al., Distilling the knowledge in a neural network, 2015,
     https://arxiv.org/abs/1503.02531.
     """
-    if isinstance(strength, (int, float)) and strength < 0:
-        raise ValueError(f"strength must be at least 0, got {strength}")
+    require(strength >= 0, f"strength must be at least 0, got {strength}")
     target = jax.lax.stop_gradient(target)
 
     def distilled(params: Any, *args: Any, **kwargs: Any) -> tuple[jax.Array, Any]:

@@ -9,35 +9,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxcl import capture, training
+from jaxcl import training
 from jaxcl.checkpoints import Checkpoints
-from jaxcl.data.streams import Stream
-from jaxcl.heads import cross_entropy
 from jaxcl.lanes import Lanes
+from jaxcl.problem import Problem, check, compiled, own
 from jaxcl.training import EpochMetrics, Plan
-from jaxcl.types import PyTree, Setup, Strategy
-
-
-class Problem(NamedTuple):
-    """Everything a run is a function of."""
-
-    model: nn.Module
-    stream: Stream
-    seeds: tuple[int, ...]
-    make_strategy: Callable[[Setup], Strategy]
-    optimizer: optax.GradientTransformation
-    plan: Plan
-    joint: bool = False  # each task trains on all data so far
-    measure: str = "test"  # or "valid": the accuracy matrix that settings are chosen by
-    lanes: str = "auto"
+from jaxcl.types import PyTree
 
 
 class RunState(NamedTuple):
@@ -82,145 +64,6 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
-def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
-    """The `Setup` of a shipped or a user's Linen model on a stream.
-
-    Raises:
-      ValueError: the model has parameters of their own for fewer tasks than there are.
-    """
-    declared = getattr(model, "num_tasks", None)
-    if declared is not None and declared < stream.num_tasks:
-        raise ValueError(
-            f"the model has parameters for num_tasks={declared} tasks, the stream has "
-            f"{stream.num_tasks}"
-        )
-    example = jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32)
-    return Setup(
-        apply_fn=capture.apply_fn(model),
-        task_loss=cross_entropy(stream.logit_mask, stream.mask_by),
-        layers=capture.describe(model, example),
-        heads=(("head",),),
-        logit_mask=stream.logit_mask,
-        mask_by=stream.mask_by,
-        num_tasks=stream.num_tasks,
-        example=example,
-        mixes_examples=getattr(model, "mixes_examples", False),
-        codec=stream.codec,
-        model_state=jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))[
-            1
-        ],
-        norms=capture.describe_norms(model, example),
-    )
-
-
-def check(problem: Problem) -> None:
-    """Builds everything but trains nothing: raises what `run` would raise at once.
-
-    Raises:
-      ValueError: the problem contradicts itself, with the value and the rule.
-    """
-    stream, plan = problem.stream, problem.plan
-    plan.check(has_validation=bool(stream.capacity("valid")))
-    if problem.measure not in ("test", "valid"):
-        raise ValueError(f"measure must be test or valid, got {problem.measure!r}")
-    if not stream.capacity(problem.measure):
-        raise ValueError("measure='valid' needs valid_fraction above 0")
-    if len(set(problem.seeds)) != len(problem.seeds):
-        raise ValueError(f"seeds must be distinct, got {problem.seeds}")
-    Lanes(len(problem.seeds), problem.lanes)
-    problem.make_strategy(make_setup(problem.model, stream, plan.batch_size))
-
-
-class Compiled(NamedTuple):
-    """`jaxcl.training`'s functions over all seeds: (state, mine, shared) -> result."""
-
-    init: Callable[..., Any]
-    begin: Callable[..., Any]
-    prepare: Callable[..., Any]
-    epoch: Callable[..., Any]
-    end: Callable[..., Any]
-    evaluate: Callable[..., Any]
-    report: Callable[..., Any]
-    report_names: list[str]  # in the strategy's order; filled when `report` is traced
-
-
-def compiled(problem: Problem, lanes: Lanes) -> Compiled:
-    """The trainer's functions over all seeds; each is traced once for all tasks."""
-    stream, plan, joint = problem.stream, problem.plan, problem.joint
-    setup = make_setup(problem.model, stream, plan.batch_size)
-    strategy = problem.make_strategy(setup)
-    trainer = training.make_trainer(
-        setup,
-        strategy,
-        problem.optimizer,
-        plan,
-        capture.init_fn(problem.model, setup.example),
-        masked=lanes.mode == "vmap",
-    )
-    validates = bool(stream.capacity("valid"))
-
-    def key(seed, task):
-        # Stream 0 of a seed is its initialisation, stream t + 1 its task t.
-        return jax.random.fold_in(jax.random.key(seed), task + 1)
-
-    def init(_, seed, shared):
-        return trainer.init(key(seed, -1))
-
-    def begin(lane, real, shared):
-        return trainer.begin(lane, real)
-
-    def prepare(lane, data, shared):
-        base, task = shared
-        return trainer.prepare(lane, stream.view(base, data, "train", task, joint))
-
-    def epoch(lane, mine, shared):
-        (seed, data, cache), (base, task, number, longest) = mine, shared
-        return trainer.epoch(
-            lane,
-            cache,
-            stream.view(base, data, "train", task, joint),
-            stream.view(base, data, "valid", task, joint) if validates else None,
-            task,
-            number,
-            jax.random.fold_in(key(seed, task), 0),
-            longest,
-        )
-
-    def end(lane, mine, shared):
-        (seed, data, cache), (base, task) = mine, shared
-        view = stream.view(base, data, "train", task, joint)
-        end_key = jax.random.fold_in(key(seed, task), 1)
-        return trainer.end(lane, cache, view, task, end_key)
-
-    def evaluate(lane, data, shared):
-        base, current = shared
-
-        def on(task):
-            view = stream.view(base, data, problem.measure, task)
-            return trainer.evaluate(lane, view, current)[0]
-
-        return jax.lax.map(on, jnp.arange(stream.num_tasks))
-
-    names: list[str] = []
-
-    def report(lane, mine, shared):
-        values = trainer.report(lane)
-        names[:] = values
-        return values
-
-    over = lanes.over_seeds
-    return Compiled(
-        init=over(init, "init"),
-        begin=over(begin, "begin", donate=True),
-        prepare=over(prepare, "prepare"),
-        epoch=over(epoch, "epoch", donate=True),
-        end=over(end, "end", donate=True),
-        evaluate=over(evaluate, "evaluate"),
-        report=over(report, "report"),
-        report_names=names,
-    )
-
-
 def run(
     problem: Problem,
     *,
@@ -254,23 +97,21 @@ def run(
     fns = compiled(problem, lanes)
     store = Checkpoints(checkpoints) if checkpoints else None
 
-    seed = lanes.spread(np.asarray(seeds, np.uint32))
-    data = lanes.spread(stream.lanes)
+    mine = lanes.spread(own(problem))
     base = lanes.share(stream.base)
 
     def number(value: int) -> jax.Array:
         return lanes.share(np.int32(value))
 
     num_tasks = stream.num_tasks
-    lane = fns.init((), seed, ())
-    # Jit sorts a dict's keys; the figure wants the layers in their own order.
-    fns.report(lane, (), ())
+    lane = fns.init((), mine, ())
+    names = list(lanes.gather(fns.report(lane, mine, ())))
     unknown = np.full((len(seeds), num_tasks), np.nan, np.float32)
     state = RunState(
         lane=None,
         accuracy=np.full((len(seeds), num_tasks, num_tasks), np.nan, np.float32),
         baseline=unknown,
-        report={name: unknown for name in fns.report_names},
+        report={name: unknown for name in names},
         task=np.int64(0),
         epoch=np.int64(0),
         steps=np.zeros(len(seeds), np.int64),
@@ -281,7 +122,7 @@ def run(
         state = store.restore(newest, state._replace(lane=lanes.gather(lane)))
         lane = lanes.spread(state.lane)
     else:
-        measured = fns.evaluate(lane, data, (base, number(0)))
+        measured = fns.evaluate(lane, mine, (base, number(0)))
         state = state._replace(baseline=lanes.gather(measured))
     began = time.monotonic() - float(state.seconds)
     saved = time.monotonic()
@@ -304,7 +145,7 @@ def run(
             status=_status(lanes.gather(lane.progress)),
             steps=state.steps,
             seconds=seconds,
-            report={name: state.report[name] for name in fns.report_names},
+            report={name: state.report[name] for name in names},
         )
 
     yield Started(int(state.task), int(state.epoch), newest is not None)
@@ -313,13 +154,13 @@ def run(
     for task in range(int(state.task), num_tasks):
         shared = (base, number(task))
         if state.epoch == 0:
-            lane = fns.begin(lane, lanes.real, ())
-        cache = fns.prepare(lane, data, shared)
+            lane = fns.begin(lane, (mine, lanes.real), ())
+        cache = fns.prepare(lane, mine, shared)
         longest = number(_longest_epoch(problem, task))
         while not _finished(lanes, lane, plan, int(state.epoch)):
             epoch = int(state.epoch)
             lane, metrics = fns.epoch(
-                lane, (seed, data, cache), (*shared, number(epoch), longest)
+                lane, (mine, cache), (*shared, number(epoch), longest)
             )
             metrics = lanes.gather(metrics)
             state = state._replace(
@@ -332,11 +173,11 @@ def run(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-        lane = fns.end(lane, (seed, data, cache), shared)
+        lane = fns.end(lane, (mine, cache), shared)
         accuracy = state.accuracy.copy()
-        accuracy[:, task] = lanes.gather(fns.evaluate(lane, data, shared))
+        accuracy[:, task] = lanes.gather(fns.evaluate(lane, mine, shared))
         report = {name: past.copy() for name, past in state.report.items()}
-        for name, now in lanes.gather(fns.report(lane, (), ())).items():
+        for name, now in lanes.gather(fns.report(lane, mine, ())).items():
             report[name][:, task] = now
         state = state._replace(
             accuracy=accuracy,

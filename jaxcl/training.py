@@ -7,6 +7,7 @@ size share one compilation.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import reduce
 from typing import NamedTuple, cast
@@ -132,7 +133,7 @@ class Trainer(NamedTuple):
     epoch: Callable[..., tuple[Lane, EpochMetrics]]
     end: Callable[..., Lane]
     evaluate: Callable[..., tuple[jax.Array, jax.Array]]
-    report: Callable[..., dict[str, jax.Array]]
+    report: Callable[..., OrderedDict[str, jax.Array]]
 
 
 def scale_by_lr() -> optax.GradientTransformationExtraArgs:
@@ -171,7 +172,6 @@ def make_trainer(
     Returns:
       A `Trainer`.
     """
-    strategy.check(optimizer)
     inner = optax.chain(optimizer, scale_by_lr())
     loss_fn = transform_loss(strategy, setup.task_loss, setup.apply_fn)
 
@@ -198,12 +198,18 @@ def make_trainer(
             ),
         )
 
-    def begin(lane: Lane, real: jax.Array) -> Lane:
-        """Restarts optimizer, patience and selection; lanes that pad do not train."""
+    def begin(lane: Lane, real: jax.Array, rate: jax.Array) -> Lane:
+        """Restarts optimizer, patience and selection; lanes that pad do not train.
+
+        Args:
+          lane: the seed's state.
+          real: bool[] whether the lane is a seed's.
+          rate: float32[] what the learning rate is multiplied by from the start.
+        """
         zero = jnp.zeros((), jnp.int32)
         progress = lane.progress._replace(
             step=zero,
-            lr_scale=jnp.ones(()),
+            lr_scale=rate,
             best_score=jnp.full((), -jnp.inf),
             bad_epochs=zero,
             done=~real | (lane.progress.failed_task >= 0),
@@ -401,10 +407,13 @@ def make_trainer(
         failed = lane.progress.failed_task >= 0
         return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
 
-    def report(lane: Lane) -> dict[str, jax.Array]:
-        """What the strategy says of its state, as float32 scalars."""
+    def report(lane: Lane) -> OrderedDict[str, jax.Array]:
+        """What the strategy says of its state, as float32 scalars.
+
+        Jit would sort the keys of a plain dict; a figure wants the strategy's order.
+        """
         values = strategy.report(lane.strategy_state)
-        return {name: jnp.asarray(v, jnp.float32) for name, v in values.items()}
+        return OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in values.items())
 
     return Trainer(init, begin, prepare, epoch, end, evaluate, report)
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxcl import gates
+from jaxcl.checks import require
 from jaxcl.linalg import EXACT, tree_dot
 from jaxcl.types import PyTree
 
@@ -277,8 +278,7 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
     Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
     task, 2018, https://arxiv.org/abs/1801.01423, eq. 6.
     """
-    if not s_max > 0:
-        raise ValueError(f"s_max must be greater than 0, got {s_max}")
+    require(s_max > 0, f"s_max must be greater than 0, got {s_max}")
 
     def update(updates, state, params=None, *, s: float | jax.Array, **extra):
         del extra

@@ -25,6 +25,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 from jaxcl import models, protocol, training  # noqa: E402
 from jaxcl.data.cache import Source  # noqa: E402
 from jaxcl.data.streams import make_stream  # noqa: E402
+from jaxcl.problem import Problem  # noqa: E402
 from jaxcl.strategies import make  # noqa: E402
 
 
@@ -76,13 +77,13 @@ def problem(blobs):
         lanes="auto",
         plan=None,
         **stream,
-    ) -> protocol.Problem:
+    ) -> Problem:
         import optax
 
         options = dict(kind="split", scenario="task", num_tasks=3, valid_fraction=0.2)
         data = make_stream(blobs, seeds, **(options | stream))
         build_model = model or (lambda k: models.MLP((16,), k))
-        return protocol.Problem(
+        return Problem(
             model=build_model(data.num_outputs),
             stream=data,
             seeds=seeds,

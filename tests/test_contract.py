@@ -9,6 +9,7 @@ import pytest
 import jaxcl
 from jaxcl import models, protocol
 from jaxcl.lanes import Lanes
+from jaxcl.problem import make_setup
 from jaxcl.protocol import EpochDone
 from jaxcl.strategies import STRATEGIES, factory, make
 from jaxcl.types import array_data
@@ -41,7 +42,7 @@ def parts(problem):
 
     def build(name, settings):
         p = problem(name, settings)
-        setup = protocol.make_setup(p.model, p.stream, 8)
+        setup = make_setup(p.model, p.stream, 8)
         net, model_state = jaxcl.capture.init_fn(p.model, setup.example)(
             jax.random.key(0)
         )

@@ -10,8 +10,9 @@ import optax
 import pytest
 
 import jaxcl
-from jaxcl import capture, convolution, layers, models, protocol
+from jaxcl import capture, convolution, layers, models
 from jaxcl.heads import cross_entropy, scenario_mask
+from jaxcl.problem import check
 from jaxcl.strategies import hat
 from jaxcl.types import Context, Params, Setup
 
@@ -550,7 +551,7 @@ def test_a_model_declared_for_fewer_tasks_than_the_stream_has_is_refused(problem
         (None, "'batch_per_task' needs num_tasks"),
     ]:
         with pytest.raises(ValueError, match=message):
-            protocol.check(
+            check(
                 problem(
                     "hat",
                     model=lambda k, n=declared: models.MLP(

@@ -8,6 +8,7 @@ import jaxcl
 ROOT = Path(jaxcl.__file__).parent
 # A module may import from those before it.
 ORDER = [
+    "checks",
     "types",
     "sampling",
     "linalg",
@@ -32,6 +33,7 @@ ORDER = [
     "training",
     "checkpoints",
     "lanes",
+    "problem",
     "protocol",
 ]
 
@@ -75,7 +77,13 @@ def test_strategies_import_neither_protocol_nor_data_nor_each_other():
         if name.startswith("strategies."):
             for other in _imports(file):
                 top = other.split(".")[0]
-                assert top not in ("protocol", "training", "data", "lanes"), name
+                assert top not in (
+                    "protocol",
+                    "problem",
+                    "training",
+                    "data",
+                    "lanes",
+                ), name
                 assert top != "strategies", f"{name} imports {other}"
 
 
@@ -85,4 +93,4 @@ def test_flax_is_imported_in_few_places_only():
         for name, file in _modules()
         if "flax" in file.read_text() and "import flax" in file.read_text()
     }
-    assert users <= {"layers", "models", "capture", "protocol", "projection"}, users
+    assert users <= {"layers", "models", "capture", "problem", "projection"}, users

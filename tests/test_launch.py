@@ -24,7 +24,8 @@ from experiments import config as configs
 from experiments import results
 from experiments.launch import UsageError
 from experiments.run import execute
-from jaxcl import protocol, strategies
+from jaxcl import strategies
+from jaxcl.problem import check
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--config.train.epochs=2", "--config.data.train_per_task=60"]
@@ -265,7 +266,7 @@ def test_problem_follows_its_config(quick):
     problem = configs.problem(quick("ewc", **{"train.max_steps": 7}))
     assert problem.plan.max_steps == 7 and problem.plan.lr == 0.05
     assert problem.stream.num_tasks == 5 and problem.seeds == (0, 1)
-    protocol.check(problem)
+    check(problem)
 
 
 def test_an_optimizer_by_import_path(quick, tmp_path):

@@ -14,7 +14,9 @@ import pytest
 from jaxcl import protocol, strategy
 from jaxcl.checkpoints import CheckpointError
 from jaxcl.lanes import Lanes
+from jaxcl.problem import can_trace, check
 from jaxcl.protocol import EpochDone, Interrupted, Started, TaskDone
+from jaxcl.strategies import make
 from jaxcl.types import Params
 
 
@@ -207,6 +209,58 @@ def test_contradictions_are_refused_before_anything_runs(problem):
             next(protocol.run(problem(**kwargs)))
 
 
+def test_settings_and_rates_as_lanes_equal_runs_of_their_own(problem, finish, blobs):
+    def at(strength):
+        return lambda setup, **varied: make(
+            "ewc", setup, {"strength": strength, "online": True} | varied
+        )
+
+    def run(strength, lr, **options):
+        optimizer = optax.sgd(lr)
+        return finish(
+            problem(make_strategy=at(strength), optimizer=optimizer, **options)
+        ).accuracy
+
+    build = problem(make_strategy=at(1.0), seeds=(0, 1) * 3)
+    lanes = Lanes(6)
+    together = build._replace(
+        settings={"strength": (1.0,) * 2 + (50.0,) * 4}, rates=(1.0,) * 4 + (0.5,) * 2
+    )
+    assert can_trace(together)
+    *_, last = protocol.run(together, lanes=lanes)
+    assert set(lanes.traces.values()) == {1}
+    alone = [run(1.0, 0.1, seeds=(0, 1)), run(50.0, 0.1, seeds=(0, 1))]
+    alone.append(run(50.0, 0.05, seeds=(0, 1)))
+    np.testing.assert_allclose(last.accuracy, np.concatenate(alone), atol=1e-5)
+    assert not np.array_equal(alone[0], alone[1])
+    assert not np.array_equal(alone[1], alone[2])
+
+
+def test_what_decides_a_shape_cannot_be_a_lane(problem):
+    build = problem("gpm", {"samples": 20})
+    build = build._replace(
+        make_strategy=lambda setup, **varied: make("gpm", setup, varied),
+        settings={"threshold": (0.9, 0.95, 0.9)},
+    )
+    assert not can_trace(build)
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"rates": (1.0, 2.0)}, "rates has 2 values for 3 seeds"),
+        ({"settings": {"strength": (1.0,) * 4}}, "strength has 4 values for 3 seeds"),
+        ({"settings": {"strength": (1.0, -2.0, 1.0)}}, "at least 0, got -2.0"),
+        ({"seeds": (0, 0, 1), "rates": (1.0, 1.0, 1.0)}, "seeds must be distinct"),
+    ],
+)
+def test_lanes_that_cannot_be(problem, fields, what):
+    build = problem(make_strategy=lambda s, **varied: make("si", s, varied))
+    start = {"settings": {"strength": (1.0,) * 3}}
+    with pytest.raises(ValueError, match=what):
+        check(build._replace(**(start | fields)))
+
+
 def test_joint_trains_on_all_data_so_far(problem, finish):
     alone, joint = finish(problem()), finish(problem(joint=True))
     assert joint.steps.tolist() == [2 * (10 + 20 + 30)] * 3
@@ -245,7 +299,7 @@ source = blobs_source()
 seeds = (0, 1, 2)
 stream = make_stream(source, seeds, kind="split", scenario="task", num_tasks=3,
                      valid_fraction=0.2)
-problem = protocol.Problem(
+problem = Problem(
     models.MLP((16,), stream.num_outputs), stream, seeds,
     lambda s: make("ewc", s, {"strength": 5.0}), optax.sgd(0.1),
     training.Plan(epochs=2, batch_size=8))

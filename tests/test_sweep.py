@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments import config as configs
 from experiments import sweep
+from experiments.lanes import joined, together
 from experiments.results import Result
 from jaxcl.data.sources import load
 from jaxcl.data.streams import make_stream
@@ -20,7 +21,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(row: str) -> ConfigDict:
-    return configs.finish(configs.base("small"), row, {"ewc": {"strength": 1.0}})
+    config = configs.base("small")
+    config.model.widths = (8,)
+    config.train.epochs = 1
+    return configs.finish(config, row, {"ewc": {"strength": 1.0}})
 
 
 def make_result(row, accuracies):
@@ -92,6 +96,23 @@ def test_the_best_has_no_failed_seed_before_it_has_the_most_accuracy():
     assert lines[3].endswith(",2,0,1") and lines[2].endswith(",2,1,0")
 
 
+def test_points_that_differ_in_what_can_be_traced_go_together():
+    grid = {
+        "ewc": {
+            "method.strength": (1.0, 100.0),
+            "method.samples": (8, 16),
+            "optimizer.lr": (0.1, 0.2),
+        },
+        "bp": {"optimizer.lr": (0.1, 0.3), "optimizer.name": ("sgd", "adam")},
+    }
+    found = [p.config for p in sweep.points(grid, make_config)]
+    assert together(found) == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 10], [9, 11]]
+    problem = joined([found[i] for i in (0, 1, 4)])
+    assert problem.seeds == (0, 1, 2, 3, 4) * 3
+    assert problem.settings == {"strength": (1.0,) * 10 + (100.0,) * 5}
+    np.testing.assert_allclose(problem.rates, [1.0] * 5 + [2.0] * 5 + [1.0] * 5)
+
+
 def digits_stream(**options):
     settings = dict(kind="split", scenario="task", num_tasks=5, valid_fraction=0.2)
     return make_stream(load("digits"), (0, 1), **(settings | options))
@@ -148,7 +169,7 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
         "    return finish(config, row, {'ewc': {'strength': 1.0, 'samples': 8}})\n"
         "def sweep():\n"
         "    return {'bp': {'optimizer.lr': (0.1, 1e-6)},\n"
-        "            'ewc': {'method.strength': (2.0,)}}\n"
+        "            'ewc': {'method.strength': (2.0, 30.0)}}\n"
     )
     command = [sys.executable, "-m", "experiments.sweep", f"--config={file}"]
     command += [f"--workdir={tmp_path / 'out'}"]
@@ -179,7 +200,7 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
     assert epochs() == epochs_before
     after = json.loads((folder / "result.json").read_text())
     assert after["matrix"] == before["matrix"]
-    assert len((tmp_path / "out" / "sweep.csv").read_text().splitlines()) == 4
+    assert len((tmp_path / "out" / "sweep.csv").read_text().splitlines()) == 5
 
 
 def test_a_row_without_a_grid_is_refused():

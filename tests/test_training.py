@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcl import protocol, strategy
+from jaxcl.problem import compiled, own
 from jaxcl.protocol import EpochDone, TaskDone
 from jaxcl.types import Params
 
@@ -58,15 +59,14 @@ def test_a_decayed_rate_scales_the_step(problem):
         plan=dict(epochs=4, patience=1, lr_factor=10.0, lr=0.1, lr_min=1e-9),
     )
     lanes = Lanes(1)
-    fns = protocol.compiled(build, lanes)
-    data, base = lanes.spread(build.stream.lanes), lanes.share(build.stream.base)
-    seed = lanes.spread(np.zeros(1, np.uint32))
+    fns = compiled(build, lanes)
+    mine, base = lanes.spread(own(build)), lanes.share(build.stream.base)
     task = lanes.share(np.int32(0))
-    lane = fns.begin(fns.init((), seed, ()), lanes.real, ())
-    cache = fns.prepare(lane, data, (base, task))
+    lane = fns.begin(fns.init((), mine, ()), (mine, lanes.real), ())
+    cache = fns.prepare(lane, mine, (base, task))
     for epoch in range(4):
         shared = (base, task, lanes.share(np.int32(epoch)), lanes.share(np.int32(10)))
-        lane, _ = fns.epoch(lane, (seed, data, cache), shared)
+        lane, _ = fns.epoch(lane, (mine, cache), shared)
         sizes.append(float(lane.strategy_state[0]))
     np.testing.assert_allclose(sizes, [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
 
@@ -132,13 +132,13 @@ def test_progress_runs_from_zero_to_one(problem):
 
     build = problem(make_strategy=recorder, seeds=(0,), plan=dict(epochs=2))
     lanes = Lanes(1)
-    fns = protocol.compiled(build, lanes)
-    data, base = lanes.spread(build.stream.lanes), lanes.share(build.stream.base)
-    seed, task = lanes.spread(np.zeros(1, np.uint32)), lanes.share(np.int32(0))
-    lane = fns.begin(fns.init((), seed, ()), lanes.real, ())
+    fns = compiled(build, lanes)
+    mine, base = lanes.spread(own(build)), lanes.share(build.stream.base)
+    task = lanes.share(np.int32(0))
+    lane = fns.begin(fns.init((), mine, ()), (mine, lanes.real), ())
     for epoch in range(2):
         shared = (base, task, lanes.share(np.int32(epoch)), lanes.share(np.int32(10)))
-        lane, _ = fns.epoch(lane, (seed, data, ()), shared)
+        lane, _ = fns.epoch(lane, (mine, ()), shared)
     seen = np.asarray(lane.strategy_state[0])
     np.testing.assert_allclose(seen[:20, 0], np.tile(np.arange(10) / 9, 2), rtol=1e-6)
     np.testing.assert_allclose(seen[:20, 1], np.arange(20) / 20, rtol=1e-6)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl import memory
+from jaxcl.checks import require
 from jaxcl.losses import distillation, squared_error
 from jaxcl.types import Setup, Strategy, strategy
 
@@ -127,10 +128,8 @@ def derpp(
     the code's scale, the mean's.
     """
     _check("derpp", capacity, batch_size)
-    if not (alpha >= 0 and beta >= 0):
-        raise ValueError(
-            f"derpp: alpha and beta must be at least 0, got {alpha} and {beta}"
-        )
+    require(alpha >= 0, f"derpp: alpha must be at least 0, got {alpha}")
+    require(beta >= 0, f"derpp: beta must be at least 0, got {beta}")
 
     def init(key, net):
         kind = jnp.result_type(float)

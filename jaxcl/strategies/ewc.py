@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
 from jaxcl.sampling import batch_positions, shuffled
@@ -177,8 +178,7 @@ def ewc(
     Differs from the official description in nothing but the Fisher's sample; from
     Avalanche, FACIL, PyCIL and others in squaring gradients per example.
     """
-    if not strength >= 0:
-        raise ValueError(f"ewc: strength must be at least 0, got {strength}")
+    require(strength >= 0, f"ewc: strength must be at least 0, got {strength}")
     if fisher not in FISHERS:
         raise ValueError(f"ewc: fisher must be one of {FISHERS}, got {fisher!r}")
     if not 0 <= decay <= 1:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxcl.capture import scale_units
+from jaxcl.checks import require
 from jaxcl.gates import anneal, clamp, compensate, gate
 from jaxcl.losses import gate_sparsity
 from jaxcl.transforms import mask_updates
@@ -100,12 +101,9 @@ def hat(
     a clip sees gradients of which only those with m = 0 are taken out. Gates have the
     derivative σ(x)σ(−x), see `jaxcl.gates.gate`; s reaches s_max at an epoch's end.
     """
-    if not s_max > 0:
-        raise ValueError(f"hat: s_max must be greater than 0, got {s_max}")
-    if not strength >= 0:
-        raise ValueError(f"hat: strength must be at least 0, got {strength}")
-    if not bound > 0:
-        raise ValueError(f"hat: bound must be greater than 0, got {bound}")
+    require(s_max > 0, f"hat: s_max must be greater than 0, got {s_max}")
+    require(strength >= 0, f"hat: strength must be at least 0, got {strength}")
+    require(bound > 0, f"hat: bound must be greater than 0, got {bound}")
     refuse(setup, refuse_shared_norm)
     layers = {x.name: x for x in setup.layers if not is_head(setup, x)}
     places = gate_places(setup, layers)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.checks import require
 from jaxcl.losses import distillation, soft_divergence
 from jaxcl.types import PyTree, Setup, Strategy, strategy
 
@@ -70,10 +71,10 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
     two heads only; from van de Ven's by a factor t on the whole loss, and in
     class-incremental runs in leaving the new classes out of the softmax.
     """
-    if not strength >= 0:
-        raise ValueError(f"lwf: strength must be at least 0, got {strength}")
-    if not temperature > 0:
-        raise ValueError(f"lwf: temperature must be greater than 0, got {temperature}")
+    require(strength >= 0, f"lwf: strength must be at least 0, got {strength}")
+    require(
+        temperature > 0, f"lwf: temperature must be greater than 0, got {temperature}"
+    )
 
     def init(key, net):
         # No statistics yet; while no task has ended the teacher's say counts nothing.

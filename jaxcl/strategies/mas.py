@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.losses import quadratic_penalty
 from jaxcl.sampling import batch_positions, shuffled
 from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
@@ -105,8 +106,7 @@ def mas(
     example, as the paper does, not of a batch's mean gradient. f are the outputs in
     play: other tasks' heads are not this task's function.
     """
-    if not strength >= 0:
-        raise ValueError(f"mas: strength must be at least 0, got {strength}")
+    require(strength >= 0, f"mas: strength must be at least 0, got {strength}")
     if samples < 1 or chunk < 1:
         raise ValueError(
             f"mas: samples and chunk must be positive, got {samples} and {chunk}"

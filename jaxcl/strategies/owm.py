@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.linalg import EXACT, rls_update
 from jaxcl.projection import (
     FORMS,
@@ -107,8 +108,9 @@ def owm(
     for name, values in (("alpha", start), ("alpha_decay", decay)):
         if not min(values.values()) > 0:
             raise ValueError(f"owm: {name} must be positive, got {values}")
-    if not norm_penalty >= 0:
-        raise ValueError(f"owm: norm_penalty must be at least 0, got {norm_penalty}")
+    require(
+        norm_penalty >= 0, f"owm: norm_penalty must be at least 0, got {norm_penalty}"
+    )
 
     by_input = [
         layer

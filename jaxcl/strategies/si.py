@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.losses import quadratic_penalty
 from jaxcl.types import PyTree, Setup, Strategy, strategy
 
@@ -60,10 +61,8 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     taken, not the last, ω still holds the whole path.
     """
     del setup
-    if not strength >= 0:
-        raise ValueError(f"si: strength must be at least 0, got {strength}")
-    if not damping > 0:
-        raise ValueError(f"si: damping must be greater than 0, got {damping}")
+    require(strength >= 0, f"si: strength must be at least 0, got {strength}")
+    require(damping > 0, f"si: damping must be greater than 0, got {damping}")
 
     def init(key, net):
         def zeros():

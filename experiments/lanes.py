@@ -1,0 +1,62 @@
+"""Which configs can be trained at once, as lanes of one problem."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from experiments import config as configs
+from experiments.config import OPTIMIZERS
+from jaxcl.problem import Problem
+
+
+def together(found: Sequence[ConfigDict]) -> list[list[int]]:
+    """Numbers of configs that differ in nothing but what may be traced.
+
+    That is the learning rate of a shipped optimizer, which scales its last step, and
+    the strategy's settings that are floats.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, config in enumerate(found):
+        rest = json.loads(config.to_json_best_effort())
+        for name in _traced(config):
+            node, _, leaf = name.partition(".")
+            rest[node].pop(leaf)
+        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(i)
+    return list(groups.values())
+
+
+def joined(found: Sequence[ConfigDict]) -> Problem:
+    """The problem whose lanes are the seeds of the first config, of the second, ….
+
+    Args:
+      found: configs that differ in nothing but what may be traced; see `together`.
+    """
+    first, n = found[0], len(found[0].seeds)
+    whole = first.copy_and_resolve_references()
+    whole.seeds = tuple(first.seeds) * len(found)
+    problem = configs.problem(whole)
+
+    def lanes(values: Sequence[float]) -> tuple[float, ...]:
+        return tuple(value for value in values for _ in range(n))
+
+    settings: dict[str, tuple[float, ...]] = {}
+    rates: tuple[float, ...] = ()
+    for name in _traced(first):
+        node, _, leaf = name.partition(".")
+        values = [config.to_dict()[node][leaf] for config in found]
+        if len(set(values)) == 1:
+            continue
+        if node == "optimizer":
+            rates = lanes([value / first.optimizer.lr for value in values])
+        else:
+            settings[leaf] = lanes(values)
+    return problem._replace(rates=rates, settings=settings)
+
+
+def _traced(config: ConfigDict) -> list[str]:
+    """Fields that may differ between lanes."""
+    own = [f"method.{k}" for k, v in config.method.items() if isinstance(v, float)]
+    return own + (["optimizer.lr"] if config.optimizer.name in OPTIMIZERS else [])
