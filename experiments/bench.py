@@ -28,8 +28,8 @@ from jaxcl import convolution, models, strategies
 from jaxcl.data.cache import Source
 from jaxcl.data.streams import make_stream
 from jaxcl.lanes import Lanes
+from jaxcl.plan import Plan
 from jaxcl.problem import Problem, compiled, own
-from jaxcl.training import Plan
 
 Timer = Callable[[], float]
 """Runs something once and gives its seconds per step and seed."""

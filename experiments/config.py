@@ -19,8 +19,8 @@ from ml_collections import ConfigDict, config_dict
 from jaxcl import strategies
 from jaxcl.data import sources, streams
 from jaxcl.models import MODELS
+from jaxcl.plan import Plan
 from jaxcl.problem import Problem
-from jaxcl.training import Plan
 
 # Row -> the strategy it is and the settings that make it so.
 ROWS: dict[str, dict[str, Any]] = {

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcl import capture, training
+from jaxcl import capture, inspection, training
 from jaxcl.data.streams import Lane as View
 from jaxcl.data.streams import Stream
 from jaxcl.heads import cross_entropy
 from jaxcl.lanes import Lanes
-from jaxcl.training import Plan
+from jaxcl.plan import Plan
 from jaxcl.types import Setup, Strategy
 
 
@@ -88,7 +88,7 @@ def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
     return Setup(
         apply_fn=capture.apply_fn(model),
         task_loss=cross_entropy(stream.logit_mask, stream.mask_by),
-        layers=capture.describe(model, example),
+        layers=inspection.describe(model, example),
         heads=(("head",),),
         logit_mask=stream.logit_mask,
         mask_by=stream.mask_by,
@@ -99,7 +99,7 @@ def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
         model_state=jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))[
             1
         ],
-        norms=capture.describe_norms(model, example),
+        norms=inspection.describe_norms(model, example),
     )
 
 

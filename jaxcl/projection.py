@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl import capture, convolution
+from jaxcl import capture, convolution, inspection
 from jaxcl.linalg import EXACT
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
@@ -45,7 +45,7 @@ def choose_layers(
     layers = tuple(la for la in setup.layers if not _starts(la.path, free))
     if not layers:
         raise ValueError(f"{method} needs setup.layers to name what to project, got ()")
-    capture.require_treatable(layers, method)
+    inspection.require_treatable(layers, method)
     return layers, free
 
 

@@ -14,18 +14,19 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcl import training
 from jaxcl.checkpoints import Checkpoints
+from jaxcl.lane import Lane, Progress
 from jaxcl.lanes import Lanes
+from jaxcl.plan import Plan
 from jaxcl.problem import Problem, check, compiled, own
-from jaxcl.training import EpochMetrics, Plan
+from jaxcl.training import EpochMetrics
 from jaxcl.types import PyTree
 
 
 class RunState(NamedTuple):
     """All a run needs to go on; host arrays."""
 
-    lane: PyTree  # training.Lane, leading [S]
+    lane: PyTree  # Lane, leading [S]
     accuracy: np.ndarray  # float32[S, T, T]
     baseline: np.ndarray  # float32[S, T] at random initialisation
     report: dict[str, np.ndarray]  # each float32[S, T], `Strategy.report` by task
@@ -130,14 +131,14 @@ def run(
     def elapsed() -> float:
         return time.monotonic() - began
 
-    def save(state: RunState, lane: training.Lane) -> None:
+    def save(state: RunState, lane: Lane) -> None:
         if store:
             # The number grows with every epoch of every task, whatever their count.
             step = int(state.task) * 1_000_000 + int(state.epoch)
             seconds = np.float64(elapsed())
             store.save(step, state._replace(lane=lanes.gather(lane), seconds=seconds))
 
-    def task_done(state: RunState, lane: training.Lane, seconds: float) -> TaskDone:
+    def task_done(state: RunState, lane: Lane, seconds: float) -> TaskDone:
         return TaskDone(
             task=int(state.task) - 1,
             accuracy=state.accuracy,
@@ -200,12 +201,12 @@ def _longest_epoch(problem: Problem, task: int) -> int:
     return -(-size // problem.plan.batch_size)
 
 
-def _finished(lanes: Lanes, lane: training.Lane, plan: Plan, epoch: int) -> bool:
+def _finished(lanes: Lanes, lane: Lane, plan: Plan, epoch: int) -> bool:
     over = plan.epochs is not None and epoch >= plan.epochs
     return over or bool(lanes.gather(lane.progress.done).all())
 
 
-def _status(progress: training.Progress) -> tuple[str, ...]:
+def _status(progress: Progress) -> tuple[str, ...]:
     return tuple(
         "ok" if task < 0 else f"failed: task {task + 1}, epoch {epoch + 1}"
         for task, epoch in zip(progress.failed_task, progress.failed_epoch, strict=True)

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import optax
 
 from jaxcl.compose import transform_loss, transform_optimizer
-from jaxcl.heads import mask_logits
+from jaxcl.evaluation import make_evaluate
+from jaxcl.lane import Lane, Progress, idle_context
 from jaxcl.linalg import tree_where
+from jaxcl.plan import Plan
 from jaxcl.sampling import batch_positions, shuffled
 from jaxcl.types import (
-    Batch,
     Context,
     Params,
     PyTree,
@@ -30,88 +31,6 @@ from jaxcl.types import (
     Strategy,
     TaskData,
 )
-
-SELECT = ("last", "best")
-METRICS = ("accuracy", "loss")
-
-
-class Plan(NamedTuple):
-    """How a task is trained; static.
-
-    Attributes:
-      epochs: at most; None only with `max_steps`.
-      batch_size: B.
-      eval_batch_size: of validation and test batches; matters to models that use the
-        batch's own statistics.
-      max_steps: steps per task at most, or None. A task may end inside an epoch.
-      patience: epochs without a better validation score before the learning rate is
-        divided by `lr_factor`; None never does.
-      lr_factor: > 1.
-      lr_min: a seed whose learning rate falls below lr_min is done with the task.
-      lr: the rate that lr_min is compared with.
-      select: "last" or "best" weights are carried to the next task.
-      select_metric: validation "accuracy" or "loss", for select and patience.
-    """
-
-    epochs: int | None
-    batch_size: int
-    eval_batch_size: int = 256
-    max_steps: int | None = None
-    patience: int | None = None
-    lr_factor: float = 3.0
-    lr_min: float = 1e-4
-    lr: float = 0.0
-    select: str = "last"
-    select_metric: str = "accuracy"
-
-    def check(self, has_validation: bool) -> None:
-        """Raises ValueError, quoting the value, if the plan cannot be carried out."""
-        for name in ("epochs", "max_steps", "batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.epochs is None and self.max_steps is None:
-            raise ValueError("epochs or max_steps must be given, both are None")
-        for name, allowed in (("select", SELECT), ("select_metric", METRICS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got "
-                    f"{getattr(self, name)!r}"
-                )
-        if self.patience is not None:
-            if self.patience < 1 or self.lr_factor <= 1:
-                raise ValueError(
-                    "patience must be at least 1 and lr_factor greater than 1, got "
-                    f"{self.patience} and {self.lr_factor}"
-                )
-        if not has_validation and (self.patience or self.select == "best"):
-            raise ValueError(
-                f"select={self.select!r} with patience={self.patience} needs "
-                "validation data: set valid_fraction above 0"
-            )
-
-
-class Progress(NamedTuple):
-    """Where a seed stands in its task; masked lanes under patience and divergence."""
-
-    step: jax.Array  # int32[] since the task's start
-    lr_scale: jax.Array  # float32[]
-    best_score: jax.Array  # float32[], larger is better
-    bad_epochs: jax.Array  # int32[] since the best or the last decay
-    done: jax.Array  # bool[] with this task
-    failed_task: jax.Array  # int32[], -1 if healthy
-    failed_epoch: jax.Array  # int32[]
-
-
-class Lane(NamedTuple):
-    """Everything a seed carries from epoch to epoch."""
-
-    params: Params
-    model_state: PyTree
-    opt_state: PyTree
-    strategy_state: State
-    best: PyTree  # (params, model_state), or () where the last weights are taken
-    progress: Progress
 
 
 class EpochMetrics(NamedTuple):
@@ -219,6 +138,8 @@ def make_trainer(
             best=(lane.params, lane.model_state) if plan.select == "best" else (),
             progress=progress,
         )
+
+    evaluate = make_evaluate(setup, strategy, plan.eval_batch_size)
 
     def prepare(lane: Lane, data: TaskData) -> PyTree:
         return strategy.prepare(lane.strategy_state, data)
@@ -355,7 +276,7 @@ def make_trainer(
         if plan.select == "best":
             params, model_state = lane.best
             lane = lane._replace(params=params, model_state=model_state)
-        ctx = _idle_context(lane, data, task, key, cache)
+        ctx = idle_context(lane, data, task, key, cache)
 
         def consolidate(lane: Lane) -> Lane:
             params, state = strategy.after_task(
@@ -366,47 +287,6 @@ def make_trainer(
         failed = lane.progress.failed_task >= 0
         return jax.lax.cond(failed, lambda lane: lane, consolidate, lane)
 
-    def evaluate(
-        lane: Lane, data: TaskData, current: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Accuracy and mean loss over a task's data, in evaluation mode.
-
-        Args:
-          lane: the seed's state.
-          data: examples.
-          current: int32[] the last task trained.
-        """
-        batch_size = min(plan.eval_batch_size, data.capacity)
-        order = jnp.arange(data.capacity)
-        key = jax.random.key(0)  # evaluation draws nothing
-
-        def body(i, totals):
-            position, weight = batch_positions(order, i, batch_size, data.size)
-            batch = data.take(position)._replace(weight=weight)
-            ctx = _context(lane, batch, current, key)
-            f = strategy.forward(
-                lane.strategy_state, lane.params.aux, setup.apply_fn, ctx
-            )
-            out = f(lane.params.net, lane.model_state, batch.x, batch.task, key, False)
-            logits = mask_logits(setup, out.logits, batch.task, current)
-            right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
-            # A class that is not in play yet has a loss of 1e38; count no such thing.
-            known = jnp.take_along_axis(logits, batch.y[:, None], 1)[:, 0] > -1e30
-            loss = setup.task_loss(
-                out.logits, batch._replace(weight=weight * known), current
-            )
-            n = weight.sum()
-            return totals[0] + right, totals[1] + loss * n, totals[2] + n
-
-        zeros = (jnp.zeros(()),) * 3
-        bound = (data.size + batch_size - 1) // batch_size
-        right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
-        n = jnp.maximum(n, 1)
-        accuracy, loss = right / n, loss / n
-        # Weights that are not finite predict class 0: that is not an accuracy.
-        failed = lane.progress.failed_task >= 0
-        return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
-
     def report(lane: Lane) -> OrderedDict[str, jax.Array]:
         """What the strategy says of its state, as float32 scalars.
 
@@ -416,23 +296,3 @@ def make_trainer(
         return OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in values.items())
 
     return Trainer(init, begin, prepare, epoch, end, evaluate, report)
-
-
-def _context(lane: Lane, batch: Batch, task, key, cache=(), progress=1.0) -> Context:
-    one = jnp.full((), progress, jnp.float32)
-    return Context(
-        task=task,
-        step=lane.progress.step,
-        epoch_progress=one,
-        task_progress=one,
-        key=key,
-        batch=batch,
-        model_state=lane.model_state,
-        cache=cache,
-    )
-
-
-def _idle_context(lane: Lane, data: TaskData, task, key, cache) -> Context:
-    """The context of a task's end: its batch is the task's first example."""
-    batch = data.take(jnp.zeros((1,), jnp.int32))
-    return _context(lane, batch, task, key, cache)

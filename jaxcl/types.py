@@ -57,7 +57,7 @@ class Context(NamedTuple):
 
 
 class LayerSpec(NamedTuple):
-    """One dense or convolutional layer, as `capture.describe` found it."""
+    """One dense or convolutional layer, as `inspection.describe` found it."""
 
     name: str  # module path, "/"-joined; the key of `Output.taps`
     kind: str  # "dense" or "conv"
@@ -90,10 +90,10 @@ def same(x: jax.Array) -> jax.Array:
 
 
 class NormSpec(NamedTuple):
-    """One normalisation, as `capture.describe_norms` found it."""
+    """One normalisation, as `inspection.describe_norms` found it."""
 
     name: str  # module path, "/"-joined
-    kind: str  # one of `capture.NORM_KINDS`
+    kind: str  # one of `inspection.NORM_KINDS`
     path: tuple[str, ...]  # of its parameters in the params tree
     follows: str | None  # the layer whose output it reads; None: something else's
 

@@ -22,9 +22,10 @@ import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-from jaxcl import models, protocol, training  # noqa: E402
+from jaxcl import models, protocol  # noqa: E402
 from jaxcl.data.cache import Source  # noqa: E402
 from jaxcl.data.streams import make_stream  # noqa: E402
+from jaxcl.plan import Plan  # noqa: E402
 from jaxcl.problem import Problem  # noqa: E402
 from jaxcl.strategies import make  # noqa: E402
 
@@ -90,7 +91,7 @@ def problem(blobs):
             make_strategy=make_strategy
             or (lambda s: make(strategy, s, settings or {})),
             optimizer=optimizer or optax.sgd(0.1),
-            plan=training.Plan(**({"epochs": 2, "batch_size": 8} | (plan or {}))),
+            plan=Plan(**({"epochs": 2, "batch_size": 8} | (plan or {}))),
             joint=joint,
             lanes=lanes,
         )

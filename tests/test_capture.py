@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, models
+from jaxcl import capture, inspection, models
 
 
 def test_taps_are_the_layers_inputs():
@@ -73,13 +73,13 @@ EXAMPLE = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
 
 
 def test_describes_a_users_model():
-    first, shared, head = capture.describe(Users(), EXAMPLE)
+    first, shared, head = inspection.describe(Users(), EXAMPLE)
     assert first.kind == "conv" and first.path == ("first", "kernel")
     assert (first.window, first.strides, first.padding) == ((3, 3), (2, 2), "SAME")
     assert (first.d_in, first.n_out, first.bias) == (27, 6, True)
     assert (shared.d_in, head.d_in, head.bias) == (96, 96, False)
     assert first.feeds_on is None  # interception cannot see it
-    capture.require_treatable((first, shared, head), "gpm")
+    inspection.require_treatable((first, shared, head), "gpm")
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_describes_a_users_model():
     ],
 )
 def test_refuses_by_name(trouble, what):
-    layers = capture.describe(Users(trouble), EXAMPLE)
+    layers = inspection.describe(Users(trouble), EXAMPLE)
     with pytest.raises(ValueError, match=f"gpm cannot treat layer {what}"):
-        capture.require_treatable(layers, "gpm")
+        inspection.require_treatable(layers, "gpm")
 
 
 def test_wrong_wiring_is_refused():
@@ -102,4 +102,4 @@ def test_wrong_wiring_is_refused():
         wiring = {"first": (), "head": ("first",)}
 
     with pytest.raises(ValueError, match="wiring of Wired"):
-        capture.describe(Wired(), EXAMPLE)
+        inspection.describe(Wired(), EXAMPLE)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, layers, models, projection
+from jaxcl import capture, inspection, layers, models, projection
 
 
 class Mixed(nn.Module):
@@ -33,7 +33,7 @@ def problem(request):
     model = Mixed(request.param)
     net, state = jax.jit(capture.init_fn(model, EXAMPLE))(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), EXAMPLE.shape)
-    return model, capture.describe(model, EXAMPLE), net, state, x
+    return model, inspection.describe(model, EXAMPLE), net, state, x
 
 
 def gradient(f, net, state, x, train=True):
@@ -148,5 +148,5 @@ def test_it_nests_with_other_interceptors(problem, gate_first):
     ],
 )
 def test_who_reads_the_input_as_it_is(model, shape, expected):
-    layers = capture.describe(model, jax.ShapeDtypeStruct(shape, jnp.float32))
+    layers = inspection.describe(model, jax.ShapeDtypeStruct(shape, jnp.float32))
     assert {layer.name for layer in layers if layer.reads_input} == expected

@@ -12,9 +12,10 @@ import pytest
 from test_linalg import paper_span
 
 import jaxcl
-from jaxcl import capture, layers, models, protocol, training
+from jaxcl import capture, inspection, layers, models, protocol, training
 from jaxcl.data import sources
 from jaxcl.heads import cross_entropy, scenario_mask
+from jaxcl.plan import Plan
 from jaxcl.strategies import finetune, gpm
 from jaxcl.types import Setup
 
@@ -48,7 +49,7 @@ def make_setup(model, *, batch=10, scenario="domain", num_tasks=3) -> Setup:
     return Setup(
         apply_fn=capture.apply_fn(model),
         task_loss=cross_entropy(mask, mask_by),
-        layers=capture.describe(model, example),
+        layers=inspection.describe(model, example),
         heads=(("head",),),
         logit_mask=mask,
         mask_by=mask_by,
@@ -420,7 +421,7 @@ def test_layers_that_cannot_be_projected_are_refused_by_name():
 
 
 def test_an_optimizer_that_undoes_it_is_warned_of_when_built(problem):
-    plan = training.Plan(1, 8)
+    plan = Plan(1, 8)
 
     def build(where, optimizer):
         setup = make_setup(MLP())

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxcl
-from jaxcl import capture, convolution, layers, models
+from jaxcl import capture, convolution, inspection, layers, models
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.problem import check
 from jaxcl.strategies import hat
@@ -50,14 +50,14 @@ def setup_of(model, shape, scenario="task") -> Setup:
     return Setup(
         apply_fn=capture.apply_fn(model),
         task_loss=cross_entropy(mask, by),
-        layers=capture.describe(model, example),
+        layers=inspection.describe(model, example),
         heads=(("head",),),
         logit_mask=mask,
         mask_by=by,
         num_tasks=TASKS,
         example=example,
         mixes_examples=False,
-        norms=capture.describe_norms(model, example),
+        norms=inspection.describe_norms(model, example),
     )
 
 

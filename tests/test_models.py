@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, convolution, layers
+from jaxcl import capture, convolution, inspection, layers
 from jaxcl.models import MLP, AlexNet, ResNet18
 
 
@@ -89,7 +89,7 @@ def test_initial_weights_fill_their_range():
 def test_alexnet_has_the_papers_shapes(norm):
     model = AlexNet(100, norm=norm, use_bias=False, num_tasks=2)
     example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    layers = capture.describe(model, example)
+    layers = inspection.describe(model, example)
     assert [(s.name, s.d_in, s.n_out) for s in layers] == [
         ("conv_0", 4 * 4 * 3, 64),
         ("conv_1", 3 * 3 * 64, 128),
@@ -126,7 +126,7 @@ def test_norms_train_and_evaluate(norm):
 
 def test_unknown_norm():
     with pytest.raises(ValueError, match="norm must be one of none, batch"):
-        capture.describe(
+        inspection.describe(
             AlexNet(4, norm="bacth"), jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
         )
 
@@ -134,7 +134,7 @@ def test_unknown_norm():
 def test_reduced_resnet_has_its_layers_and_wiring():
     model = ResNet18(100)
     example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
-    layers = {s.name: s for s in capture.describe(model, example)}
+    layers = {s.name: s for s in inspection.describe(model, example)}
     convs = [s for s in layers.values() if s.kind == "conv"]
     assert len(convs) == 1 + 16 + 3  # stem, two a block, three projections
     assert layers["head"].d_in == 160 and layers["block_3_1_b"].n_out == 160

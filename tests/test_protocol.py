@@ -302,7 +302,7 @@ stream = make_stream(source, seeds, kind="split", scenario="task", num_tasks=3,
 problem = Problem(
     models.MLP((16,), stream.num_outputs), stream, seeds,
     lambda s: make("ewc", s, {"strength": 5.0}), optax.sgd(0.1),
-    training.Plan(epochs=2, batch_size=8))
+    Plan(epochs=2, batch_size=8))
 *_, last = protocol.run(problem, checkpoints=sys.argv[4])
 np.save(sys.argv[5] + sys.argv[2], last.accuracy)
 """

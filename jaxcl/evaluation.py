@@ -1,0 +1,73 @@
+"""How well a seed does on a task's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.heads import mask_logits
+from jaxcl.lane import Lane, context_of
+from jaxcl.sampling import batch_positions
+from jaxcl.types import Setup, Strategy, TaskData
+
+
+def make_evaluate(
+    setup: Setup, strategy: Strategy, batch_size: int
+) -> Callable[[Lane, TaskData, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Builds the function that evaluates one seed on one task.
+
+    Args:
+      setup: the run's `Setup`.
+      strategy: any `Strategy`.
+      batch_size: examples at once; matters to models that use the batch's own
+        statistics.
+
+    Returns:
+      ``(lane, data, current task) -> (accuracy, loss)``, float32[], NaN of a seed that
+      has failed.
+    """
+
+    def evaluate(
+        lane: Lane, data: TaskData, current: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Accuracy and mean loss over a task's data, in evaluation mode.
+
+        Args:
+          lane: the seed's state.
+          data: examples.
+          current: int32[] the last task trained.
+        """
+        size = min(batch_size, data.capacity)
+        order = jnp.arange(data.capacity)
+        key = jax.random.key(0)  # evaluation draws nothing
+
+        def body(i, totals):
+            position, weight = batch_positions(order, i, size, data.size)
+            batch = data.take(position)._replace(weight=weight)
+            ctx = context_of(lane, batch, current, key)
+            f = strategy.forward(
+                lane.strategy_state, lane.params.aux, setup.apply_fn, ctx
+            )
+            out = f(lane.params.net, lane.model_state, batch.x, batch.task, key, False)
+            logits = mask_logits(setup, out.logits, batch.task, current)
+            right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
+            # A class that is not in play yet has a loss of 1e38; count no such thing.
+            known = jnp.take_along_axis(logits, batch.y[:, None], 1)[:, 0] > -1e30
+            loss = setup.task_loss(
+                out.logits, batch._replace(weight=weight * known), current
+            )
+            n = weight.sum()
+            return totals[0] + right, totals[1] + loss * n, totals[2] + n
+
+        zeros = (jnp.zeros(()),) * 3
+        bound = (data.size + size - 1) // size
+        right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
+        n = jnp.maximum(n, 1)
+        accuracy, loss = right / n, loss / n
+        # Weights that are not finite predict class 0: that is not an accuracy.
+        failed = lane.progress.failed_task >= 0
+        return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
+
+    return evaluate

@@ -1,0 +1,64 @@
+"""How a task is trained: its length, its batches, patience and selection."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SELECT = ("last", "best")
+METRICS = ("accuracy", "loss")
+
+
+class Plan(NamedTuple):
+    """How a task is trained; static.
+
+    Attributes:
+      epochs: at most; None only with `max_steps`.
+      batch_size: B.
+      eval_batch_size: of validation and test batches; matters to models that use the
+        batch's own statistics.
+      max_steps: steps per task at most, or None. A task may end inside an epoch.
+      patience: epochs without a better validation score before the learning rate is
+        divided by `lr_factor`; None never does.
+      lr_factor: > 1.
+      lr_min: a seed whose learning rate falls below lr_min is done with the task.
+      lr: the rate that lr_min is compared with.
+      select: "last" or "best" weights are carried to the next task.
+      select_metric: validation "accuracy" or "loss", for select and patience.
+    """
+
+    epochs: int | None
+    batch_size: int
+    eval_batch_size: int = 256
+    max_steps: int | None = None
+    patience: int | None = None
+    lr_factor: float = 3.0
+    lr_min: float = 1e-4
+    lr: float = 0.0
+    select: str = "last"
+    select_metric: str = "accuracy"
+
+    def check(self, has_validation: bool) -> None:
+        """Raises ValueError, quoting the value, if the plan cannot be carried out."""
+        for name in ("epochs", "max_steps", "batch_size", "eval_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.epochs is None and self.max_steps is None:
+            raise ValueError("epochs or max_steps must be given, both are None")
+        for name, allowed in (("select", SELECT), ("select_metric", METRICS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(allowed)}, got "
+                    f"{getattr(self, name)!r}"
+                )
+        if self.patience is not None:
+            if self.patience < 1 or self.lr_factor <= 1:
+                raise ValueError(
+                    "patience must be at least 1 and lr_factor greater than 1, got "
+                    f"{self.patience} and {self.lr_factor}"
+                )
+        if not has_validation and (self.patience or self.select == "best"):
+            raise ValueError(
+                f"select={self.select!r} with patience={self.patience} needs "
+                "validation data: set valid_fraction above 0"
+            )
