@@ -153,15 +153,20 @@ def compiled(problem: Problem, lanes: Lanes) -> Compiled:
     setup = make_setup(problem.model, stream, plan.batch_size)
     validates = bool(stream.capacity("valid"))
 
-    def trainer(own: Own) -> training.Trainer:
+    def build(settings: dict[str, jax.Array]) -> training.Trainer:
         return training.make_trainer(
             setup,
-            problem.make_strategy(setup, **own.settings),
+            problem.make_strategy(setup, **settings),
             problem.optimizer,
             plan,
             capture.init_fn(problem.model, setup.example),
             masked=lanes.mode == "vmap",
         )
+
+    same = None if problem.settings else build({})
+
+    def trainer(own: Own) -> training.Trainer:
+        return same or build(own.settings)
 
     def key(seed, task):
         # Stream 0 of a seed is its initialisation, stream t + 1 its task t.

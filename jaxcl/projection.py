@@ -40,7 +40,7 @@ def choose_layers(
       ValueError: no layer, or one that cannot be treated, by name.
     """
     if project_head is None:
-        project_head = bool(setup.logit_mask.all())
+        project_head = bool(np.asarray(setup.logit_mask).all())
     free = () if project_head else setup.heads
     layers = tuple(la for la in setup.layers if not _starts(la.path, free))
     if not layers:

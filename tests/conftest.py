@@ -11,7 +11,8 @@ import pytest
 # What the tests cost is compiling the same small programs again and again: optimise
 # them less and share them with the workers of pytest-xdist and the commands under test,
 # which inherit the environment.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.mkdtemp(prefix="jaxcl-compiled-")
     atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)

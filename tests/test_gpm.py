@@ -12,10 +12,10 @@ import pytest
 from test_linalg import paper_span
 
 import jaxcl
-from jaxcl import capture, inspection, layers, models, protocol, training
+from jaxcl import capture, inspection, layers, models, protocol
 from jaxcl.data import sources
 from jaxcl.heads import cross_entropy, scenario_mask
-from jaxcl.plan import Plan
+from jaxcl.problem import check
 from jaxcl.strategies import finetune, gpm
 from jaxcl.types import Setup
 
@@ -421,18 +421,8 @@ def test_layers_that_cannot_be_projected_are_refused_by_name():
 
 
 def test_an_optimizer_that_undoes_it_is_warned_of_when_built(problem):
-    plan = Plan(1, 8)
-
     def build(where, optimizer):
-        setup = make_setup(MLP())
-        training.make_trainer(
-            setup,
-            gpm(setup, threshold=0.9, where=where),
-            optimizer,
-            plan,
-            lambda key: start(MLP()),
-            masked=False,
-        )
+        check(problem("gpm", {"threshold": 0.9, "where": where}, optimizer=optimizer))
 
     with pytest.warns(UserWarning, match='gpm projects gradients.*where="updates"'):
         build("grads", optax.adam(1e-3))

@@ -197,8 +197,8 @@ def test_capacity_below_the_classes_and_above_the_data(capacity):
     [
         (er, {"capacity": 0}, "er: capacity and batch_size .* got 0 and 10"),
         (er, {"batch_size": 0}, "er: capacity and batch_size .* got 500 and 0"),
-        (derpp, {"alpha": -1.0}, "alpha and beta must be at least 0, got -1.0 and 0.5"),
-        (derpp, {"beta": float("nan")}, "got 1.0 and nan"),
+        (derpp, {"alpha": -1.0}, "derpp: alpha must be at least 0, got -1.0"),
+        (derpp, {"beta": float("nan")}, "derpp: beta must be at least 0, got nan"),
     ],
 )
 def test_refusals(make, settings, message):
