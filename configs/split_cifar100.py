@@ -9,9 +9,10 @@ the last).
 
 The whole setting is for an accelerator: 110 ms a step and seed on two cores, some
 10,000 steps a task. ``fast`` (three tasks, 500 images each, quarter width, two epochs)
-takes a minute there. ``half`` is what two cores do in half an hour a method: five
-tasks of twenty classes, half the width, 15 epochs at a rate that stays. ``class``
-makes it class-incremental: one head over the classes so far.
+takes a minute there. ``half`` is what two cores do in twenty minutes a method: the
+first five tasks at half the width, 12 epochs with momentum .9 at a rate of .02 that
+stays (plain SGD leaves HAT's gates on a plateau for a dozen epochs, and patience decays
+the rate there). ``class`` makes it class-incremental: one head over the classes so far.
 
 Published, five seeds, average accuracy: BP 63.23, BP* 68.1, BP** 76.32, EWC 68.34.
 """
@@ -98,9 +99,10 @@ def get_config(argument: str = "") -> ConfigDict:
     if chosen == "half":
         config.name = "split_cifar100_half"
         config.rows = ("bp", "bp_star_star", "hat")
-        config.data.num_tasks = 5
+        config.data.tasks = (0, 5)
         config.model.width = 0.5
-        config.train.update(epochs=15, patience=None)
+        config.optimizer.update(lr=0.02, momentum=0.9)
+        config.train.update(epochs=12, patience=None)
     if chosen == "fast":
         config.name = "split_cifar100_fast"
         config.data.update(num_tasks=3, classes_per_task=10, train_per_task=500)
