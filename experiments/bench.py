@@ -76,7 +76,7 @@ CASES = {
         "task",
         64,
         300,
-        {"finetune": {}},
+        {"finetune": {}, "hat": {"strength": 1.5}},
     ),
     "alexnet": Case(
         CIFAR,
