@@ -37,9 +37,9 @@ from ml_collections import ConfigDict, config_flags
 from experiments import config as configs
 from experiments import launch, notes
 from experiments.compare import row_config
-from experiments.figures import COLOURS, DPI, STYLE
 from experiments.results import OK, Result
 from experiments.run import execute, stopped
+from experiments.style import COLOURS, DPI, STYLE
 from jaxcl import metrics
 from jaxcl.layers import NORMS
 from jaxcl.problem import check

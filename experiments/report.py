@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from experiments import figures, results, tables
+from experiments import figures, results, scores, tables
 from experiments.results import Result
 
 # What a run's folder holds before its first task has ended.
@@ -117,8 +117,8 @@ _EXPECTED = (
 )
 
 
-def _rows(found: Sequence[Result]) -> list[tables.Row]:
-    return tables.rows(
+def _rows(found: Sequence[Result]) -> list[scores.Row]:
+    return scores.rows(
         results.check(r, f"result of {r.row!r} on {r.config_name!r}") for r in found
     )
 

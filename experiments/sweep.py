@@ -32,7 +32,7 @@ from experiments.compare import row_config
 from experiments.lanes import joined, together
 from experiments.results import Result
 from experiments.run import Part, execute, execute_together, finished, stopped
-from experiments.tables import LABELS
+from experiments.scores import LABELS
 from jaxcl import metrics
 from jaxcl.problem import can_trace, check
 from jaxcl.protocol import Interrupted

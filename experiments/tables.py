@@ -8,41 +8,18 @@ import csv
 import io
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from experiments.results import OK, Result
+from experiments.scores import METRICS, STATISTICS, Row, benchmark_of
 from jaxcl import metrics
 
-# Also the order of the table.
-LABELS = {
-    "bp": "BP",
-    "bp_star": "BP*",
-    "bp_star_star": "BP**",
-    "ewc": "EWC",
-    "si": "SI",
-    "mas": "MAS",
-    "lwf": "LwF",
-    "owm": "OWM",
-    "gpm": "GPM",
-    "hat": "HAT",
-    "agem": "A-GEM",
-    "er": "ER",
-    "derpp": "DER++",
-    "joint": "Joint",
-}
 UNFINISHED = "†"
 NONE = "–"
-METRICS = ("acc", "bwt", "fgt", "fwt")
-STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
 FORMULAS = (
     ("A[i, j]", "accuracy on task j after training task i, of T tasks"),
     ("ACC", "mean_j A[T, j]"),
@@ -53,58 +30,6 @@ FORMULAS = (
     ("95 % interval", "mean ± t(0.975, n − 1) · std / √n over the n seeds not failed"),
     ("p", "paired t-test of ACC against BP over shared seeds, two-sided, uncorrected"),
 )
-
-
-class Row(NamedTuple):
-    """What the table and the figures say about one result.
-
-    Attributes:
-      result: the result itself.
-      label: its name, unique in the table, without marks.
-      scores: metric -> value per seed [S], over the tasks done; NaN for failed seeds.
-      intervals: metric -> its statistics over the seeds.
-      failed: (seed, what happened) of each failed seed.
-      test: ACC against BP's; None for BP, without one, or while unfinished.
-    """
-
-    result: Result
-    label: str
-    scores: dict[str, NDArray[np.float64]]
-    intervals: dict[str, metrics.Interval]
-    failed: list[tuple[int, str]]
-    test: metrics.PairedTest | None
-
-    @property
-    def unfinished(self) -> bool:
-        return self.result.tasks_done < len(self.result.task_names)
-
-    @property
-    def finished_seeds(self) -> NDArray[np.bool_]:
-        """Which seeds have not failed [S]."""
-        failed = {seed for seed, _ in self.failed}
-        return np.array([seed not in failed for seed in self.result.seeds])
-
-
-def rows(results: Iterable[Result]) -> list[Row]:
-    """Scores results and puts them in the table's order."""
-    results = list(results)
-    order = list(LABELS)
-    groups = list(dict.fromkeys(map(_benchmark, results)))
-    results.sort(
-        key=lambda r: (
-            groups.index(_benchmark(r)),
-            order.index(r.row) if r.row in order else len(order),
-            r.row,
-        )
-    )
-    scored = [
-        _score(r, label) for r, label in zip(results, _labels(results), strict=True)
-    ]
-    references: dict[tuple[str, ...], Row] = {}
-    for row in scored:
-        if row.result.row == "bp" and not row.unfinished:
-            references.setdefault(_benchmark(row.result), row)
-    return [row._replace(test=_against(row, references)) for row in scored]
 
 
 def text_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
@@ -205,66 +130,6 @@ def title(table: Sequence[Row]) -> str:
     return f"{'; '.join(parts)} (on {', '.join(devices)})"
 
 
-def _benchmark(r: Result) -> tuple[str, ...]:
-    return (r.config_name, r.scenario, *r.task_names)
-
-
-def _labels(results: Sequence[Result]) -> list[str]:
-    """Names the rows; what differs between benchmarks is added, then a number."""
-    kinds = [(r.config_name, r.scenario, f"T = {len(r.task_names)}") for r in results]
-    differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
-    names, seen = [], Counter[str]()
-    for result, kind in zip(results, kinds, strict=True):
-        name = LABELS.get(result.row, result.row)
-        shown = [value for value, keep in zip(kind, differs, strict=True) if keep]
-        name += f" ({', '.join(shown)})" if shown else ""
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
-    return names
-
-
-def _score(r: Result, label: str) -> Row:
-    done = r.tasks_done
-    matrix, baseline = r.matrix[:, :done, :done], r.baseline[:, :done]
-    if done:
-        values = [
-            metrics.average_accuracy(matrix),
-            metrics.backward_transfer(matrix),
-            metrics.forgetting(matrix),
-            metrics.forward_transfer(matrix, baseline),
-        ]
-    else:
-        values = [np.full(len(r.seeds), np.nan)] * len(METRICS)
-    failed = []
-    for k, (seed, status) in enumerate(zip(r.seeds, r.status, strict=True)):
-        if status != OK:
-            failed.append((seed, status))
-        elif done and math.isnan(values[0][k]):
-            failed.append((seed, "failed: its accuracy is missing"))
-    # A seed that failed late may still have numbers; they are not a finished seed's.
-    lost = np.isin(r.seeds, [seed for seed, _ in failed])
-    scores = {
-        m: np.where(lost, np.nan, v) for m, v in zip(METRICS, values, strict=True)
-    }
-    intervals = {m: metrics.interval(v) for m, v in scores.items()}
-    return Row(r, label, scores, intervals, failed, None)
-
-
-def _against(
-    row: Row, references: dict[tuple[str, ...], Row]
-) -> metrics.PairedTest | None:
-    reference = references.get(_benchmark(row.result))
-    if reference is None or row.result.row == "bp" or row.unfinished:
-        return None
-    # Two runs may have different seeds: pair by seed, not by position.
-    shared = [s for s in row.result.seeds if s in reference.result.seeds]
-    x, y = (
-        [dict(zip(r.result.seeds, r.scores["acc"], strict=True))[s] for s in shared]
-        for r in (row, reference)
-    )
-    return metrics.paired_test(x, y)
-
-
 def _mean_std(metric: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         i = row.intervals[metric]
@@ -336,7 +201,7 @@ def _grid(rows: Sequence[Row], columns: Iterable[int]) -> Table:
     for k, (name, _) in enumerate(shown):
         table.add_column(Text(name), justify="right" if k else "left")
     for k, row in enumerate(rows):
-        if k and _benchmark(rows[k - 1].result) != _benchmark(row.result):
+        if k and benchmark_of(rows[k - 1].result) != benchmark_of(row.result):
             table.add_section()
         style = "red" if row.failed else "yellow" if row.unfinished else ""
         table.add_row(*(Text(cell(row), style=style) for _, cell in shown))

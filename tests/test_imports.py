@@ -27,6 +27,7 @@ ORDER = [
     "data.cache",
     "data.tiny_imagenet",
     "data.sources",
+    "data.stream",
     "data.streams",
     "transforms",
     "losses",

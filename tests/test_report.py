@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import figures, report, tables
+from experiments import report, scores, style, tables
 from experiments.results import Result, load, save
 from jaxcl import metrics
 
@@ -154,7 +154,7 @@ def test_load_errors_name_the_file(tmp_path):
 def test_scores_and_test_against_bp():
     ewc = make("ewc", shift=0.05)
     ewc.matrix[1] += 0.02
-    bp, other = tables.rows([ewc, make("bp")])
+    bp, other = scores.rows([ewc, make("bp")])
     assert (bp.label, other.label) == ("BP", "EWC") and bp.test is None
     # Last row .6, .7, .8 and 0, .01, .04 by seed.
     np.testing.assert_allclose(bp.scores["acc"], [0.7, 0.71, 0.74])
@@ -167,17 +167,17 @@ def test_scores_and_test_against_bp():
 
 def test_pairs_are_matched_by_seed_and_benchmark():
     found = [make("bp", seeds=(0, 1, 2)), make("gpm", seeds=(2, 1, 5), shift=0.05)]
-    row = tables.rows(found)[1]
+    row = scores.rows(found)[1]
     assert row.test == pytest.approx((0, 0.05, 2))
     longer = make("gpm", tasks=4)
-    assert [r.test for r in tables.rows([make("bp"), longer])] == [None, None]
+    assert [r.test for r in scores.rows([make("bp"), longer])] == [None, None]
 
 
 def test_labels_are_unique_and_say_what_differs():
     found = [make("er"), make("bp_star"), make("er"), make("mine")]
-    assert [r.label for r in tables.rows(found)] == ["BP*", "ER", "ER #2", "mine"]
+    assert [r.label for r in scores.rows(found)] == ["BP*", "ER", "ER #2", "mine"]
     found = [make("er"), make("er", scenario="class"), make("bp", tasks=5)]
-    assert [r.label for r in tables.rows(found)] == [
+    assert [r.label for r in scores.rows(found)] == [
         "ER (task, T = 3)",
         "ER (class, T = 3)",
         "BP (task, T = 5)",
@@ -244,21 +244,21 @@ def test_csv_holds_the_raw_numbers(tmp_path):
 
 def test_a_late_failure_is_not_averaged_and_a_missing_number_is_a_failure():
     late = make()._replace(status=["ok", "ok", "failed: task 3, epoch 9"])
-    (row,) = tables.rows([late])
+    (row,) = scores.rows([late])
     assert row.intervals["acc"][6:] == (2, 1)
     missing = fail(make(), 0, "ok", 2)
-    (row,) = tables.rows([missing])
+    (row,) = scores.rows([missing])
     assert row.failed == [(0, "failed: its accuracy is missing")]
 
 
 def test_class_incremental_chance_is_named():
-    table = tables.rows([make(scenario="class", tasks=5)])
+    table = scores.rows([make(scenario="class", tasks=5)])
     assert any("1/T = 20.0 %" in note for note in tables.footnotes(table))
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 20])
 def test_figures_of_any_size(tmp_path, tasks):
-    names = list(tables.LABELS)[: 14 if tasks == 2 else 2]
+    names = list(scores.LABELS)[: 14 if tasks == 2 else 2]
     found = [make(name, tasks=tasks) for name in names] + [make("si", tasks=3)]
     report.build(found, tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES
@@ -279,12 +279,12 @@ def test_old_space_figure_is_removed(tmp_path):
 
 
 def test_colours_are_distinct_and_do_not_depend_on_the_company():
-    known = list(figures.COLOURS.values())
-    assert len(set(known) | set(figures.SPARE)) == len(known) + len(figures.SPARE)
-    assert set(figures.COLOURS) == set(tables.LABELS)
-    alone = figures.colours(tables.rows([make("gpm")]))["gpm"]
-    many = figures.colours(tables.rows([make("mine"), make("gpm"), make("bp")]))
-    assert alone == many["gpm"] and many["mine"] == figures.SPARE[0]
+    known = list(style.COLOURS.values())
+    assert len(set(known) | set(style.SPARE)) == len(known) + len(style.SPARE)
+    assert set(style.COLOURS) == set(scores.LABELS)
+    alone = style.colours(scores.rows([make("gpm")]))["gpm"]
+    many = style.colours(scores.rows([make("mine"), make("gpm"), make("bp")]))
+    assert alone == many["gpm"] and many["mine"] == style.SPARE[0]
 
 
 def test_find_takes_runs_and_comparisons_and_each_once(tmp_path):
@@ -307,7 +307,7 @@ def test_find_takes_runs_and_comparisons_and_each_once(tmp_path):
 
 
 def test_narrow_terminals_get_two_whole_tables():
-    table = tables.rows([make("bp"), make("derpp")])
+    table = scores.rows([make("bp"), make("derpp")])
     for width, times in ((200, 1), (80, 2)):
         stream = io.StringIO()
         console = Console(file=stream, width=width, force_terminal=True)

@@ -1,0 +1,144 @@
+"""What a comparison's table and figures say about each result."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from experiments.results import OK, Result
+from jaxcl import metrics
+
+# Also the order of the table.
+LABELS = {
+    "bp": "BP",
+    "bp_star": "BP*",
+    "bp_star_star": "BP**",
+    "ewc": "EWC",
+    "si": "SI",
+    "mas": "MAS",
+    "lwf": "LwF",
+    "owm": "OWM",
+    "gpm": "GPM",
+    "hat": "HAT",
+    "agem": "A-GEM",
+    "er": "ER",
+    "derpp": "DER++",
+    "joint": "Joint",
+}
+METRICS = ("acc", "bwt", "fgt", "fwt")
+STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
+
+
+class Row(NamedTuple):
+    """What the table and the figures say about one result.
+
+    Attributes:
+      result: the result itself.
+      label: its name, unique in the table, without marks.
+      scores: metric -> value per seed [S], over the tasks done; NaN for failed seeds.
+      intervals: metric -> its statistics over the seeds.
+      failed: (seed, what happened) of each failed seed.
+      test: ACC against BP's; None for BP, without one, or while unfinished.
+    """
+
+    result: Result
+    label: str
+    scores: dict[str, NDArray[np.float64]]
+    intervals: dict[str, metrics.Interval]
+    failed: list[tuple[int, str]]
+    test: metrics.PairedTest | None
+
+    @property
+    def unfinished(self) -> bool:
+        return self.result.tasks_done < len(self.result.task_names)
+
+    @property
+    def finished_seeds(self) -> NDArray[np.bool_]:
+        """Which seeds have not failed [S]."""
+        failed = {seed for seed, _ in self.failed}
+        return np.array([seed not in failed for seed in self.result.seeds])
+
+
+def rows(results: Iterable[Result]) -> list[Row]:
+    """Scores results and puts them in the table's order."""
+    results = list(results)
+    order = list(LABELS)
+    groups = list(dict.fromkeys(map(benchmark_of, results)))
+    results.sort(
+        key=lambda r: (
+            groups.index(benchmark_of(r)),
+            order.index(r.row) if r.row in order else len(order),
+            r.row,
+        )
+    )
+    scored = [
+        _score(r, label) for r, label in zip(results, _labels(results), strict=True)
+    ]
+    references: dict[tuple[str, ...], Row] = {}
+    for row in scored:
+        if row.result.row == "bp" and not row.unfinished:
+            references.setdefault(benchmark_of(row.result), row)
+    return [row._replace(test=_against(row, references)) for row in scored]
+
+
+def benchmark_of(r: Result) -> tuple[str, ...]:
+    return (r.config_name, r.scenario, *r.task_names)
+
+
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Names the rows; what differs between benchmarks is added, then a number."""
+    kinds = [(r.config_name, r.scenario, f"T = {len(r.task_names)}") for r in results]
+    differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
+    names, seen = [], Counter[str]()
+    for result, kind in zip(results, kinds, strict=True):
+        name = LABELS.get(result.row, result.row)
+        shown = [value for value, keep in zip(kind, differs, strict=True) if keep]
+        name += f" ({', '.join(shown)})" if shown else ""
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+    return names
+
+
+def _score(r: Result, label: str) -> Row:
+    done = r.tasks_done
+    matrix, baseline = r.matrix[:, :done, :done], r.baseline[:, :done]
+    if done:
+        values = [
+            metrics.average_accuracy(matrix),
+            metrics.backward_transfer(matrix),
+            metrics.forgetting(matrix),
+            metrics.forward_transfer(matrix, baseline),
+        ]
+    else:
+        values = [np.full(len(r.seeds), np.nan)] * len(METRICS)
+    failed = []
+    for k, (seed, status) in enumerate(zip(r.seeds, r.status, strict=True)):
+        if status != OK:
+            failed.append((seed, status))
+        elif done and math.isnan(values[0][k]):
+            failed.append((seed, "failed: its accuracy is missing"))
+    # A seed that failed late may still have numbers; they are not a finished seed's.
+    lost = np.isin(r.seeds, [seed for seed, _ in failed])
+    scores = {
+        m: np.where(lost, np.nan, v) for m, v in zip(METRICS, values, strict=True)
+    }
+    intervals = {m: metrics.interval(v) for m, v in scores.items()}
+    return Row(r, label, scores, intervals, failed, None)
+
+
+def _against(
+    row: Row, references: dict[tuple[str, ...], Row]
+) -> metrics.PairedTest | None:
+    reference = references.get(benchmark_of(row.result))
+    if reference is None or row.result.row == "bp" or row.unfinished:
+        return None
+    # Two runs may have different seeds: pair by seed, not by position.
+    shared = [s for s in row.result.seeds if s in reference.result.seeds]
+    x, y = (
+        [dict(zip(r.result.seeds, r.scores["acc"], strict=True))[s] for s in shared]
+        for r in (row, reference)
+    )
+    return metrics.paired_test(x, y)

@@ -1,0 +1,67 @@
+"""Figures of the space that methods use up: shares of layers, units claimed."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments import notes
+from experiments.scores import Row
+from experiments.style import band, name_of, panels_of, ticks
+from jaxcl.strategies.hat import SHARED
+
+
+def space(rows: Sequence[Row]) -> Figure:
+    """Share of each layer's space taken after each task: a panel a method."""
+    figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
+    for ax, row in zip(panels, rows, strict=True):
+        layers = notes.layers(row.result.space or {})
+        t = len(row.result.task_names)
+        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
+        for k, (layer, share) in enumerate(layers.items()):
+            values = 100 * share[row.finished_seeds]
+            if len(values):
+                band(ax, np.arange(1, t + 1), values, shades[k], 1.6, 0.2, layer)
+        ax.set_xlim(0.7, t + 0.3)
+        ax.set_ylim(0, 103)
+        ax.legend(fontsize=7, ncols=1 + (len(layers) - 1) // 8, handlelength=1.2)
+    figure.supxlabel("after training task", size=9)
+    figure.supylabel("share of the layer taken %", size=9)
+    figure.suptitle("Space taken by past tasks\nband: lowest to highest seed", size=10)
+    return figure
+
+
+def capacity(rows: Sequence[Row]) -> Figure:
+    """What each task took of each layer: free units claimed, taken ones shared."""
+    across = max(len(shared_layers(row)) for row in rows)
+    size = (max(5.0, 2.6 * across + 1.0), 2.3 * len(rows) + 1.1)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), across, squeeze=False, sharey=True)
+    for row, line in zip(rows, grid, strict=True):
+        space = row.result.space or {}
+        layers = shared_layers(row)
+        for ax in line[len(layers) :]:
+            ax.remove()
+        for ax, layer in zip(line, layers, strict=False):
+            taken = 100 * space[layer][row.finished_seeds].mean(axis=0)
+            shared = 100 * space[layer + SHARED][row.finished_seeds].mean(axis=0)
+            task = np.arange(1, len(taken) + 1)
+            claimed = np.diff(taken, prepend=0)
+            ax.bar(task, shared, color="#B3B3B3", label="shared")
+            ax.bar(task, claimed, bottom=shared, color="#AA4499", label="claimed")
+            ax.plot(task, 100 - taken, color="k", marker="o", ms=2.8, label="free")
+            ax.set_title(f"{name_of(row)}: {layer}")
+            ax.set_xticks(ticks(len(taken)))
+            ax.set_ylim(0, 103)
+    grid[0, 0].legend(fontsize=7)
+    figure.supxlabel("task", size=9)
+    figure.supylabel("share of the layer's units %", size=9)
+    figure.suptitle("Units a task uses, and those left free after it", size=10)
+    return figure
+
+
+def shared_layers(row: Row) -> list[str]:
+    """Layers of which a result tells what each task reused."""
+    space = row.result.space or {}
+    return [name for name in notes.layers(space) if name + SHARED in space]

@@ -1,0 +1,151 @@
+"""What the figures have in common: colours, panels, bands, and how they are saved."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial import KDTree
+
+from experiments.scores import Row
+from experiments.tables import UNFINISHED
+
+# Families share a hue: bounds are grey, penalties blue to teal, projections green,
+# HAT purple, replay red to orange. Told apart under the common colour deficiencies by
+# lightness; every bar and panel carries its name besides.
+COLOURS = {
+    "bp": "#B3B3B3",
+    "bp_star": "#8A8A8A",
+    "bp_star_star": "#5C5C5C",
+    "joint": "#1A1A1A",
+    "ewc": "#0072B2",
+    "si": "#56B4E9",
+    "mas": "#332288",
+    "lwf": "#44AA99",
+    "owm": "#999933",
+    "gpm": "#117733",
+    "hat": "#AA4499",
+    "agem": "#882255",
+    "er": "#E69F00",
+    "derpp": "#D55E00",
+}
+SPARE = ("#CC6677", "#DDCC77", "#661100", "#88CCEE", "#CC79A7", "#6699CC")
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.5,
+    "legend.frameon": False,
+}
+DPI = 120
+NO_FIGURE = "no seed to show"
+
+
+def colours(rows: Iterable[Row]) -> dict[str, str]:
+    """A colour a method: fixed for known ones, from a spare list for others."""
+    others = sorted({row.result.row for row in rows} - COLOURS.keys())
+    return COLOURS | {name: SPARE[k % len(SPARE)] for k, name in enumerate(others)}
+
+
+def panels_of(
+    rows: Sequence[Row], width: float, height: float, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A grid of panels titled by method, under its colour; unused places removed."""
+    columns = min(len(rows), 4 if len(rows) != 5 and len(rows) != 6 else 3)
+    lines = math.ceil(len(rows) / columns)
+    size = (max(5.0, width * columns + 1.0), height * lines + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    figure.set_layout_engine("constrained", hspace=0.06)
+    colour = colours(rows)
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=sharey).ravel()
+    for ax in grid[len(rows) :]:
+        ax.remove()
+    for ax, row in zip(grid, rows, strict=False):
+        ax.set_title(name_of(row), pad=9)
+        ax.set_xticks(ticks(len(row.result.task_names)))
+        ax.plot(
+            (0, 1),
+            (1.02, 1.02),
+            color=colour[row.result.row],
+            lw=4,
+            transform=ax.transAxes,
+            clip_on=False,
+            solid_capstyle="butt",
+        )
+    return figure, list(grid[: len(rows)])
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Writes a PNG in its 128 most frequent colours, a third of the full size.
+
+    A generic palette would shift the colours of thin lines; antialiasing can bear it.
+    """
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    codes = pixels.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1])
+    shades, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    every = shades[:, None] >> np.array([16, 8, 0]) & 255
+    kept = every[np.argsort(-counts, kind="stable")[:128]]
+    nearest = np.array(KDTree(kept).query(every)[1], np.uint8)
+    image = Image.fromarray(nearest[where].reshape(pixels.shape[:2]), "P")
+    image.putpalette(kept.astype(np.uint8).tobytes())
+    image.save(file, optimize=True, dpi=(DPI, DPI))
+
+
+def ticks(count: int) -> range:
+    """At most ten of the tasks 1..count."""
+    return range(1, count + 1, math.ceil(count / 10))
+
+
+def colour_bar(
+    figure: Figure, scale: ScalarMappable, label: str, ticks: Sequence[int]
+) -> None:
+    shrink = min(1, 4.5 / figure.get_figheight())
+    bar = figure.colorbar(
+        scale, ax=figure.axes, label=label, pad=0.01, aspect=25, shrink=shrink
+    )
+    bar.set_ticks(ticks)
+    bar.minorticks_off()
+    bar.ax.tick_params(length=0)
+    bar.outline.set_visible(False)
+
+
+def band(
+    ax: Axes,
+    x: NDArray,
+    values: NDArray,
+    colour: Sequence[float],
+    width: float,
+    alpha: float,
+    label: str | None = None,
+) -> None:
+    """A mean line over seeds [S, N] with its lowest-to-highest band."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    ax.fill_between(x, low, high, color=colour, alpha=alpha, lw=0)
+    ax.plot(x, values.mean(axis=0), color=colour, lw=width, label=label)
+    ax.plot(x[:1], values.mean(axis=0)[:1], color=colour, marker="o", ms=2.8)
+
+
+def name_of(row: Row) -> str:
+    """The method, marked where it is unfinished or has failed seeds."""
+    name = row.label
+    if row.unfinished:
+        done, t = row.result.tasks_done, len(row.result.task_names)
+        name += f" {UNFINISHED} {done}/{t} tasks"
+    if row.failed:
+        name += f" ({len(row.failed)}/{len(row.result.seeds)} failed)"
+    return name

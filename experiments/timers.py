@@ -1,0 +1,256 @@
+"""What the bench times: steps of this project, of PyTorch, of a convolution."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxcl import convolution, models, strategies
+from jaxcl.data.cache import Source
+from jaxcl.data.streams import make_stream
+from jaxcl.lanes import Lanes
+from jaxcl.plan import Plan
+from jaxcl.problem import Problem, compiled, own
+
+Timer = Callable[[], float]
+"""Runs something once and gives its seconds per step and seed."""
+
+
+class Case(NamedTuple):
+    """A network on data of a shape, and the methods timed on it."""
+
+    shape: tuple[int, ...]
+    model: Callable[[int], Any]  # number of outputs -> module
+    stream: str
+    scenario: str
+    batch: int
+    steps: int  # of an epoch, which is what is timed
+    methods: dict[str, dict[str, Any]]
+
+
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+GPM = {"threshold": 0.95, "samples": 300}
+
+CASES = {
+    "mlp10": Case(
+        MNIST,
+        lambda k: models.MLP((100, 100), k, use_bias=False),
+        "permuted",
+        "domain",
+        10,
+        3000,
+        {"finetune": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
+    ),
+    "mlp256": Case(
+        MNIST,
+        lambda k: models.MLP((256, 256), k),
+        "permuted",
+        "domain",
+        10,
+        1000,
+        {"finetune": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
+    ),
+    "mlp64": Case(
+        MNIST,
+        lambda k: models.MLP((400, 400), k),
+        "permuted",
+        "task",
+        64,
+        300,
+        {"finetune": {}, "hat": {"strength": 1.5}},
+    ),
+    "alexnet": Case(
+        CIFAR,
+        lambda k: models.AlexNet(k, use_bias=False),
+        "split",
+        "task",
+        64,
+        8,
+        {"finetune": {}, "gpm": {"threshold": 0.97, "samples": 20}},
+    ),
+    "alexnet_no_dropout": Case(
+        CIFAR,
+        lambda k: models.AlexNet(k, use_bias=False, dropout=0.0, dropout_late=0.0),
+        "split",
+        "task",
+        64,
+        8,
+        {"finetune": {}},
+    ),
+}
+
+
+def source(case: Case) -> Source:
+    """Random images: what a step costs does not depend on what it learns."""
+    rng = np.random.default_rng(0)
+    classes, tasks = 10, 3
+    each = case.batch * case.steps
+    n = each if case.stream == "permuted" else each * tasks
+    x = rng.integers(0, 256, (n, *case.shape), np.uint8)
+    y = (np.arange(n) % classes).astype(np.int32)
+    if case.stream == "split":
+        classes = 3 * classes
+        y = (np.arange(n) % classes).astype(np.int32)
+    names = tuple(map(str, range(classes)))
+    channels = case.shape[-1]
+    return Source(
+        "random",
+        x,
+        y,
+        x[: 10 * classes],
+        y[: 10 * classes],
+        names,
+        255,
+        (0.5,) * channels,
+        (0.25,) * channels,
+    )
+
+
+def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
+    """Readies a run at its third task; each call times an epoch of it.
+
+    Returns:
+      A function that gives seconds per step and seed.
+    """
+    seeds = tuple(range(num_seeds))
+    stream = make_stream(
+        source(case), seeds, kind=case.stream, scenario=case.scenario, num_tasks=3
+    )
+    problem = Problem(
+        model=case.model(stream.num_outputs),
+        stream=stream,
+        seeds=seeds,
+        make_strategy=partial(strategies.make, method, settings=case.methods[method]),
+        optimizer=optax.sgd(0.01),
+        plan=Plan(epochs=1, batch_size=case.batch),
+        lanes=lanes,
+    )
+    where = Lanes(num_seeds, lanes)
+    fns = compiled(problem, where)
+    mine, base = where.spread(own(problem)), where.share(stream.base)
+
+    def number(value: int) -> jax.Array:
+        return where.share(np.int32(value))
+
+    lane = fns.init((), mine, ())
+    cache: Any = ()
+    extra: Any = ()
+    for task in range(3):
+        shared = (base, number(task))
+        lane = fns.begin(lane, (mine, where.real), ())
+        cache = fns.prepare(lane, mine, shared)
+        extra = (*shared, number(0), number(case.steps))
+        lane, _ = fns.epoch(lane, (mine, cache), extra)
+        if task < 2:
+            lane = fns.end(lane, (mine, cache), shared)
+    held = {"lane": lane}
+
+    def timed() -> float:
+        jax.block_until_ready(held["lane"])
+        start = time.perf_counter()
+        held["lane"], metrics = fns.epoch(held["lane"], (mine, cache), extra)
+        jax.block_until_ready((held["lane"], metrics))
+        seconds = time.perf_counter() - start
+        return seconds / (case.steps * num_seeds)
+
+    return timed
+
+
+def torch_step(case: Case) -> Timer | None:
+    """The same network, batch and optimizer in PyTorch; None where it is absent."""
+    try:
+        import torch
+        from torch import nn
+    except ImportError:
+        return None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = _torch_net(case, nn).to(device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    n, (h, w, c) = case.batch * 40, case.shape
+    flat = case.stream == "permuted"
+    x = torch.randn(n, h * w * c) if flat else torch.randn(n, c, h, w)
+    x, y = x.to(device), (torch.arange(n) % 10).to(device)
+    steps = max(5, min(case.steps, 500))
+
+    def timed() -> float:
+        order = torch.randperm(n, device=device)
+        start = time.perf_counter()
+        for i in range(steps):
+            batch = order[torch.arange(i * case.batch, (i + 1) * case.batch) % n]
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+            optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / steps
+
+    timed()  # the first steps choose kernels
+    return timed
+
+
+def _torch_net(case: Case, nn: Any) -> Any:
+    model = case.model(10 if case.scenario == "domain" else 30)
+    if isinstance(model, models.MLP):
+        sizes = [case.shape[0] * case.shape[1] * case.shape[2], *model.widths]
+        layers: list[Any] = []
+        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+            layers += [nn.Linear(a, b, bias=model.use_bias), nn.ReLU()]
+        head = nn.Linear(sizes[-1], model.num_outputs, bias=model.use_bias)
+        return nn.Sequential(*layers, head)
+    early, late, bias = model.dropout, model.dropout_late, model.use_bias
+
+    def conv(a: int, b: int, k: int, rate: float) -> list[Any]:
+        drop = [nn.Dropout(rate)] if rate else []
+        return [nn.Conv2d(a, b, k, bias=bias), nn.ReLU(), *drop, nn.MaxPool2d(2)]
+
+    def dense(a: int, b: int) -> list[Any]:
+        drop = [nn.Dropout(late)] if late else []
+        return [nn.Linear(a, b, bias=bias), nn.ReLU(), *drop]
+
+    return nn.Sequential(
+        *conv(3, 64, 4, early),
+        *conv(64, 128, 3, early),
+        *conv(128, 256, 2, late),
+        nn.Flatten(),
+        *dense(1024, 2048),
+        *dense(2048, 2048),
+        nn.Linear(2048, model.num_outputs, bias=bias),
+    )
+
+
+def convolution_step(batched_gemm: bool, num_seeds: int = 5) -> Timer:
+    """Forward and backward of a convolution with a kernel per seed, all at once.
+
+    `jax.vmap` turns `lax`'s convolution into a grouped one, ours into a
+    batched matrix product.
+    """
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = jax.random.normal(keys[0], (num_seeds, 64, 14, 14, 64))
+    kernel = jax.random.normal(keys[1], (num_seeds, 3, 3, 64, 128))
+
+    def lax_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=layout
+        )
+
+    conv = convolution.convolve if batched_gemm else lax_conv
+
+    def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return (conv(x, kernel) ** 2).sum()
+
+    step = jax.jit(jax.vmap(jax.grad(loss, (0, 1))))
+    jax.block_until_ready(step(x, kernel))
+
+    def timed() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready([step(x, kernel) for _ in range(5)])
+        return (time.perf_counter() - start) / (5 * num_seeds)
+
+    return timed

@@ -1,0 +1,172 @@
+"""A stream: one base data set seen as a sequence of tasks, per seed, without a copy.
+
+A task is a run of positions in an index array plus two small maps, pixel permutation
+and labels. Indices lie one task after another with their offsets (no padding between
+tasks of unequal size), so that "all data up to task t" is a prefix.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.types import Batch, Codec, TaskData
+
+
+class Base(NamedTuple):
+    """What all seeds and tasks share; uint8 images stay uint8 on the device."""
+
+    train_x: jax.Array | np.ndarray  # uint8 [N, D]: flat rows gather ten times faster
+    train_y: jax.Array | np.ndarray  # int32[N]
+    test_x: jax.Array | np.ndarray
+    test_y: jax.Array | np.ndarray
+
+
+class Part(NamedTuple):
+    """One split (train, validation or test) of every task of one seed."""
+
+    index: jax.Array | np.ndarray  # int32[M] into the base arrays, task after task
+    offset: jax.Array | np.ndarray  # int32[T + 1]
+
+
+class Lane(NamedTuple):
+    """One seed's view of the data; with a leading [S] for all seeds."""
+
+    train: Part
+    valid: Part
+    test: Part
+    label: jax.Array | np.ndarray  # int32[T, classes] target, or -1 if not in the task
+    pixel: jax.Array | np.ndarray  # int32[T, D] permutation; int32[T, 0] without one
+
+
+class Stream(NamedTuple):
+    """A sequence of tasks for every seed."""
+
+    name: str
+    scenario: str
+    base: Base
+    lanes: Lane  # numpy, leading [S]
+    task_names: tuple[str, ...]
+    logit_mask: jax.Array  # bool[T, K]
+    mask_by: str
+    input_shape: tuple[int, ...]  # of one example
+    scale: float  # pixel value that means 1.0
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.task_names)
+
+    @property
+    def num_outputs(self) -> int:
+        return self.logit_mask.shape[1]
+
+    @property
+    def codec(self) -> Codec:
+        """Network inputs to the base arrays' uint8 and back, without loss.
+
+        decode(p) = (p − mean) · 1/std on the base arrays' scale is how `view` makes
+        inputs; encode undoes it, and its rounding is off by far less than half a step.
+        """
+        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
+        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+
+        def encode(x: jax.Array) -> jax.Array:
+            return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
+
+        def decode(pixels: jax.Array) -> jax.Array:
+            return (pixels.astype(jnp.float32) - mean) * factor
+
+        return Codec(encode, decode)
+
+    def between(self, first: int, stop: int) -> Stream:
+        """The tasks from number `first` on, up to but without `stop`, counted from 0.
+
+        Raises:
+          ValueError: no such tasks.
+        """
+        if not 0 <= first < stop <= self.num_tasks:
+            raise ValueError(
+                f"tasks {first} to {stop} cannot be had from a stream of "
+                f"{self.num_tasks}: 0 <= first < stop <= {self.num_tasks} must hold"
+            )
+
+        def cut(part: Part) -> Part:
+            offset = np.asarray(part.offset)[:, first : stop + 1]
+            longest = int((offset[:, -1] - offset[:, 0]).max())
+            rows = [
+                np.pad(row[o[0] : o[-1]], (0, longest - int(o[-1] - o[0])))
+                for row, o in zip(np.asarray(part.index), offset, strict=True)
+            ]
+            return Part(np.stack(rows), offset - offset[:, :1])
+
+        mask = self.logit_mask[first:stop]
+        if self.mask_by == "task" and first:  # classes of tasks left out stay out
+            mask = mask & ~self.logit_mask[first - 1]
+        lanes = self.lanes
+        return self._replace(
+            lanes=Lane(
+                train=cut(lanes.train),
+                valid=cut(lanes.valid),
+                test=cut(lanes.test),
+                label=lanes.label[:, first:stop],
+                pixel=lanes.pixel[:, first:stop],
+            ),
+            task_names=self.task_names[first:stop],
+            logit_mask=mask,
+        )
+
+    def capacity(self, part: str, joint: bool = False) -> int:
+        """The most examples a task has in any seed; joint: all tasks together."""
+        offset = np.asarray(getattr(self.lanes, part).offset)
+        return int(offset[:, -1].max() if joint else np.diff(offset, axis=1).max())
+
+    def view(
+        self, base: Base, lane: Lane, part: str, task: jax.Array, joint: bool = False
+    ) -> TaskData:
+        """One task of one seed (joint: with all before it), readable inside jit.
+
+        Args:
+          base: the base arrays, on the device.
+          lane: one seed's `Lane`, without the leading [S].
+          part: "train", "valid" or "test".
+          task: int32[], may be traced.
+          joint: also the tasks before.
+
+        Returns:
+          A `TaskData` whose inputs are normalised, permuted float32.
+        """
+        index, offset = getattr(lane, part)
+        start = jnp.zeros((), jnp.int32) if joint else offset[task]
+        images = base.test_x if part == "test" else base.train_x
+        labels = base.test_y if part == "test" else base.train_y
+        decode = self.codec.decode
+
+        def take(position: jax.Array) -> Batch:
+            at = start + position
+            row = index[at]
+            if joint:
+                owner = jnp.searchsorted(offset[1:], at, side="right")
+                owner = owner.astype(jnp.int32)
+            else:
+                owner = jnp.full(position.shape, task, jnp.int32)
+            x = images[row]
+            if lane.pixel.shape[-1]:
+                if joint:
+                    x = jnp.take_along_axis(x, lane.pixel[owner], axis=1)
+                else:  # one order for all: moving whole columns is cheaper
+                    x = x.T[lane.pixel[task]].T
+            x = x.reshape(-1, *self.input_shape)
+            return Batch(
+                x=decode(x),
+                y=lane.label[owner, labels[row]],
+                task=owner,
+                weight=jnp.ones(position.shape, jnp.float32),
+                index=position.astype(jnp.int32),
+            )
+
+        return TaskData(take, offset[task + 1] - start, self.capacity(part, joint))
