@@ -13,8 +13,6 @@ and forgetting: fine-tuning 47.9 and .51, EWC 68.3 and .29, MAS 69.6 and .27, A-
 and .06, joint 95.3. A step of A-GEM at its reference batch of 256 takes 4 ms of a core:
 five seeds take a quarter of an hour on two. The variant ``fast`` is three tasks of
 2,000 images, for a test.
-
-Differs from the paper's code in the initial weights (there normal, .1, biases 0).
 """
 
 from ml_collections import ConfigDict
@@ -55,7 +53,7 @@ def get_config(argument: str = "") -> ConfigDict:
         mean=(0.0,),
         std=(1.0,),
     )
-    config.model.update(name="mlp", widths=(256, 256), dropout=0.0)
+    config.model.update(name="mlp", widths=(256, 256), dropout=0.0, start="normal")
     config.optimizer.lr = 0.03
     config.train.update(epochs=1, batch_size=10)
     finish(config, row, METHODS)

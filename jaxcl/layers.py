@@ -1,7 +1,7 @@
 """The layers that the networks of `jaxcl.models` are made of.
 
 Kernels start uniform in ±1/sqrt(fan_in), biases too: what PyTorch's layers do, in
-which the papers' figures were measured.
+which most of the papers' figures were measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from jaxcl.convolution import convolve
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
+
+# "normal": N(0, .1²) cut off at ±.2, biases .1, as in A-GEM's TensorFlow code.
+STARTS = ("uniform", "normal")
 
 kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -26,17 +29,22 @@ def _bias_init(fan_in: int):
 
 
 class Dense(nn.Module):
-    """y = x K + b on the last axis."""
+    """y = x K + b on the last axis; `start` is one of `STARTS`."""
 
     features: int
     use_bias: bool = True
+    start: str = "uniform"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         d = x.shape[-1]
-        y = x @ self.param("kernel", kernel_init, (d, self.features))
+        kernel, bias = kernel_init, _bias_init(d)
+        if self.start == "normal":
+            kernel = nn.initializers.truncated_normal(0.1)
+            bias = nn.initializers.constant(0.1)
+        y = x @ self.param("kernel", kernel, (d, self.features))
         if self.use_bias:
-            y = y + self.param("bias", _bias_init(d), (self.features,))
+            y = y + self.param("bias", bias, (self.features,))
         return y
 
 

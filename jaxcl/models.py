@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 
 from jaxcl.convolution import max_pool
-from jaxcl.layers import NORMS, Conv, Dense, Dropout, Norm
+from jaxcl.layers import NORMS, STARTS, Conv, Dense, Dropout, Norm
 
 
 class MLP(nn.Module):
@@ -28,6 +28,7 @@ class MLP(nn.Module):
       input_dropout: on the input.
       norm: one of `NORMS`.
       num_tasks: T, for norm "batch_per_task".
+      start: one of `jaxcl.layers.STARTS`.
     """
 
     widths: Sequence[int]
@@ -37,6 +38,7 @@ class MLP(nn.Module):
     input_dropout: float = 0.0
     norm: str = "none"
     num_tasks: int | None = None
+    start: str = "uniform"
 
     @property
     def mixes_examples(self) -> bool:
@@ -50,14 +52,18 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        if self.start not in STARTS:
+            raise ValueError(
+                f"start must be one of {', '.join(STARTS)}, got {self.start!r}"
+            )
         norm = _norm(self.norm, self.num_tasks)
         x = x.reshape(x.shape[0], -1)
         x = Dropout(self.input_dropout)(x, train)
         for i, width in enumerate(self.widths):
-            x = Dense(width, self.use_bias, name=f"hidden_{i}")(x)
+            x = Dense(width, self.use_bias, self.start, name=f"hidden_{i}")(x)
             x = nn.relu(norm()(x, task, train))
             x = Dropout(self.dropout)(x, train)
-        return Dense(self.num_outputs, self.use_bias, name="head")(x)
+        return Dense(self.num_outputs, self.use_bias, self.start, name="head")(x)
 
 
 class AlexNet(nn.Module):

@@ -85,6 +85,20 @@ def test_initial_weights_fill_their_range():
         np.testing.assert_allclose(kernel.std(), bound / 3**0.5, rtol=0.03)
 
 
+def test_normal_initial_weights():
+    def build(start):
+        model = MLP((300,), 10, start=start)
+        return model.init(jax.random.key(0), jnp.ones((2, 400)), None, False)["params"]
+
+    first = build("normal")["hidden_0"]
+    np.testing.assert_allclose(first["bias"], 0.1)
+    assert 0.19 < float(jnp.abs(first["kernel"]).max()) <= 0.2
+    # A normal law cut off at two deviations keeps .88 of its deviation.
+    np.testing.assert_allclose(first["kernel"].std(), 0.088, atol=5e-4)
+    with pytest.raises(ValueError, match="start must be one of uniform, normal"):
+        build("zero")
+
+
 @pytest.mark.parametrize("norm", layers.NORMS)
 def test_alexnet_has_the_papers_shapes(norm):
     model = AlexNet(100, norm=norm, use_bias=False, num_tasks=2)
