@@ -132,6 +132,10 @@ def execute_together(
                 for part, result in zip(parts, found, strict=True):
                     if write:
                         results.save(part.workdir, result)
+        # A run that ends with the epoch in which it was told to stop is whole; what
+        # its command would do next is not to begin.
+        if stop():
+            raise Interrupted
     return found  # every run ends with a TaskDone
 
 

@@ -21,11 +21,12 @@ from configs import (
     split_tiny_imagenet,
 )
 from experiments import config as configs
-from experiments import results
+from experiments import launch, results, run
 from experiments.launch import UsageError
 from experiments.run import execute
 from jaxcl import strategies
 from jaxcl.problem import check
+from jaxcl.protocol import Interrupted
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--config.train.epochs=2", "--config.data.train_per_task=60"]
@@ -199,6 +200,25 @@ def test_a_wrong_input_is_one_line(tmp_path, arguments, what):
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and what in lines[0], err
     assert "Traceback" not in err and not (tmp_path / "w").exists()
+
+
+def test_told_to_stop_when_all_is_done_nothing_else_begins(
+    quick, tmp_path, monkeypatch
+):
+    """The signal comes between the last epoch and the run's end."""
+
+    class Late(launch.StopOnSignal):
+        asked_for = 0
+
+        def __call__(self):
+            self.asked_for += 1
+            return self.asked_for > 3  # two epochs and the end of the first task
+
+    monkeypatch.setattr(launch, "StopOnSignal", Late)
+    config = quick(**{"data.num_tasks": 2, "train.epochs": 1})
+    with pytest.raises(Interrupted):
+        execute(config, tmp_path)
+    assert run.finished(config, tmp_path).tasks_done == 2
 
 
 def test_another_configs_workdir_is_refused(quick, tmp_path):
