@@ -116,6 +116,10 @@ def capacity_points() -> list[Point]:
     points = []
     for row in ROWS:
         config = row_config(row)
+        threshold = config.method.get("threshold")
+        if config.data.scenario != "task" and isinstance(threshold, tuple):
+            # A head a task is not projected; the threshold of the shared one goes.
+            config.method.threshold = threshold[:-1]
         config.data.scenario = "task"
         points.append(Point(row, config.data.num_tasks, config, row))
     return points

@@ -22,7 +22,6 @@ Rule = Callable[[Used, jax.Array], jax.Array]
 """``(used, current task) -> mask`` of one parameter."""
 
 _MIXES_UNITS = ("group", "layer")
-_SHARES_STATISTICS = ("batch", "batch_current")
 
 
 def is_head(setup: Setup, layer: LayerSpec) -> bool:
@@ -55,7 +54,7 @@ def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
             "model a property 'wiring', a dict from layer name to names"
         )
     for norm in setup.norms:
-        if norm.kind in _SHARES_STATISTICS and refuse_shared_norm:
+        if norm.kind == "batch" and refuse_shared_norm:
             raise ValueError(
                 f"hat refuses {norm.name!r}, a BatchNorm whose statistics all tasks "
                 "share: later tasks move them, and with them what earlier tasks "

@@ -74,7 +74,8 @@ def hat(
     u_i = max over branches. A normalisation that mixes units (group, layer) has gates
     before it, which keeps units of later tasks out of its statistics, and after it,
     which closes what its shift opens; its scale and shift are held like a bias. One
-    BatchNorm a task has gates after it only: it treats units apart, and would undo a
+    BatchNorm a task, or one with the batch's own statistics (examples of one task, in
+    evaluation too), has gates after it only: it treats units apart, and would undo a
     gate before it.
 
     Args:
