@@ -88,7 +88,8 @@ def test_penalties_of_a_chain_add_up():
 def test_the_last_member_has_the_last_word():
     net, _ = train(jaxcl.chain(ewc(SETUP, strength=1.0, samples=8), frozen(SETUP)))
     first, _ = train(ewc(SETUP, strength=1.0, samples=8), tasks=1)
-    np.testing.assert_array_equal(net["body"], first["body"])
+    # Two programs, each compiled by itself: they may differ by a rounding.
+    np.testing.assert_allclose(net["body"], first["body"], rtol=1e-6, atol=1e-7)
     assert not np.array_equal(net["head"], first["head"])
 
 
@@ -127,7 +128,8 @@ def test_strategies_survive_adam_and_jit():
     first, _ = train(
         frozen(SETUP), tasks=1, optimizer=optax.adamw(0.1, weight_decay=0.1)
     )
-    np.testing.assert_array_equal(net["body"], first["body"])
+    # Two programs, each compiled by itself: they may differ by a rounding.
+    np.testing.assert_allclose(net["body"], first["body"], rtol=1e-6, atol=1e-7)
 
 
 def test_errors():
