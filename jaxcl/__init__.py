@@ -3,6 +3,7 @@
 from jaxcl import (
     capture,
     gates,
+    inspection,
     linalg,
     losses,
     metrics,
@@ -41,6 +42,7 @@ __all__ = [
     "chain",
     "context",
     "gates",
+    "inspection",
     "linalg",
     "losses",
     "metrics",

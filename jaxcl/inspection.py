@@ -102,7 +102,7 @@ def describe_norms(
       example: shape and dtype of an input batch.
 
     Returns:
-      A `NormSpec` for each module that is one of Flax's or `jaxcl.models`' BatchNorm,
+      A `NormSpec` for each module that is one of Flax's or `jaxcl.layers`' BatchNorm,
       GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if what is
       normalised is that layer's very output, with nothing in between.
     """

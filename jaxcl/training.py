@@ -172,7 +172,7 @@ def make_trainer(
 
         Args:
           lane: the seed's state.
-          cache: from ``begin``.
+          cache: from ``prepare``.
           data: the task's training data.
           valid: its validation data, or None.
           task: int32[].
