@@ -92,5 +92,5 @@ def sweep() -> dict[str, dict[str, tuple]]:
         "ewc": seeds | {"method.strength": decades},
         "si": seeds | {"method.strength": decades},
         "mas": seeds | {"method.strength": decades},
-        "lwf": seeds | {"method.strength": (0.1, 1.0, 10.0)},
+        "lwf": seeds | {"method.strength": (0.1, 0.3, 1.0, 3.0, 10.0)},
     }

@@ -126,10 +126,11 @@ def soft_divergence(
     temperature: float,
     mask: jax.Array,
     weight: jax.Array,
+    target_mask: jax.Array | None = None,
 ) -> jax.Array:
     """Divergence of softened predictions, over groups of outputs at once.
 
-    D = τ² Σ_b w_b Σ_g m_g KL(softmax_g(target_b/τ) ‖ softmax_g(z_b/τ)) / Σ_b w_b,
+    D = τ² Σ_b w_b Σ_g KL(softmax_g(target_b/τ) ‖ softmax_g(z_b/τ)) / Σ_b w_b,
     softmax_g being that over the outputs of group g alone. τ² keeps the gradient's
     scale whatever the temperature.
 
@@ -139,20 +140,23 @@ def soft_divergence(
       temperature: τ > 0.
       mask: bool[G, K], the groups; a group without outputs counts nothing.
       weight: float[B], w.
+      target_mask: bool[G, K], the outputs within each group that the target has; the
+        others' probability in it is 0. By default all of the group.
 
     Returns:
-      A scalar, 0 where the two agree.
+      A scalar, 0 where the two distributions agree.
     """
+    given = mask if target_mask is None else mask & target_mask
 
-    def log_softmax(z: jax.Array) -> jax.Array:
+    def log_softmax(z: jax.Array, mask: jax.Array) -> jax.Array:
         z = jnp.where(mask, z[:, None] / temperature, -jnp.inf)
         top = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-1e30))
         z = jnp.where(mask, z - top, 0)
         total = jnp.sum(jnp.where(mask, jnp.exp(z), 0), -1, keepdims=True)
         return z - jnp.log(jnp.where(total > 0, total, 1))
 
-    p, q = log_softmax(target), log_softmax(logits)
-    each = jnp.sum(jnp.where(mask, jnp.exp(p) * (p - q), 0), (1, 2))
+    p, q = log_softmax(target, given), log_softmax(logits, mask)
+    each = jnp.sum(jnp.where(given, jnp.exp(p) * (p - q), 0), (1, 2))
     return temperature**2 * jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
 
 
@@ -213,8 +217,7 @@ def gate_sparsity(
     Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
     task, 2018, https://arxiv.org/abs/1801.01423, eq. 5.
     """
-    if isinstance(strength, (int, float)) and not strength >= 0:
-        raise ValueError(f"strength must be at least 0, got {strength}")
+    require(strength >= 0, f"strength must be at least 0, got {strength}")
 
     def penalised(*args: Any, **kwargs: Any) -> Any:
         value = loss_fn(*args, **kwargs)

@@ -116,10 +116,13 @@ def test_lwf_equals_its_rule_over_three_tasks(scenario):
             mask = ref.mask_rows(setup, np.full(len(y), t), t)
             dz = ref.cross_entropy_dz(z, y, mask)
             for earlier in range(t):
-                # Class-incremental: all classes before this task's, each time.
-                row = t - 1 if setup.mask_by == "task" else earlier
-                group = np.asarray(setup.logit_mask)[row]
-                q, p = ref.softmax(z / tau, group), ref.softmax(old / tau, group)
+                # Class-incremental: the classes before this task's, each time, among
+                # all so far.
+                seen = setup.mask_by == "task"
+                asked, given = (t, t - 1) if seen else (earlier, earlier)
+                groups = np.asarray(setup.logit_mask)
+                q = ref.softmax(z / tau, groups[asked])
+                p = ref.softmax(old / tau, groups[given])
                 dz = dz + strength * tau * (q - p) / len(y)
             return ref.backward(net, x, dz)
 
@@ -178,6 +181,31 @@ def test_soft_divergence_against_a_plain_sum():
         assert loss(z, z) == 0
         g = jax.grad(loss)(z, jnp.asarray(target))
         assert np.isfinite(g).all() and (g[:, 5] == 0).all() and (g[1] == 0).all()
+
+
+def test_soft_divergence_from_a_target_over_fewer_outputs():
+    rng = np.random.default_rng(0)
+    z, target = rng.normal(size=(2, 3, 4))
+    asked, given = np.array([1, 1, 1, 0], bool), np.array([1, 1, 0, 0], bool)
+    p = ref.softmax(target, given)[:, :2]
+    q = ref.softmax(z, asked)[:, :2]
+    want = (p * np.log(p / q)).sum(-1).mean()
+    with jax.enable_x64(True):
+
+        def loss(z):
+            return soft_divergence(
+                z,
+                target,
+                temperature=1.0,
+                mask=jnp.asarray(asked)[None],
+                weight=jnp.ones(3),
+                target_mask=jnp.asarray(given)[None],
+            )
+
+        np.testing.assert_allclose(loss(z), want, rtol=1e-12)
+        got = jax.grad(loss)(jnp.asarray(z))
+        full = (ref.softmax(z, asked) - ref.softmax(target, given)) / 3
+        np.testing.assert_allclose(got, full, rtol=1e-10, atol=1e-12)
 
 
 def test_soft_divergence_of_extreme_outputs_is_finite():

@@ -23,27 +23,36 @@ class LwFState(NamedTuple):
     model_state: PyTree
 
 
-def old_outputs(setup: Setup, task: jax.Array) -> tuple[jax.Array, jax.Array]:
+class OldOutputs(NamedTuple):
     """Which outputs to distil, in groups with a softmax of their own.
 
-    Args:
-      setup: gives the logit mask.
-      task: int32[] the task in training.
-
-    Returns:
-      bool[G, K] and a factor. Task-incremental: the head of each earlier task, factor
-      1. One set of outputs for all: that, counted once an earlier task.
-      Class-incremental: all classes before this task's, likewise.
+    asked: bool[G, K], what the network's softmax of each group is over.
+    given: bool[G, K], what the last network's is over, within `asked`.
+    factor: how much the divergence counts, beside λ.
     """
-    earlier = task.astype(jnp.float32)
+
+    asked: jax.Array
+    given: jax.Array
+    factor: jax.Array
+
+
+def old_outputs(setup: Setup, task: jax.Array) -> OldOutputs:
+    """What the last network can say of the task in training, int32[]; see `lwf`.
+
+    Task-incremental: the head of each earlier task. Domain-incremental: the one set of
+    outputs, counted once an earlier task. Class-incremental: all classes before this
+    task's, counted likewise, among all classes so far.
+    """
+    heads, earlier = setup.logit_mask, task.astype(jnp.float32)
     if setup.mask_by == "task":
-        before = setup.logit_mask[jnp.maximum(task - 1, 0)]
-        return (before & (task > 0))[None], earlier
-    heads = setup.logit_mask
+        asked = heads[task] & (task > 0)
+        given = heads[jnp.maximum(task - 1, 0)] & asked
+        return OldOutputs(asked[None], given[None], earlier)
     if np.asarray(heads).all():
-        return heads[:1] & (task > 0), earlier
-    past = jnp.arange(heads.shape[0]) < task
-    return heads & past[:, None], jnp.ones(())
+        asked = heads[:1] & (task > 0)
+        return OldOutputs(asked, asked, earlier)
+    asked = heads & (jnp.arange(heads.shape[0]) < task)[:, None]
+    return OldOutputs(asked, asked, jnp.ones(()))
 
 
 def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Strategy:
@@ -52,8 +61,9 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
     L = L_task + λ Σ_{t' < t} τ² mean_x KL(p_{t'}(x) ‖ q_{t'}(x))
 
     with q_{t'} the network's and p_{t'} the last network's softmax, at temperature τ,
-    over the outputs of task t' (task-incremental), the shared outputs
-    (domain-incremental) or all classes before this task's (class-incremental). Each
+    over the outputs of task t' (task-incremental) or the shared outputs
+    (domain-incremental). Class-incremental: q is over all classes so far, and p over
+    those before this task's, so that the new classes have probability 0 in it. Each
     earlier task weighs as much as the one in training.
 
     Args:
@@ -68,8 +78,7 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
       ValueError: an argument out of range, with its value.
 
     Differs from the official code, which first trains the new head alone and sums over
-    two heads only; from van de Ven's by a factor t on the whole loss, and in
-    class-incremental runs in leaving the new classes out of the softmax.
+    two heads only; from van de Ven's by a factor t on the whole loss, and by τ².
     """
     require(strength >= 0, f"lwf: strength must be at least 0, got {strength}")
     require(
@@ -88,15 +97,16 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
             teacher = setup.apply_fn(
                 state.net, state.model_state, batch.x, batch.task, key, False
             )
-            mask, factor = old_outputs(setup, ctx.task)
+            old = old_outputs(setup, ctx.task)
 
             def divergence(logits, target):
-                return factor * soft_divergence(
+                return old.factor * soft_divergence(
                     logits,
                     target,
                     temperature=temperature,
-                    mask=mask,
+                    mask=old.asked,
                     weight=batch.weight,
+                    target_mask=old.given,
                 )
 
             return distillation(
