@@ -167,6 +167,15 @@ def variant(argument: str, names: tuple[str, ...]) -> tuple[str, str]:
     return row or "bp", chosen
 
 
+def _require_values(config: ConfigDict, like: ConfigDict, path: str) -> None:
+    """Refuses None where `like` has a value, which ConfigDict lets pass."""
+    for name, default in like.items():
+        if isinstance(default, ConfigDict):
+            _require_values(config[name], default, f"{path}.{name}")
+        elif default is not None and config[name] is None:
+            raise ValueError(f"{path}.{name} needs a value, got None")
+
+
 def problem(config: ConfigDict) -> Problem:
     """Builds what a config describes.
 
@@ -174,6 +183,7 @@ def problem(config: ConfigDict) -> Problem:
       ValueError: a value that is not allowed, quoted with what is.
       DataError: the data set cannot be had.
     """
+    _require_values(config, base(""), "config")
     data = config.data.to_dict()
     source = sources.load(data.pop("dataset"))
     tasks = data.pop("tasks")

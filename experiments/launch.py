@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from jaxcl.checkpoints import CheckpointError
 from jaxcl.data.cache import DataError, cache_root
@@ -36,6 +36,22 @@ _CLUSTER = flags.DEFINE_bool(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Parts to split a CPU into; by default one a core."
 )
+
+
+class _OptionalInt(flags.IntegerParser):
+    """Takes "None" too, for the fields that may be; `config.problem` checks which."""
+
+    def parse(self, argument):
+        return None if argument == "None" else super().parse(argument)
+
+
+class _OptionalFloat(flags.FloatParser):
+    def parse(self, argument):
+        return None if argument == "None" else super().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(int, _OptionalInt())
+config_flags.register_flag_parser_for_type(float, _OptionalFloat())
 
 
 class UsageError(Exception):

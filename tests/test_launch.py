@@ -161,6 +161,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     [
         (["--config=configs/digits.py", "--config.train.epoch=3"], "epoch"),
         (["--config=configs/digits.py", "--config.train.epochs=many"], "many"),
+        (
+            ["--config=configs/digits.py", "--config.optimizer.lr=None"],
+            "config.optimizer.lr needs a value, got None",
+        ),
         (["--config=configs/digits.py:nosuch"], "'nosuch' is no row (bp, bp_star"),
         (["--config=configs/nosuch.py"], "configs/nosuch.py"),
         (["--config=configs/digits.py", "--nosuch=1"], "nosuch"),
@@ -200,6 +204,22 @@ def test_a_wrong_input_is_one_line(tmp_path, arguments, what):
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and what in lines[0], err
     assert "Traceback" not in err and not (tmp_path / "w").exists()
+
+
+def test_an_optional_field_is_set_to_none(tmp_path):
+    code, _, err = finished(
+        "experiments.run",
+        "--config=configs/digits.py:bp_star",
+        "--config.data.num_tasks=2",
+        "--config.seeds=(0,)",
+        "--config.train.epochs=1",
+        "--config.train.patience=None",
+        "--config.optimizer.clip=None",
+        f"--workdir={tmp_path}",
+    )
+    assert code == 0, err
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["train"]["patience"] is None and config["optimizer"]["clip"] is None
 
 
 def test_told_to_stop_when_all_is_done_nothing_else_begins(
