@@ -284,6 +284,13 @@ def test_every_config_has_every_row(file, row):
         assert config.train.select == "best"
 
 
+def test_the_toy_network_is_the_same_for_every_row():
+    made = [split_tiny_imagenet.get_config(f"{row},toy") for row in configs.ROWS]
+    assert len({config.model.to_json() for config in made}) == 1
+    assert made[0].model.width == 0.125 and made[0].data.num_tasks == 10
+    assert {config.train.patience for config in made} == {None}
+
+
 @pytest.mark.parametrize(
     "row", ["bp", "bp_star", "bp_star_star", "ewc", "gpm", "owm", "hat"]
 )
