@@ -47,3 +47,12 @@ def get_config(argument: str = "") -> ConfigDict:
         config.model.update(width=0.125, norm="none", use_bias=False)
         config.train.update(epochs=20, patience=None)
     return config
+
+
+def sweep() -> dict[str, dict[str, tuple]]:
+    """Strengths for ``toy``, by its first two tasks."""
+    first = {"data.tasks": ((0, 2),), "seeds": ((100,),)}
+    return {
+        "ewc": first | {"method.strength": (1.0, 10.0, 100.0, 1000.0)},
+        "hat": first | {"method.strength": (0.01, 0.03, 0.1, 0.25)},
+    }
