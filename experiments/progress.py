@@ -57,7 +57,7 @@ class Display:
                 f"far {_mean(trained):.2%}"
                 + (f", {failed} of {len(event.status)} seeds failed" if failed else "")
             )
-            for note in notes.of_task(event.report, event.task):
+            for note in notes.of_task(event.report, event.task, event.status):
                 self._line(note)
             if self._bar:
                 self._bar.update(self._id, completed=event.task + 1)

@@ -190,7 +190,11 @@ def _differences(a: Any, b: Any, prefix: str = ""):
 
 def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
     stream = problem.stream
-    told = [n for t in range(done.task + 1) for n in notes.of_task(done.report, t)]
+    told = [
+        note
+        for task in range(done.task + 1)
+        for note in notes.of_task(done.report, task, done.status)
+    ]
     if problem.joint:
         told.append("joint trains each task on all data so far: the upper bound")
     return Result(
