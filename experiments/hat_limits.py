@@ -173,12 +173,16 @@ def lr_figure(lines: Sequence[dict[str, Any]], results: Sequence[Result]) -> Fig
         for ax, y in zip(panels, values, strict=False):
             ax.plot(lrs, y, style, ms=4, label=label)
     titles = ("ACC %", "seeds failed %", "embeddings at the clamp %")
+    lrs = sorted({line["x"] for line in lines})
     for ax, title in zip(panels, titles, strict=True):
         ax.set_xscale("log")
+        ax.set_xticks(lrs, [f"{lr:g}" for lr in lrs])
+        ax.minorticks_off()
         ax.set_xlabel("learning rate")
         ax.set_title(title)
         ax.axvline(REFERENCE_LR, color="#8A8A8A", lw=0.8)
     panels[0].legend(fontsize=7)
+    panels[1].set_ylim(-5, 105)
     return figure
 
 

@@ -44,7 +44,9 @@ class Display:
 
     def show(self, event: Started | EpochDone | TaskDone) -> None:
         if isinstance(event, Started):
-            if event.resumed:
+            if event.resumed and event.task >= self.num_tasks:
+                self._line("was finished before")
+            elif event.resumed:
                 self._line(f"goes on at task {event.task + 1}, epoch {event.epoch + 1}")
         elif isinstance(event, EpochDone):
             self._epoch(event)

@@ -126,6 +126,8 @@ def test_sigkill_in_a_task_changes_nothing(tmp_path):
     for folder in ("broken", "whole"):
         code, _, err = finished(*arguments(folder))
         assert code == 0, err
+    *_, err = finished(*arguments("whole"))
+    assert "was finished before" in err and "goes on" not in err
     broken, whole = (results.load(tmp_path / f) for f in ("broken", "whole"))
     np.testing.assert_array_equal(broken.matrix, whole.matrix)
     np.testing.assert_array_equal(broken.baseline, whole.baseline)
