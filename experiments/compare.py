@@ -21,8 +21,8 @@ from ml_collections import ConfigDict, config_flags
 from experiments import config as configs
 from experiments import launch, report
 from experiments.run import execute, stopped
-from jaxcl.problem import check
-from jaxcl.protocol import Interrupted
+from jaxcl.training.problem import check
+from jaxcl.training.protocol import Interrupted
 
 
 def main(argv: Sequence[str]) -> int:

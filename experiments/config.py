@@ -17,10 +17,10 @@ import optax
 from ml_collections import ConfigDict, config_dict
 
 from jaxcl import strategies
-from jaxcl.data import sources, streams
-from jaxcl.models import MODELS
-from jaxcl.plan import Plan
-from jaxcl.problem import Problem
+from jaxcl.data import scenarios, sources
+from jaxcl.nn.models import MODELS
+from jaxcl.training.plan import Plan
+from jaxcl.training.problem import Problem
 
 # Row -> the strategy it is and the settings that make it so.
 ROWS: dict[str, dict[str, Any]] = {
@@ -187,7 +187,7 @@ def problem(config: ConfigDict) -> Problem:
     data = config.data.to_dict()
     source = sources.load(data.pop("dataset"))
     tasks = data.pop("tasks")
-    stream = streams.make_stream(
+    stream = scenarios.make_stream(
         source, tuple(config.seeds), kind=data.pop("stream"), **data
     )
     if tasks is not None:
@@ -211,7 +211,7 @@ def problem(config: ConfigDict) -> Problem:
     )
 
 
-def _model(fields: dict[str, Any], stream: streams.Stream) -> Any:
+def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
     name = fields.pop("name")
     if name in MODELS:
         build = MODELS[name]

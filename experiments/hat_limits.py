@@ -41,10 +41,10 @@ from experiments.results import OK, Result
 from experiments.run import execute, stopped
 from experiments.style import COLOURS, DPI, STYLE
 from jaxcl import metrics
-from jaxcl.layers import NORMS
-from jaxcl.problem import check
-from jaxcl.protocol import Interrupted
+from jaxcl.nn.layers import NORMS
 from jaxcl.strategies.hat import AT_CLAMP
+from jaxcl.training.problem import check
+from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
 
 REFERENCE_LR = 0.05

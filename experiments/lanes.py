@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from experiments import config as configs
 from experiments.config import OPTIMIZERS
-from jaxcl.problem import Problem
+from jaxcl.training.problem import Problem
 
 
 def together(found: Sequence[ConfigDict]) -> list[list[int]]:

@@ -18,8 +18,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from jaxcl.checkpoints import CheckpointError
 from jaxcl.data.cache import DataError, cache_root
+from jaxcl.training.checkpoints import CheckpointError
 
 PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 

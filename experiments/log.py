@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from jaxcl.protocol import EpochDone, Started, TaskDone
-from jaxcl.training import EpochMetrics
+from jaxcl.training.protocol import EpochDone, Started, TaskDone
+from jaxcl.training.trainer import EpochMetrics
 
 Event = TypeVar("Event", Started, EpochDone, TaskDone)
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import notes
-from jaxcl.protocol import EpochDone, Started, TaskDone
+from jaxcl.training.protocol import EpochDone, Started, TaskDone
 
 _LINE_EVERY = 10.0  # seconds between plain lines inside a task
 

@@ -23,9 +23,9 @@ from experiments import launch, notes, report, results
 from experiments.log import Log, of_lanes
 from experiments.progress import Display
 from experiments.results import Result
-from jaxcl import protocol
-from jaxcl.problem import Problem, check
-from jaxcl.protocol import Interrupted, TaskDone
+from jaxcl.training import protocol
+from jaxcl.training.problem import Problem, check
+from jaxcl.training.protocol import Interrupted, TaskDone
 
 
 def main(argv: Sequence[str]) -> int:

@@ -34,8 +34,8 @@ from experiments.results import Result
 from experiments.run import Part, execute, execute_together, finished, stopped
 from experiments.scores import LABELS
 from jaxcl import metrics
-from jaxcl.problem import can_trace, check
-from jaxcl.protocol import Interrupted
+from jaxcl.training.problem import can_trace, check
+from jaxcl.training.protocol import Interrupted
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
 

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 import optax
 
-from jaxcl import convolution, models, strategies
+from jaxcl import strategies
 from jaxcl.data.cache import Source
-from jaxcl.data.streams import make_stream
-from jaxcl.lanes import Lanes
-from jaxcl.plan import Plan
-from jaxcl.problem import Problem, compiled, own
+from jaxcl.data.scenarios import make_stream
+from jaxcl.nn import models
+from jaxcl.ops import convolution
+from jaxcl.training.plan import Plan
+from jaxcl.training.problem import Problem, compiled, own
+from jaxcl.training.seeds import Lanes
 
 Timer = Callable[[], float]
 """Runs something once and gives its seconds per step and seed."""

@@ -1,16 +1,6 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
-from jaxcl import (
-    capture,
-    gates,
-    inspection,
-    linalg,
-    losses,
-    metrics,
-    models,
-    strategies,
-    transforms,
-)
+from jaxcl import losses, metrics, nn, ops, strategies, transforms
 from jaxcl.compose import chain, transform_loss, transform_optimizer
 from jaxcl.heads import context, setup_for
 from jaxcl.types import (
@@ -38,15 +28,12 @@ __all__ = [
     "Strategy",
     "TaskData",
     "array_data",
-    "capture",
     "chain",
     "context",
-    "gates",
-    "inspection",
-    "linalg",
     "losses",
     "metrics",
-    "models",
+    "nn",
+    "ops",
     "setup_for",
     "strategies",
     "strategy",

@@ -10,8 +10,8 @@ from jax.core import Tracer
 def require(holds: Any, message: str) -> None:
     """Refuses a setting; one that is traced passes.
 
-    A setting that differs between the seeds of a run (`jaxcl.problem.Problem.settings`)
-    reaches a factory as a tracer, after each of its values has been checked.
+    A setting that differs between the seeds of a run (`Problem.settings`) reaches a
+    factory as a tracer, after each of its values has been checked.
 
     Args:
       holds: bool, or a traced one.

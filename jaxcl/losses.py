@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
-from jaxcl.linalg import tree_quadratic
+from jaxcl.ops.linalg import tree_quadratic
 from jaxcl.types import PyTree
 
 
@@ -210,7 +210,7 @@ def gate_sparsity(
       >>> import jax.numpy as jnp, jaxcl
       >>> loss = jaxcl.losses.gate_sparsity(
       ...     lambda e: jnp.zeros(()), strength=2.0, used=[jnp.array([1.0, 0.0, 0.0])],
-      ...     gates=lambda e: [jaxcl.gates.gate(e, 1.0)])
+      ...     gates=lambda e: [jaxcl.ops.gates.gate(e, 1.0)])
       >>> float(loss(jnp.zeros(3)))
       1.0
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcl import gates
 from jaxcl.checks import require
-from jaxcl.linalg import EXACT, tree_dot
+from jaxcl.ops import gates
+from jaxcl.ops.linalg import EXACT, tree_dot
 from jaxcl.types import PyTree
 
 GIVEN = ("basis", "projector")
@@ -262,7 +262,7 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
     """Undoes what annealing the gates' slope does to the embeddings' gradients.
 
     g ← g · (s_max/s) · (cosh(clip(s·e, ±50)) + 1)/(cosh(e) + 1); see
-    `jaxcl.gates.compensate`. Belongs before a clip and the optimizer.
+    `jaxcl.ops.gates.compensate`. Belongs before a clip and the optimizer.
 
     Args:
       s_max: the steepest slope, > 0.

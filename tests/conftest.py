@@ -23,12 +23,13 @@ import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 2)
 
-from jaxcl import models, protocol  # noqa: E402
 from jaxcl.data.cache import Source  # noqa: E402
-from jaxcl.data.streams import make_stream  # noqa: E402
-from jaxcl.plan import Plan  # noqa: E402
-from jaxcl.problem import Problem  # noqa: E402
+from jaxcl.data.scenarios import make_stream  # noqa: E402
+from jaxcl.nn import models  # noqa: E402
 from jaxcl.strategies import make  # noqa: E402
+from jaxcl.training import protocol  # noqa: E402
+from jaxcl.training.plan import Plan  # noqa: E402
+from jaxcl.training.problem import Problem  # noqa: E402
 
 
 @pytest.fixture(scope="session")

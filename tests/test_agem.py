@@ -7,8 +7,9 @@ import optax
 import pytest
 import reference as ref
 
-from jaxcl import memory, transforms
-from jaxcl.linalg import tree_dot
+from jaxcl import transforms
+from jaxcl.ops import memory
+from jaxcl.ops.linalg import tree_dot
 from jaxcl.strategies.agem import DRAW, agem, classes_per_task
 
 

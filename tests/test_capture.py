@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, inspection, models
+from jaxcl.nn import capture, inspection, models
 
 
 def test_taps_are_the_layers_inputs():

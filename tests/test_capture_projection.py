@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, inspection, layers, models, projection
+from jaxcl.nn import capture, inspection, layers, models
+from jaxcl.strategies import _projection as projection
 
 
 class Mixed(nn.Module):

@@ -7,11 +7,12 @@ import optax
 import pytest
 
 import jaxcl
-from jaxcl import models, protocol
-from jaxcl.lanes import Lanes
-from jaxcl.problem import make_setup
-from jaxcl.protocol import EpochDone
+from jaxcl.nn import models
 from jaxcl.strategies import STRATEGIES, factory, make
+from jaxcl.training import protocol
+from jaxcl.training.problem import make_setup
+from jaxcl.training.protocol import EpochDone
+from jaxcl.training.seeds import Lanes
 from jaxcl.types import array_data
 
 # name -> settings that do something, and settings at which a step is BP's own.
@@ -43,7 +44,7 @@ def parts(problem):
     def build(name, settings):
         p = problem(name, settings)
         setup = make_setup(p.model, p.stream, 8)
-        net, model_state = jaxcl.capture.init_fn(p.model, setup.example)(
+        net, model_state = jaxcl.nn.capture.init_fn(p.model, setup.example)(
             jax.random.key(0)
         )
         x = jax.random.normal(jax.random.key(1), (24, 4, 4, 1))

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcl import gates, losses, transforms
-from jaxcl.convolution import max_pool
-from jaxcl.layers import Dropout
+from jaxcl import losses, transforms
+from jaxcl.nn.layers import Dropout
+from jaxcl.ops import gates
+from jaxcl.ops.convolution import max_pool
 
 
 def sigma(x):

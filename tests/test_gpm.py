@@ -12,11 +12,12 @@ import pytest
 from test_linalg import paper_span
 
 import jaxcl
-from jaxcl import capture, inspection, layers, models, protocol
 from jaxcl.data import sources
 from jaxcl.heads import cross_entropy, scenario_mask
-from jaxcl.problem import check
+from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.strategies import finetune, gpm
+from jaxcl.training import protocol
+from jaxcl.training.problem import check
 from jaxcl.types import Setup
 
 

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 import jaxcl
-from jaxcl import capture, convolution, inspection, layers, models
 from jaxcl.heads import cross_entropy, scenario_mask
-from jaxcl.problem import check
+from jaxcl.nn import capture, inspection, layers, models
+from jaxcl.ops import convolution
 from jaxcl.strategies import hat
+from jaxcl.training.problem import check
 from jaxcl.types import Context, Params, Setup
 
 TASKS, OUTPUTS, S_MAX, LAMBDA, RATE = 3, 6, 400.0, 0.75, 0.05

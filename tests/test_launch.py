@@ -25,8 +25,8 @@ from experiments import launch, results, run
 from experiments.launch import UsageError
 from experiments.run import execute
 from jaxcl import strategies
-from jaxcl.problem import check
-from jaxcl.protocol import Interrupted
+from jaxcl.training.problem import check
+from jaxcl.training.protocol import Interrupted
 
 ROOT = Path(__file__).parent.parent
 QUICK = ["--config.train.epochs=2", "--config.data.train_per_task=60"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import linalg
+from jaxcl.ops import linalg
 
 span_update = jax.jit(linalg.span_update)
 rls_update = jax.jit(linalg.rls_update, static_argnames="block")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxcl
-from jaxcl import memory
+from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
-from jaxcl.data.streams import make_stream
+from jaxcl.ops import memory
 from jaxcl.types import Batch, Codec, same
 
 PLAIN = Codec(same, same)

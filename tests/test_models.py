@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl import capture, convolution, inspection, layers
-from jaxcl.models import MLP, AlexNet, ResNet18
+from jaxcl.nn import capture, inspection, layers
+from jaxcl.nn.models import MLP, AlexNet, ResNet18
+from jaxcl.ops import convolution
 
 
 def lax_conv(x, kernel, strides, padding):

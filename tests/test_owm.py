@@ -11,8 +11,8 @@ from test_gpm import MLP, Net, make_setup, one_step, start, windows
 from test_linalg import paper_rls
 
 import jaxcl
-from jaxcl import models
 from jaxcl.data import sources
+from jaxcl.nn import models
 from jaxcl.strategies import finetune, owm
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcl import protocol, strategy
-from jaxcl.checkpoints import CheckpointError
-from jaxcl.lanes import Lanes
-from jaxcl.problem import can_trace, check
-from jaxcl.protocol import EpochDone, Interrupted, Started, TaskDone
+from jaxcl import strategy
 from jaxcl.strategies import make
+from jaxcl.training import protocol
+from jaxcl.training.checkpoints import CheckpointError
+from jaxcl.training.problem import can_trace, check
+from jaxcl.training.protocol import EpochDone, Interrupted, Started, TaskDone
+from jaxcl.training.seeds import Lanes
 from jaxcl.types import Params
 
 
@@ -179,7 +180,7 @@ def test_a_truncated_checkpoint_says_what_to_do(problem, tmp_path, finish):
 
 
 def test_a_checkpoint_of_another_shape_is_refused(problem, tmp_path):
-    from jaxcl import models
+    from jaxcl.nn import models
 
     list(protocol.run(problem(), checkpoints=tmp_path))
     wider = problem(model=lambda k: models.MLP((17,), k))
@@ -272,7 +273,7 @@ def test_tasks_of_unequal_size_share_a_trace(problem, blobs):
         train_x=np.concatenate([blobs.train_x[:60], blobs.train_x[blobs.train_y < 2]]),
         train_y=np.concatenate([blobs.train_y[:60], blobs.train_y[blobs.train_y < 2]]),
     )
-    from jaxcl.data.streams import make_stream
+    from jaxcl.data.scenarios import make_stream
 
     stream = make_stream(
         few, (0,), kind="split", scenario="task", num_tasks=3, valid_fraction=0.2
@@ -294,7 +295,7 @@ jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 sys.path.insert(0, sys.argv[3])
 import optax
 from conftest import *
-from jaxcl.data.streams import make_stream
+from jaxcl.data.scenarios import make_stream
 source = blobs_source()
 seeds = (0, 1, 2)
 stream = make_stream(source, seeds, kind="split", scenario="task", num_tasks=3,

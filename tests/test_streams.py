@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcl.data.streams import make_stream
+from jaxcl.data.scenarios import make_stream
 from jaxcl.heads import cross_entropy, scenario_mask
-from jaxcl.sampling import batch_positions, shuffled
+from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.types import Batch
 
 SEEDS = (0, 7)

@@ -14,8 +14,8 @@ from experiments import config as configs
 from experiments import sweep
 from experiments.lanes import joined, together
 from experiments.results import Result
+from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
-from jaxcl.data.streams import make_stream
 
 ROOT = Path(__file__).parents[1]
 

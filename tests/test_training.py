@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcl import protocol, strategy
-from jaxcl.problem import compiled, own
-from jaxcl.protocol import EpochDone, TaskDone
+from jaxcl import strategy
+from jaxcl.training import protocol
+from jaxcl.training.problem import compiled, own
+from jaxcl.training.protocol import EpochDone, TaskDone
 from jaxcl.types import Params
 
 
@@ -51,7 +52,7 @@ def test_a_decayed_rate_scales_the_step(problem):
 
         return strategy(init=lambda key, net: ({}, jnp.zeros(())), updates=updates)
 
-    from jaxcl.lanes import Lanes
+    from jaxcl.training.seeds import Lanes
 
     build = problem(
         make_strategy=measured,
@@ -128,7 +129,7 @@ def test_progress_runs_from_zero_to_one(problem):
 
         return strategy(init=init, grads=grads)
 
-    from jaxcl.lanes import Lanes
+    from jaxcl.training.seeds import Lanes
 
     build = problem(make_strategy=recorder, seeds=(0,), plan=dict(epochs=2))
     lanes = Lanes(1)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl import memory
+from jaxcl.ops import memory
 from jaxcl.transforms import project_conflicting
 from jaxcl.types import Context, PyTree, Setup, Strategy, strategy
 

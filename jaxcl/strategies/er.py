@@ -12,9 +12,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl import memory
 from jaxcl.checks import require
 from jaxcl.losses import distillation, squared_error
+from jaxcl.ops import memory
 from jaxcl.types import Setup, Strategy, strategy
 
 # A step's key is the network's own; replay takes keys folded from it by these.

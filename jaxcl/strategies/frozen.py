@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.linalg import tree_where
+from jaxcl.ops.linalg import tree_where
 from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
 
 

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.linalg import EXACT, span_update
-from jaxcl.projection import (
+from jaxcl.ops.linalg import EXACT, span_update
+from jaxcl.ops.sampling import shuffled
+from jaxcl.strategies._projection import (
     FORMS,
     WHERES,
     check_choice,
@@ -26,7 +27,6 @@ from jaxcl.projection import (
     project_inputs,
     rows,
 )
-from jaxcl.sampling import shuffled
 from jaxcl.transforms import remove, warn_unless_kept
 from jaxcl.types import LayerSpec, Setup, Strategy, TaskData, strategy
 
@@ -83,7 +83,7 @@ def gpm(
 
         ∇W ← ∇W − M ∇W
 
-    and at its end U grows by `jaxcl.linalg.span_update` until it holds
+    and at its end U grows by `jaxcl.ops.linalg.span_update` until it holds
     threshold + threshold_step · t (t from 0) of the energy of the layer's inputs on
     `samples` random training examples, a convolution's inputs being its windows.
 

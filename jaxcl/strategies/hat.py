@@ -3,7 +3,7 @@
 Serrà, Surís, Miron and Karatzoglou, Overcoming catastrophic forgetting with hard
 attention to the task, ICML 2018, https://arxiv.org/abs/1801.01423.
 
-The arithmetic is in `jaxcl.gates`, `jaxcl.losses.gate_sparsity`,
+The arithmetic is in `jaxcl.ops.gates`, `jaxcl.losses.gate_sparsity`,
 `jaxcl.transforms.mask_updates` and `jaxcl.transforms.compensate`.
 """
 
@@ -16,13 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcl.capture import scale_units
 from jaxcl.checks import require
-from jaxcl.gates import anneal, clamp, compensate, gate
 from jaxcl.losses import gate_sparsity
-from jaxcl.transforms import mask_updates
-from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
-from jaxcl.units import (
+from jaxcl.nn.capture import scale_units
+from jaxcl.ops.gates import anneal, clamp, compensate, gate
+from jaxcl.strategies._units import (
     Used,
     gate_places,
     is_head,
@@ -31,6 +29,8 @@ from jaxcl.units import (
     refuse,
     require_rules,
 )
+from jaxcl.transforms import mask_updates
+from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
 
 AT_CLAMP = "embeddings at the clamp"
 SHARED = " shared"
@@ -100,7 +100,7 @@ def hat(
     Differs from the official code: the mask multiplies updates, not gradients, so that
     it holds under momentum, Adam and weight decay; under SGD that is the same, but that
     a clip sees gradients of which only those with m = 0 are taken out. Gates have the
-    derivative σ(x)σ(−x), see `jaxcl.gates.gate`; s reaches s_max at an epoch's end.
+    derivative σ(x)σ(−x), see `jaxcl.ops.gates.gate`; s reaches s_max at an epoch's end.
     """
     require(s_max > 0, f"hat: s_max must be greater than 0, got {s_max}")
     require(strength >= 0, f"hat: strength must be at least 0, got {strength}")

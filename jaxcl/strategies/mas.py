@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require
 from jaxcl.losses import quadratic_penalty
-from jaxcl.sampling import batch_positions, shuffled
+from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
 
 

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
-from jaxcl.linalg import EXACT, rls_update
-from jaxcl.projection import (
+from jaxcl.ops.linalg import EXACT, rls_update
+from jaxcl.strategies._projection import (
     FORMS,
     WHERES,
     check_choice,
@@ -97,7 +97,7 @@ def owm(
 
     Differs from the official code in that progress counts the examples of the task,
     not a fixed number of batches, and reaches 1; and in that inputs which are taken
-    already change nothing (see `jaxcl.linalg.rls_update`).
+    already change nothing (see `jaxcl.ops.linalg.rls_update`).
     """
     layers, free = choose_layers(setup, "owm", project_head)
     check_choice("owm", "where", where, WHERES)

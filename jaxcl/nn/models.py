@@ -13,8 +13,8 @@ from functools import partial
 import flax.linen as nn
 import jax
 
-from jaxcl.convolution import max_pool
-from jaxcl.layers import NORMS, STARTS, Conv, Dense, Dropout, Norm
+from jaxcl.nn.layers import NORMS, STARTS, Conv, Dense, Dropout, Norm
+from jaxcl.ops.convolution import max_pool
 
 
 class MLP(nn.Module):
@@ -28,7 +28,7 @@ class MLP(nn.Module):
       input_dropout: on the input.
       norm: one of `NORMS`.
       num_tasks: T, for norm "batch_per_task".
-      start: one of `jaxcl.layers.STARTS`.
+      start: one of `jaxcl.nn.layers.STARTS`.
     """
 
     widths: Sequence[int]

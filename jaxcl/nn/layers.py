@@ -1,4 +1,4 @@
-"""The layers that the networks of `jaxcl.models` are made of.
+"""The layers that the networks of `jaxcl.nn.models` are made of.
 
 Kernels start uniform in ±1/sqrt(fan_in), biases too: what PyTorch's layers do, in
 which most of the papers' figures were measured.
@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.convolution import convolve
+from jaxcl.ops.convolution import convolve
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen import dtypes
 
-from jaxcl import layers
+from jaxcl.nn import layers
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
 DENSE = (nn.Dense, layers.Dense)

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl import capture, convolution, inspection
-from jaxcl.linalg import EXACT
+from jaxcl.nn import capture, inspection
+from jaxcl.ops import convolution
+from jaxcl.ops.linalg import EXACT
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
 FORMS = ("auto", "gradient")

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.gates import conditional_mask
-from jaxcl.inspection import require_treatable
+from jaxcl.nn.inspection import require_treatable
+from jaxcl.ops.gates import conditional_mask
 from jaxcl.types import LayerSpec, PyTree, Setup
 
 Used = dict[str, jax.Array]

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcl import capture, inspection, training
-from jaxcl.data.streams import Lane as View
-from jaxcl.data.streams import Stream
+from jaxcl.data.scenarios import Lane as View
+from jaxcl.data.scenarios import Stream
 from jaxcl.heads import cross_entropy
-from jaxcl.lanes import Lanes
-from jaxcl.plan import Plan
+from jaxcl.nn import capture, inspection
+from jaxcl.training import trainer as training
+from jaxcl.training.plan import Plan
+from jaxcl.training.seeds import Lanes
 from jaxcl.types import Setup, Strategy
 
 
@@ -32,7 +33,7 @@ class Problem(NamedTuple):
       plan: how a task is trained.
       joint: each task trains on all data so far.
       measure: "test", or "valid": the accuracy matrix that settings are chosen by.
-      lanes: one of `jaxcl.lanes.MODES`.
+      lanes: one of `jaxcl.training.seeds.MODES`.
       rates: what the optimizer's updates are multiplied by, one for each seed.
       settings: name -> values, one for each seed, of the strategy's settings that
         differ between seeds. They are traced: several settings of a method are trained
@@ -133,7 +134,7 @@ def check(problem: Problem) -> None:
 
 
 class Compiled(NamedTuple):
-    """`jaxcl.training`'s functions over all seeds: ``(state, mine, shared) -> result``.
+    """The trainer's functions over all seeds: ``(state, mine, shared) -> result``.
 
     ``own`` is an `Own`, ``base`` the stream's `Base`, ``task`` and ``epoch`` int32[].
     """

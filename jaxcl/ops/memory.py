@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.sampling import shuffled
+from jaxcl.ops.sampling import shuffled
 from jaxcl.types import Batch, Codec, PyTree, Setup, TaskData
 
 

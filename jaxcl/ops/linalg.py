@@ -90,7 +90,7 @@ def span_update(
       >>> import jax.numpy as jnp, jaxcl
       >>> empty, none = jnp.zeros([3, 3]), jnp.zeros([], int)
       >>> samples = jnp.array([[3.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
-      >>> basis, count = jaxcl.linalg.span_update(
+      >>> basis, count = jaxcl.ops.linalg.span_update(
       ...     empty, none, samples, 0.9, crossing=True)
       >>> int(count), jnp.abs(basis[:, :2]).tolist()
       (2, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
@@ -183,7 +183,7 @@ def rls_update(
 
     Example:
       >>> import jax.numpy as jnp, jaxcl
-      >>> P = jaxcl.linalg.rls_update(jnp.eye(2), jnp.array([1.0, 0.0]), 1.0)
+      >>> P = jaxcl.ops.linalg.rls_update(jnp.eye(2), jnp.array([1.0, 0.0]), 1.0)
       >>> P.tolist()
       [[0.5, 0.0], [0.0, 1.0]]
 

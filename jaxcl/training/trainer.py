@@ -17,11 +17,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxcl.compose import transform_loss, transform_optimizer
-from jaxcl.evaluation import make_evaluate
-from jaxcl.lane import Lane, Progress, idle_context
-from jaxcl.linalg import tree_where
-from jaxcl.plan import Plan
-from jaxcl.sampling import batch_positions, shuffled
+from jaxcl.ops.linalg import tree_where
+from jaxcl.ops.sampling import batch_positions, shuffled
+from jaxcl.training.evaluation import make_evaluate
+from jaxcl.training.plan import Plan
+from jaxcl.training.state import Lane, Progress, idle_context
 from jaxcl.types import (
     Context,
     Params,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.heads import mask_logits
-from jaxcl.lane import Lane, context_of
-from jaxcl.sampling import batch_positions
+from jaxcl.ops.sampling import batch_positions
+from jaxcl.training.state import Lane, context_of
 from jaxcl.types import Setup, Strategy, TaskData
 
 

@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl import convolution, layers
-from jaxcl.capture import CONV, apply_fn, init_fn, is_layer
+from jaxcl.nn import layers
+from jaxcl.nn.capture import CONV, apply_fn, init_fn, is_layer
+from jaxcl.ops import convolution
 from jaxcl.types import LayerSpec, NormSpec
 
 NORM_KINDS = ("batch", "batch_current", "batch_per_task", "group", "layer")
@@ -102,9 +103,9 @@ def describe_norms(
       example: shape and dtype of an input batch.
 
     Returns:
-      A `NormSpec` for each module that is one of Flax's or `jaxcl.layers`' BatchNorm,
-      GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if what is
-      normalised is that layer's very output, with nothing in between.
+      A `NormSpec` for each module that is one of Flax's or `jaxcl.nn.layers`'
+      BatchNorm, GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if
+      what is normalised is that layer's very output, with nothing in between.
     """
     found: list[NormSpec] = []
     outputs: list[tuple[str, jax.Array]] = []

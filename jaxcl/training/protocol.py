@@ -1,7 +1,8 @@
 """Tasks × seeds: what runs when, measured, saved and taken up again.
 
 `run` is a generator of events; whoever iterates it draws the progress bar and writes
-the files. All arithmetic is in `jaxcl.training`, all placement in `jaxcl.lanes`.
+the files. All arithmetic is in `jaxcl.training.trainer`, all placement in
+`jaxcl.training.seeds`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcl.checkpoints import Checkpoints
-from jaxcl.lane import Lane, Progress
-from jaxcl.lanes import Lanes
-from jaxcl.plan import Plan
-from jaxcl.problem import Problem, check, compiled, own
-from jaxcl.training import EpochMetrics
+from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.plan import Plan
+from jaxcl.training.problem import Problem, check, compiled, own
+from jaxcl.training.seeds import Lanes
+from jaxcl.training.state import Lane, Progress
+from jaxcl.training.trainer import EpochMetrics
 from jaxcl.types import PyTree
 
 

@@ -1,0 +1,5 @@
+"""Functions of arrays: they know no model, no strategy and no training loop."""
+
+from jaxcl.ops import convolution, gates, linalg, memory, sampling
+
+__all__ = ["convolution", "gates", "linalg", "memory", "sampling"]

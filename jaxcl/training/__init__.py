@@ -1,0 +1,1 @@
+"""Tasks × seeds: what is trained, in which order, measured and saved."""
