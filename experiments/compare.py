@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from experiments import config as configs
 from experiments import launch, report
 from experiments.run import execute, stopped
-from jaxcl.training.problem import check
+from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value or Path("results") / shared.name)
     runs = [row_config(row) for row in rows]
     for config in runs:  # every mistake is found before anything runs
-        check(configs.problem(config))
+        validate(configs.problem(config))
     results = []
     for config in runs:
         try:

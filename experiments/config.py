@@ -58,7 +58,7 @@ def base(name: str) -> ConfigDict:
             "seeds": (0, 1, 2, 3, 4),
             "joint": False,  # each task trains on all data so far
             "measure": "test",  # "valid": the matrix that settings are chosen by
-            "lanes": "auto",  # seeds side by side: "vmap", in turn: "map"
+            "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
             "rows": tuple(ROWS),  # what `compare` runs by default
             "data": {
                 "dataset": "digits",
@@ -207,7 +207,7 @@ def problem(config: ConfigDict) -> Problem:
         plan=Plan(lr=config.optimizer.lr, **train),
         joint=config.joint,
         measure=config.measure,
-        lanes=config.lanes,
+        seed_mode=config.seed_mode,
     )
 
 

@@ -43,7 +43,7 @@ from experiments.style import COLOURS, DPI, STYLE
 from jaxcl import metrics
 from jaxcl.nn.layers import NORMS
 from jaxcl.strategies.hat import AT_CLAMP
-from jaxcl.training.problem import check
+from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
 
@@ -237,7 +237,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value or Path("results") / "hat_limits" / study)
     points = make()
     for point in points:  # every mistake is found before anything runs
-        check(configs.problem(point.config))
+        validate(configs.problem(point.config))
     try:
         results = [execute(p.config, workdir / p.folder) for p in points]
     except Interrupted:

@@ -24,7 +24,7 @@ from experiments.log import Log, of_lanes
 from experiments.progress import Display
 from experiments.results import Result
 from jaxcl.training import protocol
-from jaxcl.training.problem import Problem, check
+from jaxcl.training.problem import Problem, validate
 from jaxcl.training.protocol import Interrupted, TaskDone
 
 
@@ -94,7 +94,7 @@ def execute_together(
     Raises:
       As `execute`.
     """
-    check(problem)
+    validate(problem)
     write = launch.is_main_process()
     ends = np.cumsum([len(part.config.seeds) for part in parts]).tolist()
     lanes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
@@ -156,7 +156,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
     file = workdir / "config.json"
     mine = json.loads(config.to_json_best_effort())
     # How often to save and how to lay seeds out change no result.
-    free = {"checkpoint_every", "lanes", "rows"}
+    free = {"checkpoint_every", "seed_mode", "rows"}
     if file.exists():
         try:
             theirs = json.loads(file.read_text())

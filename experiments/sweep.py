@@ -34,7 +34,8 @@ from experiments.results import Result
 from experiments.run import Part, execute, execute_together, finished, stopped
 from experiments.scores import LABELS
 from jaxcl import metrics
-from jaxcl.training.problem import can_trace, check
+from jaxcl.training.problem import validate
+from jaxcl.training.programs import can_trace
 from jaxcl.training.protocol import Interrupted
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value or Path("results") / f"{_CONFIG.value.name}_sweep")
     found = points({row: row_grid(grid, row) for row in rows}, row_config)
     for point in found:  # every mistake is found before anything runs
-        check(configs.problem(point.config))
+        validate(configs.problem(point.config))
     try:
         results = run_points(found, workdir)
     except Interrupted:

@@ -17,8 +17,9 @@ from jaxcl.data.scenarios import make_stream
 from jaxcl.nn import models
 from jaxcl.ops import convolution
 from jaxcl.training.plan import Plan
-from jaxcl.training.problem import Problem, compiled, own
-from jaxcl.training.seeds import Lanes
+from jaxcl.training.problem import Problem, per_seed
+from jaxcl.training.programs import make_programs
+from jaxcl.training.seeds import SeedMesh
 
 Timer = Callable[[], float]
 """Runs something once and gives its seconds per step and seed."""
@@ -133,9 +134,9 @@ def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
         plan=Plan(epochs=1, batch_size=case.batch),
         lanes=lanes,
     )
-    where = Lanes(num_seeds, lanes)
-    fns = compiled(problem, where)
-    mine, base = where.spread(own(problem)), where.share(stream.base)
+    where = SeedMesh(num_seeds, lanes)
+    fns = make_programs(problem, where)
+    mine, base = where.spread(per_seed(problem)), where.share(stream.base)
 
     def number(value: int) -> jax.Array:
         return where.share(np.int32(value))

@@ -2,7 +2,7 @@
 
 from jaxcl import losses, metrics, nn, ops, strategies, transforms
 from jaxcl.compose import chain, transform_loss, transform_optimizer
-from jaxcl.heads import context, setup_for
+from jaxcl.setup import array_data, context, setup_for, setup_for_linen
 from jaxcl.types import (
     Batch,
     Context,
@@ -13,7 +13,6 @@ from jaxcl.types import (
     Setup,
     Strategy,
     TaskData,
-    array_data,
     strategy,
 )
 
@@ -35,6 +34,7 @@ __all__ = [
     "nn",
     "ops",
     "setup_for",
+    "setup_for_linen",
     "strategies",
     "strategy",
     "transform_loss",

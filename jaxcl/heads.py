@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
-from jaxcl.types import (
-    Batch,
-    Context,
-    LayerSpec,
-    Output,
-    PyTree,
-    Setup,
-    TaskLoss,
-)
+from jaxcl.types import Batch, Setup, TaskLoss
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -103,101 +93,3 @@ def cross_entropy(mask: jax.Array, mask_by: str) -> TaskLoss:
         return jnp.sum(each * batch.weight) / jnp.maximum(batch.weight.sum(), 1)
 
     return task_loss
-
-
-def setup_for(
-    forward: Any,
-    example: Any,
-    *,
-    num_outputs: int,
-    num_tasks: int,
-    heads: tuple[tuple[str, ...], ...],
-    scenario: str = "domain",
-    layers: tuple[LayerSpec, ...] = (),
-) -> Setup:
-    """A `Setup` for a model of one's own, outside this project's protocol.
-
-    Args:
-      forward: ``(net, x) -> logits [B, K]``, any pure function.
-      example: an input batch, an array or a ShapeDtypeStruct.
-      num_outputs: K; task- and class-incremental scenarios split it evenly.
-      num_tasks: T.
-      heads: path prefixes of the classifier's leaves in ``net``.
-      scenario: one of `SCENARIOS`.
-      layers: the layers, for methods that treat layers.
-
-    Returns:
-      A `Setup`.
-
-    Raises:
-      ValueError: unknown scenario; K that T tasks cannot share evenly.
-    """
-    share = num_outputs if scenario == "domain" else num_outputs // num_tasks
-    if scenario != "domain" and share * num_tasks != num_outputs:
-        raise ValueError(
-            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
-        )
-    mask, mask_by = scenario_mask(scenario, num_tasks, [share] * num_tasks)
-
-    def apply_fn(net, model_state, x, task, key, train):
-        return Output(forward(net, x), model_state, {})
-
-    return Setup(
-        apply_fn=apply_fn,
-        task_loss=cross_entropy(mask, mask_by),
-        layers=layers,
-        heads=heads,
-        logit_mask=mask,
-        mask_by=mask_by,
-        num_tasks=num_tasks,
-        example=jax.ShapeDtypeStruct(example.shape, example.dtype),
-        mixes_examples=False,
-    )
-
-
-def context(
-    x: jax.Array,
-    y: jax.Array,
-    *,
-    task: int | jax.Array,
-    step: int | jax.Array = 0,
-    key: jax.Array | None = None,
-    epoch_progress: float | jax.Array = 0.0,
-    task_progress: float | jax.Array = 0.0,
-    model_state: PyTree | None = None,
-    cache: PyTree = (),
-) -> Context:
-    """A `Context` for a training loop of one's own.
-
-    Args:
-      x: [B, ...] inputs.
-      y: int[B] targets.
-      task: the task they belong to, which is the one in training.
-      step: since the task's start.
-      key: a typed key of this step's own; by default derived from ``step``.
-      epoch_progress: share of the epoch done.
-      task_progress: share of the task done.
-      model_state: the model's running statistics, by default none.
-      cache: what the strategy's ``prepare`` returned.
-
-    Returns:
-      A `Context` in which every example has weight 1.
-    """
-    n = x.shape[0]
-    batch = Batch(
-        x=x,
-        y=jnp.asarray(y, jnp.int32),
-        task=jnp.full((n,), task, jnp.int32),
-        weight=jnp.ones((n,), jnp.float32),
-        index=jnp.arange(n),
-    )
-    return Context(
-        task=jnp.asarray(task, jnp.int32),
-        step=jnp.asarray(step, jnp.int32),
-        epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
-        task_progress=jnp.asarray(task_progress, jnp.float32),
-        key=jax.random.key(step) if key is None else key,
-        batch=batch,
-        model_state={} if model_state is None else model_state,
-        cache=cache,
-    )

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -89,6 +88,9 @@ def same(x: jax.Array) -> jax.Array:
     return x
 
 
+AS_IT_IS = Codec(same, same)
+
+
 class NormSpec(NamedTuple):
     """One normalisation, as `inspection.describe_norms` found it."""
 
@@ -110,7 +112,7 @@ class Setup(NamedTuple):
     num_tasks: int
     example: jax.ShapeDtypeStruct  # one batch of inputs
     mixes_examples: bool  # in evaluation an example's logits depend on its batch
-    codec: Codec = Codec(same, same)  # how memories store inputs
+    codec: Codec = AS_IT_IS  # how memories store inputs
     model_state: PyTree = ()  # shapes (`jax.ShapeDtypeStruct`) of running statistics
     norms: tuple[NormSpec, ...] = ()
 
@@ -197,36 +199,3 @@ def strategy(
         report=report or (lambda state: {}),
         check=check or (lambda optimizer: None),
     )
-
-
-def array_data(x: jax.Array, y: jax.Array, task: int | jax.Array = 0) -> TaskData:
-    """Plain arrays as the `TaskData` that `prepare` and `after_task` read.
-
-    Args:
-      x: [N, ...] network inputs.
-      y: int[N] targets.
-      task: the task they belong to.
-
-    Returns:
-      A `TaskData` of N examples.
-
-    Raises:
-      ValueError: x and y differ in length, or are empty.
-    """
-    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
-    if x.shape[0] != y.shape[0] or x.shape[0] == 0:
-        raise ValueError(
-            f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
-            f"{y.shape[0]}"
-        )
-
-    def take(index: jax.Array) -> Batch:
-        return Batch(
-            x=x[index],
-            y=y[index],
-            task=jnp.full(index.shape, task, jnp.int32),
-            weight=jnp.ones(index.shape, jnp.float32),
-            index=index,
-        )
-
-    return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])

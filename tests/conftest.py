@@ -77,7 +77,7 @@ def problem(blobs):
         make_strategy=None,
         model=None,
         joint=False,
-        lanes="auto",
+        seed_mode="auto",
         plan=None,
         **stream,
     ) -> Problem:
@@ -95,7 +95,7 @@ def problem(blobs):
             optimizer=optimizer or optax.sgd(0.1),
             plan=Plan(**({"epochs": 2, "batch_size": 8} | (plan or {}))),
             joint=joint,
-            lanes=lanes,
+            seed_mode=seed_mode,
         )
 
     return build

@@ -8,12 +8,12 @@ import pytest
 
 import jaxcl
 from jaxcl.nn import models
+from jaxcl.setup import array_data
 from jaxcl.strategies import STRATEGIES, factory, make
 from jaxcl.training import protocol
 from jaxcl.training.problem import make_setup
 from jaxcl.training.protocol import EpochDone
-from jaxcl.training.seeds import Lanes
-from jaxcl.types import array_data
+from jaxcl.training.seeds import SeedMesh
 
 # name -> settings that do something, and settings at which a step is BP's own.
 CASES: dict[str, tuple[dict, dict | None]] = {
@@ -88,15 +88,15 @@ def test_the_state_tree_is_stable(parts, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_trace_for_three_tasks(problem, name):
-    lanes = Lanes(3)
-    list(protocol.run(problem(name, CASES[name][0]), lanes=lanes))
-    assert set(lanes.traces.values()) == {1}
+    mesh = SeedMesh(3)
+    list(protocol.run(problem(name, CASES[name][0]), mesh=mesh))
+    assert set(mesh.traces.values()) == {1}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_vmapped_seeds_equal_a_loop(problem, name):
     def losses(mode):
-        events = protocol.run(problem(name, CASES[name][0], lanes=mode))
+        events = protocol.run(problem(name, CASES[name][0], seed_mode=mode))
         return [e.metrics.valid_loss for e in events if isinstance(e, EpochDone)]
 
     np.testing.assert_allclose(losses("map"), losses("vmap"), atol=1e-5)

@@ -17,7 +17,7 @@ from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.strategies import finetune, gpm
 from jaxcl.training import protocol
-from jaxcl.training.problem import check
+from jaxcl.training.problem import validate
 from jaxcl.types import Setup
 
 
@@ -423,7 +423,9 @@ def test_layers_that_cannot_be_projected_are_refused_by_name():
 
 def test_an_optimizer_that_undoes_it_is_warned_of_when_built(problem):
     def build(where, optimizer):
-        check(problem("gpm", {"threshold": 0.9, "where": where}, optimizer=optimizer))
+        validate(
+            problem("gpm", {"threshold": 0.9, "where": where}, optimizer=optimizer)
+        )
 
     with pytest.warns(UserWarning, match='gpm projects gradients.*where="updates"'):
         build("grads", optax.adam(1e-3))
@@ -437,7 +439,7 @@ def test_a_run_reports_the_space_taken_and_forgets_less(problem):
     options = dict(
         kind="permuted",
         scenario="domain",
-        lanes="vmap",
+        seed_mode="vmap",
         seeds=(0, 1),
         optimizer=optax.sgd(0.05),
         plan=dict(epochs=6),

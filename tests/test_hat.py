@@ -14,7 +14,7 @@ from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.ops import convolution
 from jaxcl.strategies import hat
-from jaxcl.training.problem import check
+from jaxcl.training.problem import validate
 from jaxcl.types import Context, Params, Setup
 
 TASKS, OUTPUTS, S_MAX, LAMBDA, RATE = 3, 6, 400.0, 0.75, 0.05
@@ -552,7 +552,7 @@ def test_a_model_declared_for_fewer_tasks_than_the_stream_has_is_refused(problem
         (None, "'batch_per_task' needs num_tasks"),
     ]:
         with pytest.raises(ValueError, match=message):
-            check(
+            validate(
                 problem(
                     "hat",
                     model=lambda k, n=declared: models.MLP(

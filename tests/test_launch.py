@@ -25,7 +25,7 @@ from experiments import launch, results, run
 from experiments.launch import UsageError
 from experiments.run import execute
 from jaxcl import strategies
-from jaxcl.training.problem import check
+from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 
 ROOT = Path(__file__).parent.parent
@@ -315,7 +315,7 @@ def test_problem_follows_its_config(quick):
     problem = configs.problem(quick("ewc", **{"train.max_steps": 7}))
     assert problem.plan.max_steps == 7 and problem.plan.lr == 0.05
     assert problem.stream.num_tasks == 5 and problem.seeds == (0, 1)
-    check(problem)
+    validate(problem)
 
 
 def test_an_optimizer_by_import_path(quick, tmp_path):

@@ -75,12 +75,12 @@ def test_codec_gives_back_what_the_stream_gave(kind):
     stream = make_stream(
         load("digits"), (3,), kind=kind, scenario=scenario, num_tasks=2
     )
-    lane = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stream.lanes)
+    mine = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stream.per_seed)
     base = jax.tree.map(jnp.asarray, stream.base)
 
     @jax.jit
     def both(task):
-        data = stream.view(base, lane, "train", task)
+        data = stream.view(base, mine, "train", task)
         x = data.take(jnp.arange(50)).x
         return x, stream.codec.decode(stream.codec.encode(x))
 

@@ -1,4 +1,4 @@
-"""Tasks × seeds: lanes, traces, resuming, several processes, failing seeds."""
+"""Tasks × seeds: devices, traces, resuming, several processes, failing seeds."""
 
 import socket
 import subprocess
@@ -15,9 +15,10 @@ from jaxcl import strategy
 from jaxcl.strategies import make
 from jaxcl.training import protocol
 from jaxcl.training.checkpoints import CheckpointError
-from jaxcl.training.problem import can_trace, check
+from jaxcl.training.problem import validate
+from jaxcl.training.programs import can_trace
 from jaxcl.training.protocol import EpochDone, Interrupted, Started, TaskDone
-from jaxcl.training.seeds import Lanes
+from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import Params
 
 
@@ -34,19 +35,21 @@ def test_learns_and_reports_every_epoch_and_task(problem):
     assert last.steps.tolist() == [90] * 3
 
 
-@pytest.mark.parametrize("lanes", ["map", "vmap"])
+@pytest.mark.parametrize("seed_mode", ["map", "vmap"])
 @pytest.mark.parametrize("joint", [False, True])
-def test_one_trace_serves_all_tasks_and_seeds(problem, lanes, joint):
-    where = Lanes(3, lanes)
-    list(protocol.run(problem("ewc", {"strength": 1.0}, joint=joint), lanes=where))
+def test_one_trace_serves_all_tasks_and_seeds(problem, seed_mode, joint):
+    where = SeedMesh(3, seed_mode)
+    list(protocol.run(problem("ewc", {"strength": 1.0}, joint=joint), mesh=where))
     assert set(where.traces.values()) == {1}
     assert where.traces["epoch"] == 1 and where.traces["end"] == 1
 
 
 def test_a_seed_alone_is_bit_equal_to_itself_among_five(problem, finish):
-    many = finish(problem("ewc", {"strength": 5.0}, seeds=(0, 1, 2, 3, 4), lanes="map"))
+    many = finish(
+        problem("ewc", {"strength": 5.0}, seeds=(0, 1, 2, 3, 4), seed_mode="map")
+    )
     for k in (0, 3):
-        one = finish(problem("ewc", {"strength": 5.0}, seeds=(k,), lanes="map"))
+        one = finish(problem("ewc", {"strength": 5.0}, seeds=(k,), seed_mode="map"))
         np.testing.assert_array_equal(one.accuracy[0], many.accuracy[k])
         np.testing.assert_array_equal(one.baseline[0], many.baseline[k])
 
@@ -62,17 +65,19 @@ def _trail(problem, **options) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("lanes,tolerance", [("map", 0.0), ("vmap", 1e-5)])
-def test_seeds_do_not_touch_each_other(problem, lanes, tolerance):
+@pytest.mark.parametrize("seed_mode,tolerance", [("map", 0.0), ("vmap", 1e-5)])
+def test_seeds_do_not_touch_each_other(problem, seed_mode, tolerance):
     def run(seeds):
-        return _trail(problem("ewc", {"strength": 5.0}, seeds=seeds, lanes=lanes))
+        return _trail(
+            problem("ewc", {"strength": 5.0}, seeds=seeds, seed_mode=seed_mode)
+        )
 
     many, one = run((0, 1, 2)), run((2,))
     np.testing.assert_allclose(many[:, 2], one[:, 0], rtol=0, atol=tolerance)
 
 
 def test_map_and_vmap_agree(problem):
-    a, b = (_trail(problem(lanes=lanes)) for lanes in ("map", "vmap"))
+    a, b = (_trail(problem(seed_mode=seed_mode)) for seed_mode in ("map", "vmap"))
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -113,7 +118,7 @@ def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
 def test_resumes_on_another_number_of_devices(problem, tmp_path, finish):
     build = lambda: problem("ewc", {"strength": 5.0})  # noqa: E731
     events = protocol.run(
-        build(), checkpoints=tmp_path, lanes=Lanes(3, devices=jax.devices()[:1])
+        build(), checkpoints=tmp_path, mesh=SeedMesh(3, devices=jax.devices()[:1])
     )
     for event in events:
         if isinstance(event, TaskDone):
@@ -147,11 +152,13 @@ def poison_one_seed(setup):
 POISON = -0.05
 
 
-@pytest.mark.parametrize("lanes", ["map", "vmap"])
-def test_a_diverged_seed_is_reported_and_harms_no_other(problem, finish, lanes):
+@pytest.mark.parametrize("seed_mode", ["map", "vmap"])
+def test_a_diverged_seed_is_reported_and_harms_no_other(problem, finish, seed_mode):
     seeds = (0, 1, 2, 3, 4)
-    healthy = finish(problem(seeds=seeds, lanes=lanes))
-    ill = finish(problem(seeds=seeds, lanes=lanes, make_strategy=poison_one_seed))
+    healthy = finish(problem(seeds=seeds, seed_mode=seed_mode))
+    ill = finish(
+        problem(seeds=seeds, seed_mode=seed_mode, make_strategy=poison_one_seed)
+    )
     failed = [i for i, s in enumerate(ill.status) if s != "ok"]
     assert failed and len(failed) < 5, "the threshold must hit some seeds, not all"
     for i in range(5):
@@ -201,7 +208,7 @@ def test_contradictions_are_refused_before_anything_runs(problem):
         (dict(plan=dict(epochs=None)), "epochs or max_steps"),
         (dict(plan=dict(select="newest")), "'newest'"),
         (dict(plan=dict(batch_size=0)), "batch_size must be at least 1, got 0"),
-        (dict(lanes="sideways"), "'sideways'"),
+        (dict(seed_mode="sideways"), "'sideways'"),
         (dict(settings={"strength": 1.0}), "strength"),
         (dict(strategy="nosuch"), "unknown strategy 'nosuch'"),
         (dict(seeds=(1, 1)), "distinct"),
@@ -223,13 +230,13 @@ def test_settings_and_rates_as_lanes_equal_runs_of_their_own(problem, finish, bl
         ).accuracy
 
     build = problem(make_strategy=at(1.0), seeds=(0, 1) * 3)
-    lanes = Lanes(6)
+    mesh = SeedMesh(6)
     together = build._replace(
         settings={"strength": (1.0,) * 2 + (50.0,) * 4}, rates=(1.0,) * 4 + (0.5,) * 2
     )
     assert can_trace(together)
-    *_, last = protocol.run(together, lanes=lanes)
-    assert set(lanes.traces.values()) == {1}
+    *_, last = protocol.run(together, mesh=mesh)
+    assert set(mesh.traces.values()) == {1}
     alone = [run(1.0, 0.1, seeds=(0, 1)), run(50.0, 0.1, seeds=(0, 1))]
     alone.append(run(50.0, 0.05, seeds=(0, 1)))
     np.testing.assert_allclose(last.accuracy, np.concatenate(alone), atol=1e-5)
@@ -237,7 +244,7 @@ def test_settings_and_rates_as_lanes_equal_runs_of_their_own(problem, finish, bl
     assert not np.array_equal(alone[1], alone[2])
 
 
-def test_what_decides_a_shape_cannot_be_a_lane(problem):
+def test_what_decides_a_shape_cannot_be_traced(problem):
     build = problem("gpm", {"samples": 20})
     build = build._replace(
         make_strategy=lambda setup, **varied: make("gpm", setup, varied),
@@ -259,7 +266,7 @@ def test_lanes_that_cannot_be(problem, fields, what):
     build = problem(make_strategy=lambda s, **varied: make("si", s, varied))
     start = {"settings": {"strength": (1.0,) * 3}}
     with pytest.raises(ValueError, match=what):
-        check(build._replace(**(start | fields)))
+        validate(build._replace(**(start | fields)))
 
 
 def test_joint_trains_on_all_data_so_far(problem, finish):
@@ -278,9 +285,9 @@ def test_tasks_of_unequal_size_share_a_trace(problem, blobs):
     stream = make_stream(
         few, (0,), kind="split", scenario="task", num_tasks=3, valid_fraction=0.2
     )
-    where = Lanes(1)
+    where = SeedMesh(1)
     build = problem(seeds=(0,))._replace(stream=stream)
-    *_, last = protocol.run(build, lanes=where)
+    *_, last = protocol.run(build, mesh=where)
     # 96 and 16 training examples, batches of 8, two epochs.
     assert last.steps.tolist() == [2 * (12 + 2 + 2)]
     assert where.traces["epoch"] == 1

@@ -19,8 +19,8 @@ def _stream(blobs, **options):
 
 
 def _view(stream, part, task, seed=0, joint=False):
-    lane = jax.tree.map(lambda a: jnp.asarray(a[seed]), stream.lanes)
-    data = stream.view(stream.base, lane, part, jnp.asarray(task), joint)
+    mine = jax.tree.map(lambda a: jnp.asarray(a[seed]), stream.per_seed)
+    data = stream.view(stream.base, mine, part, jnp.asarray(task), joint)
     return data, data.take(jnp.arange(int(data.size)))
 
 
@@ -48,7 +48,7 @@ def test_labels_follow_the_images(blobs):
     stream = _stream(blobs, class_order="seed")
     nearest = np.stack([blobs.train_x[blobs.train_y == c].mean(0) for c in range(6)])
     for seed in range(2):
-        label = stream.lanes.label[seed]
+        label = stream.per_seed.label[seed]
         order = [int(np.flatnonzero((label == k).any(0))[0]) for k in range(6)]
         assert sorted(order) == list(range(6))
         for task in range(3):
@@ -57,7 +57,7 @@ def test_labels_follow_the_images(blobs):
             distance = ((x[:, None] - nearest[None]) ** 2).sum((2, 3, 4))
             true = distance.argmin(1)
             np.testing.assert_array_equal(np.array(order)[batch.y], true)
-    assert not np.array_equal(stream.lanes.label[0], stream.lanes.label[1])
+    assert not np.array_equal(stream.per_seed.label[0], stream.per_seed.label[1])
 
 
 @pytest.mark.parametrize("joint", [False, True])
@@ -65,7 +65,7 @@ def test_permuted_pixels_are_drawn_once_per_seed_and_task(blobs, joint):
     stream = _stream(blobs, kind="permuted", scenario="domain", first_permuted=False)
     plain = (np.float32(blobs.train_x) / 255 - 0.5) / 0.25
     for seed in range(2):
-        pixel = stream.lanes.pixel[seed]
+        pixel = stream.per_seed.pixel[seed]
         assert (np.sort(pixel, axis=1) == np.arange(16)).all()
         np.testing.assert_array_equal(pixel[0], np.arange(16))
         batch = _view(stream, "train", 2, seed, joint)[1]
@@ -75,14 +75,14 @@ def test_permuted_pixels_are_drawn_once_per_seed_and_task(blobs, joint):
             assert task == (i // 300 if joint else 2)
             expected = plain[i % 300].reshape(16)[pixel[task]]
             np.testing.assert_allclose(batch.x[i].reshape(16), expected, atol=1e-5)
-    assert not np.array_equal(*stream.lanes.pixel[:, 1])
+    assert not np.array_equal(*stream.per_seed.pixel[:, 1])
     assert stream.base.train_x.shape[0] == 300  # stored once
 
 
 def test_a_seed_does_not_depend_on_its_neighbours(blobs):
     options = dict(valid_fraction=0.1, class_order="seed")
-    both = _stream(blobs, **options).lanes
-    alone = _stream(blobs, seeds=(7,), **options).lanes
+    both = _stream(blobs, **options).per_seed
+    alone = _stream(blobs, seeds=(7,), **options).per_seed
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1], b[0]), both, alone)
 
 

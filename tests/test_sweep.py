@@ -120,9 +120,9 @@ def digits_stream(**options):
 
 def rows_of(stream, part, task, seed):
     """Where a task's examples lie in the base arrays, and its two maps."""
-    index, offset = getattr(stream.lanes, part)
+    index, offset = getattr(stream.per_seed, part)
     rows = index[seed, offset[seed, task] : offset[seed, task + 1]]
-    return rows, stream.lanes.label[seed, task], stream.lanes.pixel[seed, task]
+    return rows, stream.per_seed.label[seed, task], stream.per_seed.pixel[seed, task]
 
 
 @pytest.mark.parametrize("kind", ["split", "permuted"])
@@ -140,7 +140,9 @@ def test_between_gives_the_same_tasks(kind):
                     np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(part.logit_mask, stream.logit_mask[2:4])
     whole = stream.between(0, 5)
-    np.testing.assert_array_equal(whole.lanes.train.index, stream.lanes.train.index)
+    np.testing.assert_array_equal(
+        whole.per_seed.train.index, stream.per_seed.train.index
+    )
 
 
 def test_between_leaves_the_classes_before_out_of_play():

@@ -8,7 +8,8 @@ import pytest
 
 from jaxcl import strategy
 from jaxcl.training import protocol
-from jaxcl.training.problem import compiled, own
+from jaxcl.training.problem import per_seed
+from jaxcl.training.programs import make_programs
 from jaxcl.training.protocol import EpochDone, TaskDone
 from jaxcl.types import Params
 
@@ -52,23 +53,23 @@ def test_a_decayed_rate_scales_the_step(problem):
 
         return strategy(init=lambda key, net: ({}, jnp.zeros(())), updates=updates)
 
-    from jaxcl.training.seeds import Lanes
+    from jaxcl.training.seeds import SeedMesh
 
     build = problem(
         make_strategy=measured,
         seeds=(0,),
         plan=dict(epochs=4, patience=1, lr_factor=10.0, lr=0.1, lr_min=1e-9),
     )
-    lanes = Lanes(1)
-    fns = compiled(build, lanes)
-    mine, base = lanes.spread(own(build)), lanes.share(build.stream.base)
-    task = lanes.share(np.int32(0))
-    lane = fns.begin(fns.init((), mine, ()), (mine, lanes.real), ())
-    cache = fns.prepare(lane, mine, (base, task))
+    mesh = SeedMesh(1)
+    fns = make_programs(build, mesh)
+    mine, base = mesh.spread(per_seed(build)), mesh.share(build.stream.base)
+    task = mesh.share(np.int32(0))
+    seed = fns.begin(fns.init((), mine, ()), (mine, mesh.real), ())
+    cache = fns.prepare(seed, mine, (base, task))
     for epoch in range(4):
-        shared = (base, task, lanes.share(np.int32(epoch)), lanes.share(np.int32(10)))
-        lane, _ = fns.epoch(lane, (mine, cache), shared)
-        sizes.append(float(lane.strategy_state[0]))
+        shared = (base, task, mesh.share(np.int32(epoch)), mesh.share(np.int32(10)))
+        seed, _ = fns.epoch(seed, (mine, cache), shared)
+        sizes.append(float(seed.strategy_state[0]))
     np.testing.assert_allclose(sizes, [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
 
 
@@ -129,18 +130,18 @@ def test_progress_runs_from_zero_to_one(problem):
 
         return strategy(init=init, grads=grads)
 
-    from jaxcl.training.seeds import Lanes
+    from jaxcl.training.seeds import SeedMesh
 
     build = problem(make_strategy=recorder, seeds=(0,), plan=dict(epochs=2))
-    lanes = Lanes(1)
-    fns = compiled(build, lanes)
-    mine, base = lanes.spread(own(build)), lanes.share(build.stream.base)
-    task = lanes.share(np.int32(0))
-    lane = fns.begin(fns.init((), mine, ()), (mine, lanes.real), ())
+    mesh = SeedMesh(1)
+    fns = make_programs(build, mesh)
+    mine, base = mesh.spread(per_seed(build)), mesh.share(build.stream.base)
+    task = mesh.share(np.int32(0))
+    seed = fns.begin(fns.init((), mine, ()), (mine, mesh.real), ())
     for epoch in range(2):
-        shared = (base, task, lanes.share(np.int32(epoch)), lanes.share(np.int32(10)))
-        lane, _ = fns.epoch(lane, (mine, ()), shared)
-    seen = np.asarray(lane.strategy_state[0])
+        shared = (base, task, mesh.share(np.int32(epoch)), mesh.share(np.int32(10)))
+        seed, _ = fns.epoch(seed, (mine, ()), shared)
+    seen = np.asarray(seed.strategy_state[0])
     np.testing.assert_allclose(seen[:20, 0], np.tile(np.arange(10) / 9, 2), rtol=1e-6)
     np.testing.assert_allclose(seen[:20, 1], np.arange(20) / 20, rtol=1e-6)
-    assert isinstance(lane.params, Params)
+    assert isinstance(seed.params, Params)

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxcl.checks import require
 from jaxcl.data.sources import Source
-from jaxcl.data.stream import Base, Lane, Part, Stream
+from jaxcl.data.stream import Base, Part, SeedView, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
 
 KINDS = ("split", "permuted")
@@ -36,7 +36,7 @@ def make_stream(
 
     Args:
       source: the data set.
-      seeds: one lane each.
+      seeds: one view each.
       kind: "split" (each task some of the classes) or "permuted" (each task all
         classes, its pixels in an order of its own).
       scenario: "task", "domain" or "class"; see `jaxcl.heads.scenario_mask`.
@@ -101,8 +101,8 @@ def make_stream(
     mask, mask_by = scenario_mask(scenario, num_tasks, [per_task] * num_tasks)
 
     shape = source.train_x.shape[1:]
-    lanes = [
-        _lane(
+    views = [
+        _seed_view(
             source,
             np.random.default_rng([seed, 0x6A61]),
             kind=kind,
@@ -136,7 +136,7 @@ def make_stream(
             source.test_x.reshape(len(source.test_x), -1),
             source.test_y,
         ),
-        lanes=_stack(lanes),
+        per_seed=_stack(views),
         task_names=names,
         logit_mask=mask,
         mask_by=mask_by,
@@ -147,7 +147,7 @@ def make_stream(
     )
 
 
-def _lane(
+def _seed_view(
     source,
     rng,
     *,
@@ -159,7 +159,7 @@ def _lane(
     valid_fraction,
     first_permuted,
     limits,
-) -> Lane:
+) -> SeedView:
     total = len(source.class_names)
     order = rng.permutation(total) if shuffle_classes else np.arange(total)
     label = np.full((num_tasks, total), -1, np.int32)
@@ -190,7 +190,7 @@ def _lane(
         for t in range(num_tasks):
             keep = t == 0 and not first_permuted
             pixel[t] = np.arange(pixels) if keep else rng.permutation(pixels)
-    return Lane(_part(train), _part(valid), _part(test), label, pixel)
+    return SeedView(_part(train), _part(valid), _part(test), label, pixel)
 
 
 def _part(tasks: list[np.ndarray]) -> Part:
@@ -198,7 +198,7 @@ def _part(tasks: list[np.ndarray]) -> Part:
     return Part(np.concatenate(tasks).astype(np.int32), offset.astype(np.int32))
 
 
-def _stack(lanes: list[Lane]) -> Lane:
+def _stack(views: list[SeedView]) -> SeedView:
     """Adds the leading [S]; the index arrays of seeds may differ a little in length."""
 
     def stack(*leaves):
@@ -207,4 +207,4 @@ def _stack(lanes: list[Lane]) -> Lane:
             leaves = [np.pad(leaf, (0, longest - len(leaf))) for leaf in leaves]
         return np.stack(leaves)
 
-    return jax.tree.map(stack, *lanes)
+    return jax.tree.map(stack, *views)

@@ -32,7 +32,7 @@ class Part(NamedTuple):
     offset: jax.Array | np.ndarray  # int32[T + 1]
 
 
-class Lane(NamedTuple):
+class SeedView(NamedTuple):
     """One seed's view of the data; with a leading [S] for all seeds."""
 
     train: Part
@@ -48,7 +48,7 @@ class Stream(NamedTuple):
     name: str
     scenario: str
     base: Base
-    lanes: Lane  # numpy, leading [S]
+    per_seed: SeedView  # numpy, leading [S]
     task_names: tuple[str, ...]
     logit_mask: jax.Array  # bool[T, K]
     mask_by: str
@@ -107,14 +107,14 @@ class Stream(NamedTuple):
         mask = self.logit_mask[first:stop]
         if self.mask_by == "task" and first:  # classes of tasks left out stay out
             mask = mask & ~self.logit_mask[first - 1]
-        lanes = self.lanes
+        views = self.per_seed
         return self._replace(
-            lanes=Lane(
-                train=cut(lanes.train),
-                valid=cut(lanes.valid),
-                test=cut(lanes.test),
-                label=lanes.label[:, first:stop],
-                pixel=lanes.pixel[:, first:stop],
+            per_seed=SeedView(
+                train=cut(views.train),
+                valid=cut(views.valid),
+                test=cut(views.test),
+                label=views.label[:, first:stop],
+                pixel=views.pixel[:, first:stop],
             ),
             task_names=self.task_names[first:stop],
             logit_mask=mask,
@@ -122,17 +122,22 @@ class Stream(NamedTuple):
 
     def capacity(self, part: str, joint: bool = False) -> int:
         """The most examples a task has in any seed; joint: all tasks together."""
-        offset = np.asarray(getattr(self.lanes, part).offset)
+        offset = np.asarray(getattr(self.per_seed, part).offset)
         return int(offset[:, -1].max() if joint else np.diff(offset, axis=1).max())
 
     def view(
-        self, base: Base, lane: Lane, part: str, task: jax.Array, joint: bool = False
+        self,
+        base: Base,
+        mine: SeedView,
+        part: str,
+        task: jax.Array,
+        joint: bool = False,
     ) -> TaskData:
         """One task of one seed (joint: with all before it), readable inside jit.
 
         Args:
           base: the base arrays, on the device.
-          lane: one seed's `Lane`, without the leading [S].
+          mine: one seed's `SeedView`, without the leading [S].
           part: "train", "valid" or "test".
           task: int32[], may be traced.
           joint: also the tasks before.
@@ -140,7 +145,7 @@ class Stream(NamedTuple):
         Returns:
           A `TaskData` whose inputs are normalised, permuted float32.
         """
-        index, offset = getattr(lane, part)
+        index, offset = getattr(mine, part)
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
@@ -155,15 +160,15 @@ class Stream(NamedTuple):
             else:
                 owner = jnp.full(position.shape, task, jnp.int32)
             x = images[row]
-            if lane.pixel.shape[-1]:
+            if mine.pixel.shape[-1]:
                 if joint:
-                    x = jnp.take_along_axis(x, lane.pixel[owner], axis=1)
+                    x = jnp.take_along_axis(x, mine.pixel[owner], axis=1)
                 else:  # one order for all: moving whole columns is cheaper
-                    x = x.T[lane.pixel[task]].T
+                    x = x.T[mine.pixel[task]].T
             x = x.reshape(-1, *self.input_shape)
             return Batch(
                 x=decode(x),
-                y=lane.label[owner, labels[row]],
+                y=mine.label[owner, labels[row]],
                 task=owner,
                 weight=jnp.ones(position.shape, jnp.float32),
                 index=position.astype(jnp.int32),

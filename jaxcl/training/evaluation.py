@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from jaxcl.heads import mask_logits
 from jaxcl.ops.sampling import batch_positions
-from jaxcl.training.state import Lane, context_of
+from jaxcl.training.state import SeedState, context_of
 from jaxcl.types import Setup, Strategy, TaskData
 
 
 def make_evaluate(
     setup: Setup, strategy: Strategy, batch_size: int
-) -> Callable[[Lane, TaskData, jax.Array], tuple[jax.Array, jax.Array]]:
+) -> Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]:
     """Builds the function that evaluates one seed on one task.
 
     Args:
@@ -25,17 +25,17 @@ def make_evaluate(
         statistics.
 
     Returns:
-      ``(lane, data, current task) -> (accuracy, loss)``, float32[], NaN of a seed that
+      ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN of a seed that
       has failed.
     """
 
     def evaluate(
-        lane: Lane, data: TaskData, current: jax.Array
+        seed: SeedState, data: TaskData, current: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Accuracy and mean loss over a task's data, in evaluation mode.
 
         Args:
-          lane: the seed's state.
+          seed: the seed's state.
           data: examples.
           current: int32[] the last task trained.
         """
@@ -46,11 +46,11 @@ def make_evaluate(
         def body(i, totals):
             position, weight = batch_positions(order, i, size, data.size)
             batch = data.take(position)._replace(weight=weight)
-            ctx = context_of(lane, batch, current, key)
+            ctx = context_of(seed, batch, current, key)
             f = strategy.forward(
-                lane.strategy_state, lane.params.aux, setup.apply_fn, ctx
+                seed.strategy_state, seed.params.aux, setup.apply_fn, ctx
             )
-            out = f(lane.params.net, lane.model_state, batch.x, batch.task, key, False)
+            out = f(seed.params.net, seed.model_state, batch.x, batch.task, key, False)
             logits = mask_logits(setup, out.logits, batch.task, current)
             right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
             # A class that is not in play yet has a loss of 1e38; count no such thing.
@@ -67,7 +67,7 @@ def make_evaluate(
         n = jnp.maximum(n, 1)
         accuracy, loss = right / n, loss / n
         # Weights that are not finite predict class 0: that is not an accuracy.
-        failed = lane.progress.failed_task >= 0
+        failed = seed.progress.failed_task >= 0
         return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
 
     return evaluate

@@ -37,28 +37,33 @@ class Plan(NamedTuple):
     select: str = "last"
     select_metric: str = "accuracy"
 
-    def check(self, has_validation: bool) -> None:
-        """Raises ValueError, quoting the value, if the plan cannot be carried out."""
-        for name in ("epochs", "max_steps", "batch_size", "eval_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.epochs is None and self.max_steps is None:
-            raise ValueError("epochs or max_steps must be given, both are None")
-        for name, allowed in (("select", SELECT), ("select_metric", METRICS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}, got "
-                    f"{getattr(self, name)!r}"
-                )
-        if self.patience is not None:
-            if self.patience < 1 or self.lr_factor <= 1:
-                raise ValueError(
-                    "patience must be at least 1 and lr_factor greater than 1, got "
-                    f"{self.patience} and {self.lr_factor}"
-                )
-        if not has_validation and (self.patience or self.select == "best"):
+
+def validate_plan(plan: Plan, *, has_validation: bool) -> None:
+    """Refuses a plan that cannot be carried out.
+
+    Raises:
+      ValueError: it quotes the value and the rule.
+    """
+    for name in ("epochs", "max_steps", "batch_size", "eval_batch_size"):
+        value = getattr(plan, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if plan.epochs is None and plan.max_steps is None:
+        raise ValueError("epochs or max_steps must be given, both are None")
+    for name, allowed in (("select", SELECT), ("select_metric", METRICS)):
+        if getattr(plan, name) not in allowed:
             raise ValueError(
-                f"select={self.select!r} with patience={self.patience} needs "
-                "validation data: set valid_fraction above 0"
+                f"{name} must be one of {', '.join(allowed)}, got "
+                f"{getattr(plan, name)!r}"
             )
+    if plan.patience is not None:
+        if plan.patience < 1 or plan.lr_factor <= 1:
+            raise ValueError(
+                "patience must be at least 1 and lr_factor greater than 1, got "
+                f"{plan.patience} and {plan.lr_factor}"
+            )
+    if not has_validation and (plan.patience or plan.select == "best"):
+        raise ValueError(
+            f"select={plan.select!r} with patience={plan.patience} needs "
+            "validation data: set valid_fraction above 0"
+        )

@@ -17,9 +17,10 @@ import numpy as np
 
 from jaxcl.training.checkpoints import Checkpoints
 from jaxcl.training.plan import Plan
-from jaxcl.training.problem import Problem, check, compiled, own
-from jaxcl.training.seeds import Lanes
-from jaxcl.training.state import Lane, Progress
+from jaxcl.training.problem import Problem, per_seed, validate
+from jaxcl.training.programs import make_programs
+from jaxcl.training.seeds import SeedMesh
+from jaxcl.training.state import Progress, SeedState
 from jaxcl.training.trainer import EpochMetrics
 from jaxcl.types import PyTree
 
@@ -27,7 +28,7 @@ from jaxcl.types import PyTree
 class RunState(NamedTuple):
     """All a run needs to go on; host arrays."""
 
-    lane: PyTree  # Lane, leading [S]
+    trained: PyTree  # SeedState, leading [S]
     accuracy: np.ndarray  # float32[S, T, T]
     baseline: np.ndarray  # float32[S, T] at random initialisation
     report: dict[str, np.ndarray]  # each float32[S, T], `Strategy.report` by task
@@ -72,7 +73,7 @@ def run(
     checkpoints: Path | None = None,
     save_every: float = 600.0,
     stop: Callable[[], bool] = lambda: False,
-    lanes: Lanes | None = None,
+    mesh: SeedMesh | None = None,
 ) -> Iterator[Started | EpochDone | TaskDone]:
     """Trains every seed on every task in turn, measuring all tasks after each.
 
@@ -83,7 +84,7 @@ def run(
         it and ends as if it had never been broken off. None saves nothing.
       save_every: seconds.
       stop: asked after each epoch; True saves and raises `Interrupted`.
-      lanes: where seeds run; by default laid over all devices.
+      mesh: where seeds run; by default laid over all devices.
 
     Yields:
       One `Started`, an `EpochDone` per epoch and a `TaskDone` per task.
@@ -94,23 +95,23 @@ def run(
       Interrupted: `stop` returned True; the state is saved.
     """
     stream, plan, seeds = problem.stream, problem.plan, problem.seeds
-    check(problem)
-    lanes = lanes or Lanes(len(seeds), problem.lanes)
-    fns = compiled(problem, lanes)
+    validate(problem)
+    mesh = mesh or SeedMesh(len(seeds), problem.seed_mode)
+    fns = make_programs(problem, mesh)
     store = Checkpoints(checkpoints) if checkpoints else None
 
-    mine = lanes.spread(own(problem))
-    base = lanes.share(stream.base)
+    mine = mesh.spread(per_seed(problem))
+    base = mesh.share(stream.base)
 
     def number(value: int) -> jax.Array:
-        return lanes.share(np.int32(value))
+        return mesh.share(np.int32(value))
 
     num_tasks = stream.num_tasks
-    lane = fns.init((), mine, ())
-    names = list(lanes.gather(fns.report(lane, mine, ())))
+    trained = fns.init((), mine, ())
+    names = list(mesh.gather(fns.report(trained, mine, ())))
     unknown = np.full((len(seeds), num_tasks), np.nan, np.float32)
     state = RunState(
-        lane=None,
+        trained=None,
         accuracy=np.full((len(seeds), num_tasks, num_tasks), np.nan, np.float32),
         baseline=unknown,
         report={name: unknown for name in names},
@@ -121,30 +122,32 @@ def run(
     )
     newest = store.latest() if store else None
     if store and newest is not None:
-        state = store.restore(newest, state._replace(lane=lanes.gather(lane)))
-        lane = lanes.spread(state.lane)
+        state = store.restore(newest, state._replace(trained=mesh.gather(trained)))
+        trained = mesh.spread(state.trained)
     else:
-        measured = fns.evaluate(lane, mine, (base, number(0)))
-        state = state._replace(baseline=lanes.gather(measured))
+        measured = fns.evaluate(trained, mine, (base, number(0)))
+        state = state._replace(baseline=mesh.gather(measured))
     began = time.monotonic() - float(state.seconds)
     saved = time.monotonic()
 
     def elapsed() -> float:
         return time.monotonic() - began
 
-    def save(state: RunState, lane: Lane) -> None:
+    def save(state: RunState, trained: SeedState) -> None:
         if store:
             # The number grows with every epoch of every task, whatever their count.
             step = int(state.task) * 1_000_000 + int(state.epoch)
             seconds = np.float64(elapsed())
-            store.save(step, state._replace(lane=lanes.gather(lane), seconds=seconds))
+            store.save(
+                step, state._replace(trained=mesh.gather(trained), seconds=seconds)
+            )
 
-    def task_done(state: RunState, lane: Lane, seconds: float) -> TaskDone:
+    def task_done(state: RunState, trained: SeedState, seconds: float) -> TaskDone:
         return TaskDone(
             task=int(state.task) - 1,
             accuracy=state.accuracy,
             baseline=state.baseline,
-            status=_status(lanes.gather(lane.progress)),
+            status=_status(mesh.gather(trained.progress)),
             steps=state.steps,
             seconds=seconds,
             report={name: state.report[name] for name in names},
@@ -152,34 +155,34 @@ def run(
 
     yield Started(int(state.task), int(state.epoch), newest is not None)
     if state.task == num_tasks:
-        yield task_done(state, lane, float(state.seconds))
+        yield task_done(state, trained, float(state.seconds))
     for task in range(int(state.task), num_tasks):
         shared = (base, number(task))
         if state.epoch == 0:
-            lane = fns.begin(lane, (mine, lanes.real), ())
-        cache = fns.prepare(lane, mine, shared)
+            trained = fns.begin(trained, (mine, mesh.real), ())
+        cache = fns.prepare(trained, mine, shared)
         longest = number(_longest_epoch(problem, task))
-        while not _finished(lanes, lane, plan, int(state.epoch)):
+        while not _finished(mesh, trained, plan, int(state.epoch)):
             epoch = int(state.epoch)
-            lane, metrics = fns.epoch(
-                lane, (mine, cache), (*shared, number(epoch), longest)
+            trained, metrics = fns.epoch(
+                trained, (mine, cache), (*shared, number(epoch), longest)
             )
-            metrics = lanes.gather(metrics)
+            metrics = mesh.gather(metrics)
             state = state._replace(
                 epoch=np.int64(epoch + 1), steps=state.steps + metrics.steps
             )
             yield EpochDone(task, epoch, metrics, elapsed())
-            stopping = lanes.any_host(stop())
-            if stopping or lanes.any_host(time.monotonic() - saved > save_every):
-                save(state, lane)
+            stopping = mesh.any_host(stop())
+            if stopping or mesh.any_host(time.monotonic() - saved > save_every):
+                save(state, trained)
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-        lane = fns.end(lane, (mine, cache), shared)
+        trained = fns.end(trained, (mine, cache), shared)
         accuracy = state.accuracy.copy()
-        accuracy[:, task] = lanes.gather(fns.evaluate(lane, mine, shared))
+        accuracy[:, task] = mesh.gather(fns.evaluate(trained, mine, shared))
         report = {name: past.copy() for name, past in state.report.items()}
-        for name, now in lanes.gather(fns.report(lane, mine, ())).items():
+        for name, now in mesh.gather(fns.report(trained, mine, ())).items():
             report[name][:, task] = now
         state = state._replace(
             accuracy=accuracy,
@@ -187,24 +190,24 @@ def run(
             task=np.int64(task + 1),
             epoch=np.int64(0),
         )
-        save(state, lane)
+        save(state, trained)
         saved = time.monotonic()
-        yield task_done(state, lane, elapsed())
-        if task + 1 < num_tasks and lanes.any_host(stop()):
+        yield task_done(state, trained, elapsed())
+        if task + 1 < num_tasks and mesh.any_host(stop()):
             raise Interrupted
 
 
 def _longest_epoch(problem: Problem, task: int) -> int:
     """Steps of an epoch of the seed that has most of them."""
-    offset = np.asarray(problem.stream.lanes.train.offset)
+    offset = np.asarray(problem.stream.per_seed.train.offset)
     start = 0 if problem.joint else offset[:, task]
     size = int((offset[:, task + 1] - start).max())
     return -(-size // problem.plan.batch_size)
 
 
-def _finished(lanes: Lanes, lane: Lane, plan: Plan, epoch: int) -> bool:
+def _finished(mesh: SeedMesh, trained: SeedState, plan: Plan, epoch: int) -> bool:
     over = plan.epochs is not None and epoch >= plan.epochs
-    return over or bool(lanes.gather(lane.progress.done).all())
+    return over or bool(mesh.gather(trained.progress.done).all())
 
 
 def _status(progress: Progress) -> tuple[str, ...]:

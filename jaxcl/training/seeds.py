@@ -21,7 +21,7 @@ from jaxcl.types import PyTree
 MODES = ("auto", "map", "vmap")
 
 
-class Lanes:
+class SeedMesh:
     """Where seeds live and how functions run over them.
 
     Host code, not traced. Attributes: ``num_seeds``, ``padded`` (seeds with the padding
@@ -48,7 +48,9 @@ class Lanes:
         if num_seeds < 1:
             raise ValueError(f"num_seeds must be at least 1, got {num_seeds}")
         if mode not in MODES:
-            raise ValueError(f"lanes must be one of {', '.join(MODES)}, got {mode!r}")
+            raise ValueError(
+                f"seed_mode must be one of {', '.join(MODES)}, got {mode!r}"
+            )
         devices = list(jax.devices() if devices is None else devices)
         if jax.process_count() == 1:
             devices = devices[:num_seeds]  # every host must keep a part of the work
@@ -62,7 +64,7 @@ class Lanes:
 
     @property
     def real(self) -> jax.Array:
-        """bool[S padded], False for the lanes that only pad."""
+        """bool[S padded], False for the seeds that only pad."""
         return self._place(
             np.arange(self.padded) < self.num_seeds, PartitionSpec("seeds")
         )

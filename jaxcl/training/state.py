@@ -11,7 +11,7 @@ from jaxcl.types import Batch, Context, Params, PyTree, State, TaskData
 
 
 class Progress(NamedTuple):
-    """Where a seed stands in its task; masked lanes under patience and divergence."""
+    """Where a seed stands in its task; masked under patience and divergence."""
 
     step: jax.Array  # int32[] since the task's start
     lr_scale: jax.Array  # float32[]
@@ -22,7 +22,7 @@ class Progress(NamedTuple):
     failed_epoch: jax.Array  # int32[]
 
 
-class Lane(NamedTuple):
+class SeedState(NamedTuple):
     """Everything a seed carries from epoch to epoch."""
 
     params: Params
@@ -33,21 +33,23 @@ class Lane(NamedTuple):
     progress: Progress
 
 
-def context_of(lane: Lane, batch: Batch, task, key, cache=(), progress=1.0) -> Context:
+def context_of(
+    seed: SeedState, batch: Batch, task, key, cache=(), progress=1.0
+) -> Context:
     one = jnp.full((), progress, jnp.float32)
     return Context(
         task=task,
-        step=lane.progress.step,
+        step=seed.progress.step,
         epoch_progress=one,
         task_progress=one,
         key=key,
         batch=batch,
-        model_state=lane.model_state,
+        model_state=seed.model_state,
         cache=cache,
     )
 
 
-def idle_context(lane: Lane, data: TaskData, task, key, cache) -> Context:
+def idle_context(seed: SeedState, data: TaskData, task, key, cache) -> Context:
     """The context of a task's end: its batch is the task's first example."""
     batch = data.take(jnp.zeros((1,), jnp.int32))
-    return context_of(lane, batch, task, key, cache)
+    return context_of(seed, batch, task, key, cache)

@@ -21,7 +21,7 @@ from jaxcl.ops.linalg import tree_where
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.training.evaluation import make_evaluate
 from jaxcl.training.plan import Plan
-from jaxcl.training.state import Lane, Progress, idle_context
+from jaxcl.training.state import Progress, SeedState, idle_context
 from jaxcl.types import (
     Context,
     Params,
@@ -46,11 +46,11 @@ class EpochMetrics(NamedTuple):
 class Trainer(NamedTuple):
     """Pure functions of one seed; see `make_trainer`."""
 
-    init: Callable[..., Lane]
-    begin: Callable[..., Lane]
+    init: Callable[..., SeedState]
+    begin: Callable[..., SeedState]
     prepare: Callable[..., PyTree]
-    epoch: Callable[..., tuple[Lane, EpochMetrics]]
-    end: Callable[..., Lane]
+    epoch: Callable[..., tuple[SeedState, EpochMetrics]]
+    end: Callable[..., SeedState]
     evaluate: Callable[..., tuple[jax.Array, jax.Array]]
     report: Callable[..., OrderedDict[str, jax.Array]]
 
@@ -94,13 +94,13 @@ def make_trainer(
     inner = optax.chain(optimizer, scale_by_lr())
     loss_fn = transform_loss(strategy, setup.task_loss, setup.apply_fn)
 
-    def init(key: jax.Array) -> Lane:
+    def init(key: jax.Array) -> SeedState:
         model_key, strategy_key = jax.random.split(key)
         net, model_state = init_model(model_key)
         aux, state = strategy.init(strategy_key, net)
         params = Params(net, aux)
         zero, none = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
-        return Lane(
+        return SeedState(
             params=params,
             model_state=model_state,
             opt_state=inner.init(params),
@@ -117,32 +117,32 @@ def make_trainer(
             ),
         )
 
-    def begin(lane: Lane, real: jax.Array, rate: jax.Array) -> Lane:
-        """Restarts optimizer, patience and selection; lanes that pad do not train.
+    def begin(seed: SeedState, real: jax.Array, rate: jax.Array) -> SeedState:
+        """Restarts optimizer, patience and selection; what only pads does not train.
 
         Args:
-          lane: the seed's state.
-          real: bool[] whether the lane is a seed's.
+          seed: the seed's state.
+          real: bool[] whether this is a seed and not padding.
           rate: float32[] what the learning rate is multiplied by from the start.
         """
         zero = jnp.zeros((), jnp.int32)
-        progress = lane.progress._replace(
+        progress = seed.progress._replace(
             step=zero,
             lr_scale=rate,
             best_score=jnp.full((), -jnp.inf),
             bad_epochs=zero,
-            done=~real | (lane.progress.failed_task >= 0),
+            done=~real | (seed.progress.failed_task >= 0),
         )
-        return lane._replace(
-            opt_state=inner.init(lane.params),
-            best=(lane.params, lane.model_state) if plan.select == "best" else (),
+        return seed._replace(
+            opt_state=inner.init(seed.params),
+            best=(seed.params, seed.model_state) if plan.select == "best" else (),
             progress=progress,
         )
 
     evaluate = make_evaluate(setup, strategy, plan.eval_batch_size)
 
-    def prepare(lane: Lane, data: TaskData) -> PyTree:
-        return strategy.prepare(lane.strategy_state, data)
+    def prepare(seed: SeedState, data: TaskData) -> PyTree:
+        return strategy.prepare(seed.strategy_state, data)
 
     def train_step(carry, ctx: Context, lr_scale: jax.Array):
         params, _, opt_state, state = carry
@@ -159,7 +159,7 @@ def make_trainer(
         return (params, model_state, opt_state, state), loss
 
     def epoch(
-        lane: Lane,
+        seed: SeedState,
         cache: PyTree,
         data: TaskData,
         valid: TaskData | None,
@@ -167,11 +167,11 @@ def make_trainer(
         epoch: jax.Array,
         key: jax.Array,
         longest: jax.Array,
-    ) -> tuple[Lane, EpochMetrics]:
+    ) -> tuple[SeedState, EpochMetrics]:
         """Trains over the task's data once, then validates, selects and decays.
 
         Args:
-          lane: the seed's state.
+          seed: the seed's state.
           cache: from ``prepare``.
           data: the task's training data.
           valid: its validation data, or None.
@@ -180,7 +180,7 @@ def make_trainer(
           key: the seed's key for this task.
           longest: int32[] steps of the longest seed's epoch; read if ``masked``.
         """
-        before = lane.progress
+        before = seed.progress
         order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
         order = shuffled(order_key, data.size, data.capacity)
         per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
@@ -212,27 +212,27 @@ def make_trainer(
                 loss = jnp.where(live, loss, 0)
             return new, total + loss
 
-        carry = (lane.params, lane.model_state, lane.opt_state, lane.strategy_state)
+        carry = (seed.params, seed.model_state, seed.opt_state, seed.strategy_state)
         bound = longest if masked else steps
         carry, total = jax.lax.fori_loop(0, bound, body, (carry, jnp.zeros(())))
-        lane = Lane(*carry, best=lane.best, progress=before)
+        seed = SeedState(*carry, best=seed.best, progress=before)
         trained = steps > 0
         loss = jnp.where(trained, total / jnp.maximum(steps, 1), jnp.nan)
 
         # A sum of squares overflows before a weight does; look at the weights.
-        finite = [jnp.isfinite(p).all() for p in jax.tree.leaves(lane.params)]
+        finite = [jnp.isfinite(p).all() for p in jax.tree.leaves(seed.params)]
         healthy = jnp.isfinite(total) & jnp.stack(finite).all()
         failed = trained & ~healthy & (before.failed_task < 0)
 
         if valid is None:
             valid_loss = valid_accuracy = jnp.full((), jnp.nan)
-            lane = lane._replace(
+            seed = seed._replace(
                 progress=before._replace(step=before.step + steps, done=before.done)
             )
         else:
-            valid_accuracy, valid_loss = evaluate(lane, valid, task)
-            lane = select(lane, valid_accuracy, valid_loss, trained, steps)
-        progress = lane.progress
+            valid_accuracy, valid_loss = evaluate(seed, valid, task)
+            seed = select(seed, valid_accuracy, valid_loss, trained, steps)
+        progress = seed.progress
         if plan.max_steps is not None:
             progress = progress._replace(
                 done=progress.done | (progress.step >= plan.max_steps)
@@ -243,11 +243,11 @@ def make_trainer(
             failed_epoch=jnp.where(failed, epoch, progress.failed_epoch),
         )
         metrics = EpochMetrics(loss, valid_loss, valid_accuracy, before.lr_scale, steps)
-        return lane._replace(progress=progress), metrics
+        return seed._replace(progress=progress), metrics
 
-    def select(lane, accuracy, loss, trained, steps) -> Lane:
+    def select(seed, accuracy, loss, trained, steps) -> SeedState:
         """Keeps the best weights; decays the rate of a seed that has stalled."""
-        p = lane.progress
+        p = seed.progress
         score = accuracy if plan.select_metric == "accuracy" else -loss
         better = trained & (score > p.best_score)
         bad = jnp.where(better, 0, p.bad_epochs + 1)
@@ -257,10 +257,10 @@ def make_trainer(
             lr_scale = jnp.where(decay, lr_scale / plan.lr_factor, lr_scale)
             bad = jnp.where(decay, 0, bad)
             done = done | (decay & (plan.lr * lr_scale < plan.lr_min))
-        best = lane.best
+        best = seed.best
         if plan.select == "best":
-            best = tree_where(better, (lane.params, lane.model_state), best)
-        return lane._replace(
+            best = tree_where(better, (seed.params, seed.model_state), best)
+        return seed._replace(
             best=best,
             progress=p._replace(
                 step=p.step + steps,
@@ -271,28 +271,28 @@ def make_trainer(
             ),
         )
 
-    def end(lane: Lane, cache: PyTree, data: TaskData, task, key) -> Lane:
+    def end(seed: SeedState, cache: PyTree, data: TaskData, task, key) -> SeedState:
         """Loads the selected weights and lets the strategy consolidate."""
         if plan.select == "best":
-            params, model_state = lane.best
-            lane = lane._replace(params=params, model_state=model_state)
-        ctx = idle_context(lane, data, task, key, cache)
+            params, model_state = seed.best
+            seed = seed._replace(params=params, model_state=model_state)
+        ctx = idle_context(seed, data, task, key, cache)
 
-        def consolidate(lane: Lane) -> Lane:
+        def consolidate(seed: SeedState) -> SeedState:
             params, state = strategy.after_task(
-                lane.strategy_state, lane.params, lane.model_state, ctx, data
+                seed.strategy_state, seed.params, seed.model_state, ctx, data
             )
-            return lane._replace(params=params, strategy_state=state)
+            return seed._replace(params=params, strategy_state=state)
 
-        failed = lane.progress.failed_task >= 0
-        return jax.lax.cond(failed, lambda lane: lane, consolidate, lane)
+        failed = seed.progress.failed_task >= 0
+        return jax.lax.cond(failed, lambda seed: seed, consolidate, seed)
 
-    def report(lane: Lane) -> OrderedDict[str, jax.Array]:
+    def report(seed: SeedState) -> OrderedDict[str, jax.Array]:
         """What the strategy says of its state, as float32 scalars.
 
         Jit would sort the keys of a plain dict; a figure wants the strategy's order.
         """
-        values = strategy.report(lane.strategy_state)
+        values = strategy.report(seed.strategy_state)
         return OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in values.items())
 
     return Trainer(init, begin, prepare, epoch, end, evaluate, report)

@@ -1,0 +1,142 @@
+"""What is compiled: the trainer's functions of one seed, laid over all seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.nn import capture
+from jaxcl.training.problem import PerSeed, Problem, make_setup, per_seed
+from jaxcl.training.seeds import SeedMesh
+from jaxcl.training.trainer import Trainer, make_trainer
+
+
+class Programs(NamedTuple):
+    """Compiled functions of all seeds, each ``(state, per seed, shared) -> result``.
+
+    ``mine`` is a `PerSeed`, ``base`` the stream's `Base`, ``task``, ``epoch`` and
+    ``longest`` are int32[], ``real`` is bool[] and False for a seed that only pads.
+    """
+
+    init: Callable[..., Any]  # ((), mine, ()) -> seed
+    begin: Callable[..., Any]  # (seed, (mine, real), ()) -> seed
+    prepare: Callable[..., Any]  # (seed, mine, (base, task)) -> cache
+    epoch: Callable[..., Any]  # (seed, (mine, cache), (base, task, epoch, longest))
+    end: Callable[..., Any]  # (seed, (mine, cache), (base, task)) -> seed
+    evaluate: Callable[..., Any]  # (seed, mine, (base, task)) -> accuracies [T]
+    report: Callable[..., Any]  # (seed, mine, ()) -> name -> scalar
+
+
+def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
+    """Compiles the trainer's functions over all seeds.
+
+    Args:
+      problem: what to train.
+      mesh: where the seeds run.
+
+    Returns:
+      The `Programs`. Each is traced once, whatever the number of tasks.
+    """
+    stream, plan, joint = problem.stream, problem.plan, problem.joint
+    setup = make_setup(problem.model, stream, plan.batch_size)
+    validates = bool(stream.capacity("valid"))
+
+    def build(settings: dict[str, jax.Array]) -> Trainer:
+        return make_trainer(
+            setup,
+            problem.make_strategy(setup, **settings),
+            problem.optimizer,
+            plan,
+            capture.init_fn(problem.model, setup.example),
+            masked=mesh.mode == "vmap",
+        )
+
+    same = None if problem.settings else build({})
+
+    def trainer(mine: PerSeed) -> Trainer:
+        return same or build(mine.settings)
+
+    def key(mine: PerSeed, task):
+        # Stream 0 of a seed is its initialisation, stream t + 1 its task t.
+        return jax.random.fold_in(jax.random.key(mine.seed), task + 1)
+
+    def init(_, mine, shared):
+        return trainer(mine).init(key(mine, -1))
+
+    def begin(seed, given, shared):
+        mine, real = given
+        return trainer(mine).begin(seed, real, mine.rate)
+
+    def prepare(seed, mine, shared):
+        base, task = shared
+        data = stream.view(base, mine.data, "train", task, joint)
+        return trainer(mine).prepare(seed, data)
+
+    def epoch(seed, given, shared):
+        (mine, cache), (base, task, number, longest) = given, shared
+        return trainer(mine).epoch(
+            seed,
+            cache,
+            stream.view(base, mine.data, "train", task, joint),
+            stream.view(base, mine.data, "valid", task, joint) if validates else None,
+            task,
+            number,
+            jax.random.fold_in(key(mine, task), 0),
+            longest,
+        )
+
+    def end(seed, given, shared):
+        (mine, cache), (base, task) = given, shared
+        data = stream.view(base, mine.data, "train", task, joint)
+        end_key = jax.random.fold_in(key(mine, task), 1)
+        return trainer(mine).end(seed, cache, data, task, end_key)
+
+    def evaluate(seed, mine, shared):
+        base, current = shared
+
+        def on(task):
+            data = stream.view(base, mine.data, problem.measure, task)
+            return trainer(mine).evaluate(seed, data, current)[0]
+
+        return jax.lax.map(on, jnp.arange(stream.num_tasks))
+
+    def report(seed, mine, shared):
+        return trainer(mine).report(seed)
+
+    over = mesh.over_seeds
+    return Programs(
+        init=over(init, "init"),
+        begin=over(begin, "begin", donate=True),
+        prepare=over(prepare, "prepare"),
+        epoch=over(epoch, "epoch", donate=True),
+        end=over(end, "end", donate=True),
+        evaluate=over(evaluate, "evaluate"),
+        report=over(report, "report"),
+    )
+
+
+def can_trace(problem: Problem) -> bool:
+    """Whether the strategy works with its `Problem.settings` traced.
+
+    A setting that decides a shape, a branch or a loop has to be a number: runs that
+    differ in it cannot share a compilation. Traces a task, computes nothing.
+    """
+    mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
+    programs = make_programs(problem, mesh)
+    mine, base = mesh.spread(per_seed(problem)), problem.stream.base
+    zero = np.int32(0)
+    try:
+        seed = jax.eval_shape(programs.init, (), mine, ())
+        seed = jax.eval_shape(programs.begin, seed, (mine, mesh.real), ())
+        cache = jax.eval_shape(programs.prepare, seed, mine, (base, zero))
+        of_task = (base, zero, zero, zero)
+        seed, _ = jax.eval_shape(programs.epoch, seed, (mine, cache), of_task)
+        jax.eval_shape(programs.end, seed, (mine, cache), (base, zero))
+        jax.eval_shape(programs.evaluate, seed, mine, (base, zero))
+    except TypeError:  # JAX's errors about tracers are of this kind
+        return False
+    return True
