@@ -39,6 +39,57 @@ def test_convolution_and_both_gradients(window, strides, padding):
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.parametrize("padding", ["VALID", "SAME"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (2, 3)])
+@pytest.mark.parametrize("window", [(3, 3), (4, 2), (1, 1)])
+def test_input_gradient_is_the_sum_over_windows(window, strides, padding):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 8, 3)).astype(np.float32)
+    kernel = rng.normal(size=(*window, 3, 5)).astype(np.float32)
+    shape = jax.eval_shape(
+        lambda *a: convolution.convolve(*a, strides, padding), x, kernel
+    ).shape
+    dy = rng.normal(size=shape).astype(np.float32)
+    # By hand: what each window reads is told what it did.
+    (top, bottom), (left, right) = (
+        convolution.pads(x.shape[a + 1], window[a], strides[a], padding) for a in (0, 1)
+    )
+    dx = np.zeros((2, 9 + top + bottom, 8 + left + right, 3))
+    for p, q in np.ndindex(*shape[1:3]):
+        rows = slice(p * strides[0], p * strides[0] + window[0])
+        columns = slice(q * strides[1], q * strides[1] + window[1])
+        exact = np.einsum("bo,ijco->bijc", dy[:, p, q], kernel.astype(np.float64))
+        dx[:, rows, columns] += exact
+    dx = dx[:, top : top + 9, left : left + 8]
+    ours = convolution.input_gradient(x, kernel, dy, strides, padding)
+    np.testing.assert_allclose(ours, dx, atol=1e-5)
+
+
+def test_first_convolution_computes_no_input_gradient():
+    x, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))
+
+    def loss(kernel, x):
+        return convolution.convolve(x, kernel).sum()
+
+    def products(argnums):
+        step = jax.jit(jax.grad(loss, argnums)).lower(kernel, x).compile()
+        return step.cost_analysis()["flops"]
+
+    # dK takes as many multiplications as y, dx would take as many again.
+    assert products((0,)) < 0.75 * products((0, 1))
+
+
+def test_bias_gradient_is_the_sum_over_positions():
+    rng = np.random.default_rng(0)
+    y, dy = rng.normal(size=(2, 4, 30, 30, 7)).astype(np.float32)
+    bias = rng.normal(size=7).astype(np.float32)
+    out, pull = jax.vjp(convolution.add_bias, y, bias)
+    np.testing.assert_array_equal(out, y + bias)
+    ours, db = pull(jnp.asarray(dy))
+    np.testing.assert_array_equal(ours, dy)
+    np.testing.assert_allclose(db, dy.astype(np.float64).sum((0, 1, 2)), rtol=1e-5)
+
+
 def test_patches_times_kernel_is_the_convolution_and_channel_first_is_not():
     x = jax.random.normal(jax.random.key(0), (2, 6, 6, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
@@ -61,6 +112,67 @@ def test_pooling_commutes_with_relu_and_dropout():
     np.testing.assert_array_equal(
         convolution.max_pool(x), nn.max_pool(x, (2, 2), (2, 2), "VALID")
     )
+
+
+@pytest.mark.parametrize("size, side", [(2, 7), (2, 8), (3, 8)])
+def test_pooling_gradient_goes_to_the_winner(size, side):
+    rng = np.random.default_rng(0)
+    # Few distinct values: many windows hold their maximum twice; the first one wins.
+    x = rng.integers(0, 4, (3, side, side, 5)).astype(np.float32)
+    out = side // size
+    dy = rng.normal(size=(3, out, out, 5)).astype(np.float32)
+    expected = np.zeros(x.shape)
+    for b, p, q, c in np.ndindex(*dy.shape):
+        window = x[b, p * size : (p + 1) * size, q * size : (q + 1) * size, c]
+        i, j = np.unravel_index(window.argmax(), window.shape)
+        expected[b, p * size + i, q * size + j, c] = dy[b, p, q, c]
+    pull = jax.jit(
+        lambda x, dy: jax.vjp(lambda v: convolution.max_pool(v, size), x)[1](dy)
+    )
+    np.testing.assert_array_equal(pull(x, dy)[0], expected)
+
+
+def test_pooling_passes_a_nan_on_and_refuses_windows_it_cannot_index():
+    for place in np.ndindex(2, 2):
+        x = np.zeros((1, 2, 2, 1), np.float32)
+        x[0][place] = np.nan
+        assert jnp.isnan(convolution.max_pool(x)).all()
+    with pytest.raises(ValueError, match=r"size must be in \[1, 11\], got 12"):
+        convolution.max_pool(jnp.zeros((1, 24, 24, 1)), 12)
+
+
+@pytest.mark.parametrize("shape", [(41, 101, 17), (70_001,), (3, 5), (1,), (0,)])
+def test_random_bytes_are_all_bytes_of_the_words(shape):
+    key = jax.random.key(3)
+    ours = np.asarray(layers.random_bytes(key, shape))
+    n = ours.size
+    assert ours.shape == shape and ours.dtype == np.uint8
+    words = np.asarray(jax.random.bits(key, (-(-n // 4),), jnp.uint32))
+    expected = [(words >> shift) & 255 for shift in (0, 8, 16, 24)]
+    np.testing.assert_array_equal(ours.ravel(), np.stack(expected, 1).ravel()[:n])
+    if n < 50_000:
+        return
+    # Each of the 256 values as often, and no byte tells of the next.
+    count = np.bincount(ours.ravel(), minlength=256)
+    chi = ((count - n / 256) ** 2 / (n / 256)).sum()
+    assert abs(chi - 255) < 5 * (2 * 255) ** 0.5
+    flat = ours.ravel() - 127.5
+    for lag in (1, 2, 3, 4):
+        assert abs(np.corrcoef(flat[:-lag], flat[lag:])[0, 1]) < 5 / n**0.5
+
+
+def test_dropout_under_vmap_and_scan_is_that_of_each_key():
+    layer = layers.Dropout(0.4)
+    keys, x = jax.random.split(jax.random.key(0), 3), jnp.ones((3, 7, 5, 3))
+
+    def drop(key, x):
+        return layer.apply({}, x, True, rngs={"dropout": key})
+
+    each = np.stack([drop(k, v) for k, v in zip(keys, x, strict=True)])
+    np.testing.assert_array_equal(jax.jit(jax.vmap(drop))(keys, x), each)
+    _, scanned = jax.lax.scan(lambda c, kx: (c, drop(*kx)), 0, (keys, x))
+    np.testing.assert_array_equal(scanned, each)
+    assert len({e.tobytes() for e in each}) == 3
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():
@@ -137,6 +249,22 @@ def test_norms_train_and_evaluate(norm):
     half = f(net, state, x[:3], task[:3], jax.random.key(2), False).logits
     same = bool(jnp.allclose(whole[:3], half, atol=1e-4))
     assert same != model.mixes_examples
+
+
+@pytest.mark.parametrize("norm", [n for n in layers.NORMS if n != "none"])
+def test_norms_of_what_is_far_from_zero(norm):
+    rng = np.random.default_rng(0)
+    x = (1000 + rng.normal(size=(16, 6, 6, 8))).astype(np.float32)
+    layer, task = layers.Norm(norm, 1), jnp.zeros(16, jnp.int32)
+    variables = layer.init(jax.random.key(0), x, task, True)
+    mutable = [k for k in variables if k != "params"]
+    y, _ = layer.apply(variables, x, task, True, mutable=mutable)
+    exact = x.astype(np.float64)
+    # GroupNorm of eight groups of one channel; LayerNorm over the channels alone.
+    axes = {"group": (1, 2), "layer": (3,)}.get(norm, (0, 1, 2))
+    centred = exact - exact.mean(axes, keepdims=True)
+    expected = centred / np.sqrt(exact.var(axes, keepdims=True))
+    np.testing.assert_allclose(y, expected, atol=2e-3)
 
 
 def test_unknown_norm():

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax.linen import dtypes
 
 from jaxcl.nn import layers
+from jaxcl.ops import convolution
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
 DENSE = (nn.Dense, layers.Dense)
@@ -122,7 +123,9 @@ def _compute(module: nn.Module, x: jax.Array, spec: LayerSpec, compute) -> jax.A
         dtype=getattr(module, "dtype", None),
     )
     y = compute(spec, x, kernel)
-    return y if bias is None else y + bias
+    if bias is None:
+        return y
+    return convolution.add_bias(y, bias) if spec.kind == "conv" else y + bias
 
 
 def scale_units(

@@ -6,11 +6,13 @@ which most of the papers' figures were measured.
 
 from __future__ import annotations
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.ops.convolution import convolve
+from jaxcl.ops.convolution import add_bias, convolve
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
 
@@ -64,16 +66,17 @@ class Conv(nn.Module):
         y = jnp.asarray(convolve(x, kernel, self.strides, self.padding))
         if self.use_bias:
             fan_in = shape[0] * shape[1] * shape[2]
-            y = y + self.param("bias", _bias_init(fan_in), (self.features,))
+            bias = self.param("bias", _bias_init(fan_in), (self.features,))
+            y = jnp.asarray(add_bias(y, bias))
         return y
 
 
 class Dropout(nn.Module):
     """Zeroes each element with probability `rate`, rounded to a multiple of 1/256.
 
-    A byte of randomness an element, not four: on a CPU the random bits, not the
-    arithmetic, are what dropout costs. What is kept is scaled by the exact inverse of
-    the rounded probability, so the expectation is unbiased.
+    A byte of randomness for each element: on a CPU the random bits, not the arithmetic,
+    are what dropout costs. What is kept is scaled by the exact inverse of the rounded
+    probability, so the expectation is unbiased.
     """
 
     rate: float
@@ -83,8 +86,19 @@ class Dropout(nn.Module):
         dropped = round(self.rate * 256)
         if not train or dropped == 0:
             return x
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint8)
-        return jnp.where(bits >= dropped, x * (256 / (256 - dropped)), 0)
+        noise = random_bytes(self.make_rng("dropout"), x.shape)
+        return jnp.where(noise >= dropped, x * (256 / (256 - dropped)), 0)
+
+
+def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint8 of a shape, four from each 32-bit word.
+
+    `jax.random.bits` hashes a whole word for each byte that it is asked for.
+    """
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
+    each = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
+    return each[:size].reshape(shape)
 
 
 class CurrentBatchNorm(nn.Module):
@@ -157,15 +171,18 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        # Flax's fast variance, E[x²] − E[x]², loses digits to cancellation and is cut
+        # off at 0 by a maximum, whose gradient compares what XLA may compute twice.
+        exact = {"use_fast_variance": False}
         if self.kind == "batch":
-            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9, **exact)(x)
         if self.kind == "batch_current":
             return CurrentBatchNorm()(x)
         if self.kind == "batch_per_task":
             return TaskBatchNorm(self.num_tasks)(x, task, train)
         if self.kind == "group":
             groups = next(g for g in (8, 5, 4, 3, 2, 1) if x.shape[-1] % g == 0)
-            return nn.GroupNorm(num_groups=groups)(x)
+            return nn.GroupNorm(num_groups=groups, **exact)(x)
         if self.kind == "layer":
-            return nn.LayerNorm()(x)
+            return nn.LayerNorm(**exact)(x)
         return x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +62,10 @@ def convolve(
     strides: tuple[int, int] = (1, 1),
     padding: str = "VALID",
 ) -> jax.Array:
-    """Convolution as one matrix product, forward and backward.
+    """Convolution as matrix products, forward and backward.
 
-    y = patches(x) K;  dK = patches(x)ᵀ dy;  dx = patches(padded dy) flip(K)ᵀ.
+    y = patches(x) K;  dK = patches(x)ᵀ dy;  dx is `input_gradient`'s, which a compiler
+    leaves out where nothing asks for it, as in a network's first layer.
 
     Args:
       x: [B, H, W, C].
@@ -105,24 +106,111 @@ def input_gradient(
     strides: tuple[int, int],
     padding: str,
 ) -> jax.Array:
-    """dx of `convolve`: the dilated, padded dy convolved with the flipped kernel."""
-    kh, kw, c, o = kernel.shape
-    config = []
-    for axis, k, s in ((1, kh, strides[0]), (2, kw, strides[1])):
-        size = x.shape[axis]
-        before = pads(size, k, s, padding)[0]
-        dilated = (dy.shape[axis] - 1) * s + 1
-        low = k - 1 - before
-        config.append((low, size + k - 1 - low - dilated, s - 1))
+    """dx of `convolve`, a matrix product for each offset in the window.
+
+    dx[sh·p + i − top, sw·q + j − left] += dy[p, q] K[i, j]ᵀ for each offset (i, j) and
+    each window (p, q). Patches of a padded dy would have the same result: more rows to
+    multiply, under strides most of them zeros, and kh·kw copies of dy.
+
+    Args:
+      x: [B, H, W, C] the convolution's input; only its shape is read.
+      kernel: [kh, kw, C, O].
+      dy: [B, H', W', O].
+      strides: (sh, sw).
+      padding: "VALID" or "SAME".
+
+    Returns:
+      [B, H, W, C], dtype of dy.
+    """
+    kh, kw = kernel.shape[:2]
     zero = jnp.zeros((), dy.dtype)
-    dy = jax.lax.pad(dy, zero, ((0, 0, 0), *config, (0, 0, 0)))
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(kh * kw * o, c)
-    return patches(dy, (kh, kw)) @ flipped
+
+    def place(axis: int, offset: int, window: int) -> tuple[int, int, int]:
+        """Zeros before, after and between the rows that the windows' offset meets."""
+        stride, size = strides[axis - 1], x.shape[axis]
+        low = offset - pads(size, window, stride, padding)[0]
+        return low, size - low - (dy.shape[axis] - 1) * stride - 1, stride - 1
+
+    parts = [
+        jax.lax.pad(
+            dy @ kernel[i, j].T,
+            zero,
+            ((0, 0, 0), place(1, i, kh), place(2, j, kw), (0, 0, 0)),
+        )
+        for i in range(kh)
+        for j in range(kw)
+    ]
+    return reduce(jnp.add, parts)
 
 
+@jax.custom_vjp
+def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y + b for y [..., O] and b [O], with db = 1ᵀ dy as a matrix product.
+
+    XLA's CPU backend adds rows up one after the other; a product uses all its lanes and
+    rounds less.
+    """
+    return y + bias
+
+
+def _add_bias_fwd(y, bias):
+    return add_bias(y, bias), ()
+
+
+def _add_bias_bwd(_, dy):
+    rows = dy.reshape(-1, dy.shape[-1])
+    ones = jnp.ones(rows.shape[0], dy.dtype)
+    return dy, jnp.matmul(ones, rows, precision=jax.lax.Precision.HIGHEST)
+
+
+add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
-    """Non-overlapping max pooling of [B, H, W, C]; a ragged border is cut off."""
-    b, h, w, c = x.shape
-    h, w = h // size * size, w // size * size
-    x = x[:, :h, :w].reshape(b, h // size, size, w // size, size, c)
-    return x.max(axis=(2, 4))
+    """Non-overlapping max pooling of [B, H, W, C]; a ragged border is cut off.
+
+    The backward pass gives dy to the element that won, the first in a row-major window
+    where several are equal, as PyTorch does. The winner is stored, not found again by
+    comparing: x and the maximum may be computed twice, with another rounding, by a
+    compiler that fuses what comes before, and then no element equals the maximum.
+
+    Args:
+      x: [B, H, W, C].
+      size: side of the window.
+
+    Returns:
+      [B, H // size, W // size, C]; NaN where a window holds one.
+
+    Raises:
+      ValueError: ``size`` is not in [1, 11]: the winner has to fit in an int8.
+    """
+    if not 1 <= size <= 11:
+        raise ValueError(f"size must be in [1, 11], got {size}")
+    return _max_pool_fwd(x, size)[0]
+
+
+def _max_pool_fwd(x, size):
+    height, width = (n // size * size for n in x.shape[1:3])
+    best = x[:, :height:size, :width:size]
+    winner = jnp.zeros(best.shape, jnp.int8)
+    for index in range(1, size * size):
+        i, j = divmod(index, size)
+        rival = x[:, i:height:size, j:width:size]
+        winner = jnp.where(rival > best, jnp.int8(index), winner)
+        best = jnp.maximum(best, rival)
+    return best, (winner, x)
+
+
+def _max_pool_bwd(size, residuals, dy):
+    winner, x = residuals
+    b, h, w, c = dy.shape
+    index = jnp.arange(size * size, dtype=jnp.int8).reshape(size, 1, size, 1)
+    won = winner[:, :, None, :, None] == index
+    dx = jnp.where(won, dy[:, :, None, :, None], 0)
+    dx = dx.reshape(b, h * size, w * size, c)
+    ragged = [(0, n - m) for n, m in zip(x.shape, dx.shape, strict=True)]
+    return (jnp.pad(dx, ragged),)
+
+
+max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)

@@ -117,7 +117,8 @@ def clamp(update: jax.Array, embedding: jax.Array, bound: float) -> jax.Array:
     """
     there = embedding + update
     edge = jnp.clip(there, -bound, bound)
-    return jnp.where(there == edge, update, edge - embedding)
+    # Not there == edge: a compiler may compute the sum twice, with another rounding.
+    return jnp.where(jnp.abs(there) <= bound, update, edge - embedding)
 
 
 def conditional_mask(

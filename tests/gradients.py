@@ -1,0 +1,262 @@
+r"""Gradients of a step inside the compiled epoch beside eager float64, leaf by leaf.
+
+python -m tests.gradients [--width=small] [--models=...] [--norms=...] [--seed_mode=...]
+
+For every model, norm, dropout and seed mode: the worst ‖Δ‖/‖g‖ over the parameters,
+between the float32 gradient that the trainer's own loop computes and the float64 one of
+the same weights, batch and dropout masks, computed one operation at a time. XLA's flags
+are those of the environment. At full width it takes about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcl.compose import transform_loss
+from jaxcl.data.cache import Source
+from jaxcl.data.scenarios import make_stream
+from jaxcl.nn import models
+from jaxcl.nn.layers import NORMS
+from jaxcl.setup import context
+from jaxcl.training.plan import Plan
+from jaxcl.training.problem import Problem, compiled, make_setup, own
+from jaxcl.training.seeds import SeedMesh
+from jaxcl.types import Batch, Params, PyTree, strategy
+
+SEEDS = (0, 1)
+CLASSES, TASKS = 4, 2
+
+
+class Case(NamedTuple):
+    """A network whose gradient is checked, and how its seeds run."""
+
+    model: str  # a key of `models.MODELS`
+    norm: str
+    dropout: bool
+    seed_mode: str  # "map" or "vmap"
+    full: bool = False  # the papers' widths, else small ones
+
+
+class Recorded(NamedTuple):
+    """What the step saw and computed."""
+
+    grads: PyTree
+    batch: Batch
+    key: jax.Array  # uint32 data of the step's key
+
+
+class Error(NamedTuple):
+    """The leaf of one case that is furthest from float64."""
+
+    relative: float  # ‖Δ‖/‖g‖
+    leaf: str
+    draws: int  # of inputs, until each seed had one without a kink
+
+
+def cases(
+    names=tuple(models.MODELS), norms=NORMS, seed_mode=("map", "vmap"), full=False
+) -> list[Case]:
+    """The product of all; the ResNet has no dropout."""
+    product = itertools.product(names, norms, (False, True), seed_mode)
+    return [Case(*c, full) for c in product if c[0] != "resnet18" or not c[2]]
+
+
+def batch_and_kink(case: Case) -> tuple[int, float]:
+    """Batch size, and the least distance to a kink that a batch has to keep."""
+    # Of the 150,000 rectified units per image some are always close to 0.
+    deep = case.full and case.model == "resnet18" and case.norm == "none"
+    return (2, 1e-6) if deep else (8, 5e-6)
+
+
+def build(case: Case, outputs: int) -> nn.Module:
+    options: dict[str, Any] = {"norm": case.norm, "num_tasks": TASKS}
+    if case.model == "mlp":
+        rates = (0.25, 0.1) if case.dropout else (0.0, 0.0)
+        widths = (400, 400) if case.full else (24, 16)
+        return models.MLP(widths, outputs, True, *rates, **options)
+    if case.model == "alexnet":
+        rates = (0.2, 0.5) if case.dropout else (0.0, 0.0)
+        options |= {"dropout": rates[0], "dropout_late": rates[1]}
+        return models.AlexNet(outputs, 1.0 if case.full else 1 / 16, **options)
+    return models.ResNet18(outputs, 20 if case.full else 3, **options)
+
+
+def source(case: Case, draw: int) -> Source:
+    """Random images, a batch per task."""
+    rng = np.random.default_rng([draw, 7])
+    side = 32 if case.full or case.model == "alexnet" else 8
+    n = batch_and_kink(case)[0] * TASKS
+    x = rng.integers(0, 256, (n, side, side, 3), np.uint8)
+    y = (np.arange(n) % CLASSES).astype(np.int32)
+    names = tuple(map(str, range(CLASSES)))
+    scale = ((0.5,) * 3, (0.25,) * 3)
+    return Source("random", x, y, x[:CLASSES], y[:CLASSES], names, 255, *scale)
+
+
+def problem(case: Case) -> Problem:
+    """Training that moves nothing and keeps each step's gradient, batch and key."""
+    batch = batch_and_kink(case)[0]
+    options: Any = dict(kind="split", scenario="task", num_tasks=TASKS)
+    stream = make_stream(source(case, 0), SEEDS, **options)
+
+    def recorder(setup):
+        def init(key, net):
+            x = jnp.zeros(setup.example.shape)
+            n = jnp.zeros(x.shape[0], jnp.int32)
+            seen = Batch(x, n, n, n.astype(jnp.float32), n)
+            grads = jax.tree.map(jnp.zeros_like, net)
+            return {}, Recorded(grads, seen, jax.random.key_data(key))
+
+        def record(state, grads, params, ctx, out):
+            key = jax.random.key_data(ctx.key)
+            return grads, Recorded(grads.net, ctx.batch, key)
+
+        return strategy(init=init, grads=record)
+
+    return Problem(
+        model=build(case, stream.num_outputs),
+        stream=stream,
+        seeds=SEEDS,
+        make_strategy=recorder,
+        optimizer=optax.set_to_zero(),
+        plan=Plan(epochs=1, batch_size=batch),
+        seed_mode=case.per_seed,
+    )
+
+
+@contextmanager
+def watch_kinks() -> Iterator[list[jax.Array]]:
+    """Collects each layer's distance to the nearest point without a derivative.
+
+    A unit that dropout put at exactly 0 stays there; of a window of the maximum that is
+    rectified to 0 no element gets a gradient.
+    """
+    found: list[jax.Array] = []
+    relu, pool = nn.relu, models.max_pool
+
+    def watched_relu(x):
+        found.append(jnp.where(x == 0, jnp.inf, jnp.abs(x)).min())
+        return relu(x)
+
+    def watched_pool(x):
+        b, h, w, c = x.shape
+        windows = x[:, : h // 2 * 2, : w // 2 * 2]
+        windows = windows.reshape(b, h // 2, 2, w // 2, 2, c)
+        windows = windows.transpose(0, 1, 3, 5, 2, 4).reshape(-1, 4)
+        top = jax.lax.top_k(windows, 2)[0]
+        found.append(jnp.where(top[:, 0] > 0, top[:, 0] - top[:, 1], jnp.inf).min())
+        return pool(x)
+
+    with (
+        mock.patch.object(nn, "relu", watched_relu),
+        mock.patch.object(models, "max_pool", watched_pool),
+    ):
+        yield found
+
+
+def double(tree: PyTree) -> PyTree:
+    """Floats as float64, on the host."""
+
+    def one(leaf):
+        leaf = np.asarray(leaf)
+        return leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def check(case: Case) -> Error:
+    """The worst leaf of a case, over all seeds."""
+    prob = problem(case)
+    stream, (batch_size, distance) = prob.stream, batch_and_kink(case)
+    where = SeedMesh(len(SEEDS), case.per_seed, jax.devices()[:1])
+    fns = make_programs(prob, where)
+    mine, zero, task = where.spread(own(prob)), where.share(np.int32(0)), np.int32(1)
+    setup = make_setup(prob.model, stream, batch_size)
+    loss = transform_loss(strategy(), setup.task_loss, setup.apply_fn)
+
+    def loss_of(net, model_state, batch, key):
+        ctx = context(
+            batch.x, batch.y, task=task, key=key, model_state=model_state
+        )._replace(batch=batch)
+        return loss(Params(net, {}), (), ctx)[0]
+
+    @jax.jit
+    def kink(*args):
+        with watch_kinks() as found:
+            loss_of(*args)
+        return jnp.stack(found).min()
+
+    left, draw, worst = set(range(len(SEEDS))), 0, Error(0.0, "", 0)
+    while left:
+        draw += 1
+        images = source(case, draw).train_x
+        images = images.reshape(len(images), -1)
+        base = where.share(stream.base._replace(train_x=images))
+        seed = fns.begin(fns.init((), mine, ()), (mine, where.real), ())
+        net, model_state = where.gather((seed.params.net, seed.model_state))
+        shared = (base, where.share(task), zero, where.share(np.int32(1)))
+        seed, _ = fns.epoch(seed, (mine, ()), shared)
+        seen = where.gather(seed.strategy_state)
+        for i in sorted(left):
+            at = jax.tree.map(lambda leaf: leaf[i], (net, model_state, seen))  # noqa: B023
+            with jax.enable_x64(True):
+                key = jax.random.wrap_key_data(jnp.asarray(at[2].key))
+                args = (*map(double, (*at[:2], at[2].batch)), key)
+                if float(kink(*args)) < distance:
+                    continue
+                net64 = jax.tree.map(jnp.asarray, args[0])
+                exact = jax.grad(loss_of)(net64, *args[1:])
+            left.discard(i)
+            found = compare(at[2].grads, jax.tree.map(np.asarray, exact))
+            worst = max(worst, Error(*found, draw))
+    return worst._replace(draws=draw)
+
+
+def compare(grads: PyTree, exact: PyTree) -> tuple[float, str]:
+    """The largest ‖Δ‖/‖g‖ and its leaf; where g is 0, over the largest leaf's ‖g‖."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(exact)
+    norms = [np.linalg.norm(g) for _, g in flat]
+    found = []
+    for (path, g), norm, ours in zip(flat, norms, jax.tree.leaves(grads), strict=True):
+        difference = np.linalg.norm(ours - g)
+        whole = norm if norm > 1e-10 * max(norms) else max(norms)
+        found.append((float(difference / whole), jax.tree_util.keystr(path)))
+    return max(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", choices=("small", "full"), default="full")
+    for name, known in (
+        ("models", models.MODELS),
+        ("norms", NORMS),
+        ("seed_mode", ("map", "vmap")),
+    ):
+        parser.add_argument(f"--{name}", default=",".join(known))
+    args = parser.parse_args()
+    chosen = (getattr(args, n).split(",") for n in ("models", "norms", "seed_mode"))
+    print("| model | norm | dropout | seed_mode | worst ‖Δ‖/‖g‖ | leaf | draws | s |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for case in cases(*chosen, full=args.width == "full"):
+        start = time.perf_counter()
+        e = check(case)
+        row = (case.model, case.norm, "on" if case.dropout else "off", case.per_seed)
+        took = f"{time.perf_counter() - start:.0f}"
+        values = (*row, f"{e.relative:.1e}", f"`{e.leaf}`", str(e.draws), took)
+        print(f"| {' | '.join(values)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
