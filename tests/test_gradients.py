@@ -1,0 +1,52 @@
+"""The gradient of every shipped network in the compiled epoch is that of float64.
+
+`python -m tests.gradients` prints the whole product, at the papers' widths too.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gradients
+import pytest
+from gradients import Case
+
+from jaxcl.nn.layers import NORMS
+
+# Either seed mode and either dropout with each norm; a compilation each is what it
+# costs.
+CASES = [
+    Case(model, norm, dropout, seed_mode)
+    for i, norm in enumerate(NORMS)
+    for model, dropout, seed_mode in (
+        ("mlp", True, "vmap"),
+        ("alexnet", False, "vmap"),
+        ("alexnet", True, "map"),
+        ("resnet18", False, ("map", "vmap")[i % 2]),
+    )
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c[:4])))
+def test_epoch_computes_the_gradient_of_float64(case):
+    error = gradients.check(case)
+    assert error.relative <= 1e-5, error
+
+
+def test_also_under_the_compilers_own_flags():
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    root = Path(__file__).parents[1]
+    options = [
+        "--models=alexnet",
+        "--norms=none,batch,batch_current",
+        "--seed_mode=vmap",
+    ]
+    command = [sys.executable, "-m", "tests.gradients", "--width=small", *options]
+    done = subprocess.run(
+        command, env=env, cwd=root, capture_output=True, text=True, check=True
+    )
+    rows = [line.split("|") for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 6
+    for row in rows:
+        assert float(row[5]) <= 1e-5, row
