@@ -77,15 +77,24 @@ CASES = {
         8,
         {"finetune": {}, "gpm": {"threshold": 0.97, "samples": 20}},
     ),
-    "alexnet_no_dropout": Case(
+} | {
+    # Without dropout, at the widths that experiments use.
+    name: Case(
         CIFAR,
-        lambda k: models.AlexNet(k, use_bias=False, dropout=0.0, dropout_late=0.0),
+        partial(
+            models.AlexNet, width=width, use_bias=False, dropout=0.0, dropout_late=0.0
+        ),
         "split",
         "task",
         64,
-        8,
+        steps,
         {"finetune": {}},
-    ),
+    )
+    for name, width, steps in (
+        ("alexnet_no_dropout", 1.0, 8),
+        ("alexnet_half", 0.5, 16),
+        ("alexnet_quarter", 0.25, 32),
+    )
 }
 
 
@@ -216,14 +225,17 @@ def _torch_net(case: Case, nn: Any) -> Any:
         drop = [nn.Dropout(late)] if late else []
         return [nn.Linear(a, b, bias=bias), nn.ReLU(), *drop]
 
+    first, second, third, wide = (
+        max(1, round(n * model.width)) for n in (64, 128, 256, 2048)
+    )
     return nn.Sequential(
-        *conv(3, 64, 4, early),
-        *conv(64, 128, 3, early),
-        *conv(128, 256, 2, late),
+        *conv(3, first, 4, early),
+        *conv(first, second, 3, early),
+        *conv(second, third, 2, late),
         nn.Flatten(),
-        *dense(1024, 2048),
-        *dense(2048, 2048),
-        nn.Linear(2048, model.num_outputs, bias=bias),
+        *dense(4 * third, wide),
+        *dense(wide, wide),
+        nn.Linear(wide, model.num_outputs, bias=bias),
     )
 
 
