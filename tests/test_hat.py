@@ -538,7 +538,8 @@ def test_one_batchnorm_a_task_keeps_rows_apart():
         np.testing.assert_allclose(own.mean((0, 1, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(own.var((0, 1, 2)), 1, rtol=1e-3)
     stats = new["batch_stats"]
-    want = 0.1 * np.asarray(x)[15:].mean((0, 1, 2))
+    share = 1 - 0.9 ** (25 / 40)  # of the batch, 25 examples are of task 2
+    want = share * np.asarray(x)[15:].mean((0, 1, 2))
     np.testing.assert_allclose(stats["mean"][2], want, rtol=1e-4)
     assert (stats["mean"][1] == 0).all() and (stats["var"][1] == 1).all()
     evaluated = norm.apply({**variables, **new}, x, task, False)

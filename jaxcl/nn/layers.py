@@ -121,12 +121,20 @@ class CurrentBatchNorm(nn.Module):
 
 
 class TaskBatchNorm(nn.Module):
-    """One BatchNorm a task: statistics, scale and shift of the example's own task.
+    """A BatchNorm for each task: statistics, scale and shift of the example's own task.
 
     x̂_b = (x_b − mean_t) / sqrt(var_t + ε) · scale_t + bias_t with t the task of example
-    b; in training over the batch's examples of task t, in evaluation their running mean
-    over training, mean_t ← .9 mean_t + .1 mean_B. A task's row moves only when a
-    training batch has examples of it.
+    b. In evaluation mean_t and var_t are task t's running statistics. In training they
+    are those of the n_t examples of task t among the batch's B, over all axes but the
+    last, and move the running ones by their share of the batch:
+
+        mean_t ← k mean_t + (1 − k) mean_B,  k = .9^(n_t/B)
+        var_t  ← k var_t + (1 − k) N/(N − 1) var_B
+
+    with N the values per channel that var_B is taken over. So B examples move them
+    alike in one batch of a single task and spread over many batches, and the running
+    variance tends to the data's. One example has no variance: it is normalised by the
+    running statistics as they were, and moves the mean alone.
     """
 
     num_tasks: int
@@ -144,21 +152,26 @@ class TaskBatchNorm(nn.Module):
         def of_examples(bank: jax.Array) -> jax.Array:  # [T, C] -> [B, 1, ..., C]
             return bank[task].reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
 
+        m, v = mean.value, variance.value
         if not train:
-            m, v = mean.value, variance.value
             centred = x - of_examples(m)
         else:
             member = jax.nn.one_hot(task, self.num_tasks, axis=0)  # [T, B]
             count = member.sum(1, keepdims=True)
             member = member / jnp.maximum(count, 1)
+            several = count > 1
             inner = tuple(range(1, x.ndim - 1))
             exact = jax.lax.Precision.HIGHEST
-            m = jnp.matmul(member, x.mean(inner), precision=exact)
+            batch_mean = jnp.matmul(member, x.mean(inner), precision=exact)
+            m = jnp.where(several, batch_mean, m)
             centred = x - of_examples(m)
-            v = jnp.matmul(member, jnp.square(centred).mean(inner), precision=exact)
-            for running, new in ((mean, m), (variance, v)):
-                moved = self.momentum * running.value + (1 - self.momentum) * new
-                running.value = jnp.where(count > 0, moved, running.value)
+            squares = jnp.square(centred).mean(inner)
+            v = jnp.where(several, jnp.matmul(member, squares, precision=exact), v)
+            values = count * math.prod(x.shape[1:-1])
+            unbiased = v * jnp.where(several, values / jnp.maximum(values - 1, 1), 1)
+            share = -jnp.expm1(math.log(self.momentum) * count / len(x))
+            for running, new in ((mean, batch_mean), (variance, unbiased)):
+                running.value = running.value + share * (new - running.value)
         factor = jax.lax.rsqrt(v + self.epsilon) * scale
         return centred * of_examples(factor) + of_examples(bias)
 

@@ -109,6 +109,33 @@ def validate(problem: Problem) -> None:
         raise ValueError(f"seeds must be distinct, got {problem.seeds}")
     SeedMesh(len(problem.seeds), problem.seed_mode)
     setup = make_setup(problem.model, stream, plan.batch_size)
+    _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
         chosen = {name: values[i] for name, values in problem.settings.items()}
         problem.make_strategy(setup, **chosen).check(problem.optimizer)
+
+
+def _require_batches_to_normalise(setup: Setup, stream: Stream, plan: Plan) -> None:
+    """Refuses batches of one example where a network normalises by the batch.
+
+    One example is its own mean: what a dense layer gives is normalised to zeros, what a
+    convolution gives loses the image's own mean and spread.
+
+    Raises:
+      ValueError: such a batch, with the name of the normalisation.
+    """
+    fewest = int(np.diff(np.asarray(stream.per_seed.train.offset)).min())
+    for norm in setup.norms:
+        sizes = {}
+        if norm.kind in ("batch", "batch_current", "batch_per_task"):
+            sizes["batch_size"] = plan.batch_size
+            sizes["the number of a task's training examples"] = fewest
+        if norm.kind == "batch_current":
+            sizes["eval_batch_size"] = plan.eval_batch_size
+        for name, size in sizes.items():
+            if size < 2:
+                raise ValueError(
+                    f"{name} must be at least 2 where {norm.name!r} normalises by the "
+                    f"batch (kind {norm.kind!r}), got {size}: one example has no "
+                    "statistics; use norm 'none', 'group' or 'layer'"
+                )
