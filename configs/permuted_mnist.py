@@ -91,7 +91,9 @@ def get_config(argument: str = "") -> ConfigDict:
         config.train.update(
             epochs=200, batch_size=64, patience=5, lr_factor=3.0, lr_min=1e-4
         )
-        config.train.select_metric = "loss"
+        config.train.patience_metric = "loss"
+        if row != "bp_star":  # which is by accuracy, whatever the setting
+            config.train.select_metric = "loss"
         if row != "bp":
             config.train.select = "best"
     if chosen == "fast":

@@ -1,8 +1,8 @@
 r"""Split CIFAR-100, ten tasks of ten classes, a head each: AlexNet as in HAT and GPM.
 
 SGD 0.05, divided by 3 after 5 epochs without a better validation loss, until 1e-4 or
-200 epochs; batch 64; 5 % held out; the best weights of each task are carried on (BP:
-the last).
+200 epochs; batch 64; 5 % held out; the weights of least validation loss are carried on
+from each task (BP: the last; BP*: those of best validation accuracy).
 
     python -m experiments.compare --config=configs/split_cifar100.py
     python -m experiments.compare --config=configs/split_cifar100.py:fast
@@ -88,6 +88,7 @@ def get_config(argument: str = "") -> ConfigDict:
         patience=5,
         lr_factor=3.0,
         lr_min=1e-4,
+        patience_metric="loss",
         select="best",
         select_metric="loss",
     )

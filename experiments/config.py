@@ -25,7 +25,11 @@ from jaxcl.training.problem import Problem
 # Row -> the strategy it is and the settings that make it so.
 ROWS: dict[str, dict[str, Any]] = {
     "bp": {"strategy": "finetune", "train.select": "last"},
-    "bp_star": {"strategy": "finetune", "train.select": "best"},
+    "bp_star": {
+        "strategy": "finetune",
+        "train.select": "best",
+        "train.select_metric": "accuracy",
+    },
     "bp_star_star": {"strategy": "frozen"},
     "joint": {"strategy": "finetune", "joint": True},
     "ewc": {"strategy": "ewc"},
@@ -91,6 +95,7 @@ def base(name: str) -> ConfigDict:
                 "patience": optional(int),
                 "lr_factor": 3.0,
                 "lr_min": 1e-4,
+                "patience_metric": "accuracy",
                 "select": "last",
                 "select_metric": "accuracy",
             },

@@ -145,3 +145,61 @@ def test_progress_runs_from_zero_to_one(problem):
     np.testing.assert_allclose(seen[:20, 0], np.tile(np.arange(10) / 9, 2), rtol=1e-6)
     np.testing.assert_allclose(seen[:20, 1], np.arange(20) / 20, rtol=1e-6)
     assert isinstance(seed.params, Params)
+
+
+def test_patience_follows_one_metric_and_selection_another(problem):
+    """Patience by loss, the weights kept by accuracy, replayed in NumPy."""
+    plan = dict(epochs=12, patience=2, lr_factor=2.0, lr=0.3, lr_min=0.02)
+    plan |= dict(patience_metric="loss", select="best", select_metric="accuracy")
+    build = problem(optimizer=optax.sgd(0.3), plan=plan, seeds=(0, 1, 2, 3))
+    build = build._replace(measure="valid", seed_mode="map")
+    epochs, apart = {}, 0
+    for event in protocol.run(build):
+        if isinstance(event, EpochDone):
+            epochs.setdefault(event.task, []).append(event.metrics)
+        elif isinstance(event, TaskDone):
+            task = event.task
+            for seed in range(4):
+                metrics = [m for m in epochs[task] if m.steps[seed]]
+                loss = [float(m.valid_loss[seed]) for m in metrics]
+                accuracy = [float(m.valid_accuracy[seed]) for m in metrics]
+                scale, best, bad = 1.0, np.inf, 0
+                for m, now in zip(metrics, loss, strict=True):
+                    assert m.lr_scale[seed] == pytest.approx(scale)
+                    bad = 0 if now < best else bad + 1
+                    best = min(best, now)
+                    if bad == 2:
+                        scale, bad = scale / 2, 0
+                np.testing.assert_allclose(
+                    event.accuracy[seed, task, task], max(accuracy), atol=1e-6
+                )
+                apart += accuracy[int(np.argmin(loss))] < max(accuracy)
+    assert apart, "the two metrics must disagree somewhere"
+
+
+def test_of_equally_good_epochs_the_first_is_kept(problem):
+    """A common shift of all outputs changes neither accuracy nor loss."""
+
+    def shifting(setup):
+        def updates(state, u, g, params, ctx, out):
+            zeros = jax.tree.map(jnp.zeros_like, u)
+            zeros.net["head"]["bias"] += 1.0
+            return zeros, state
+
+        def after_task(state, params, model_state, ctx, data):
+            return params, params.net["head"]["bias"][0]
+
+        def init(key, net):
+            return {}, jnp.zeros(())
+
+        return strategy(
+            init=init,
+            updates=updates,
+            after_task=after_task,
+            report=lambda state: {"bias": state},
+        )
+
+    plan = dict(epochs=3, select="best", select_metric="accuracy")
+    *_, last = protocol.run(problem(make_strategy=shifting, plan=plan))
+    # 10 steps an epoch; the bias starts within ±1/4.
+    np.testing.assert_allclose(last.report["bias"][:, 0], 10, atol=0.3)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.heads import mask_logits
-from jaxcl.ops.sampling import batch_positions
+from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.training.state import SeedState, context_of
 from jaxcl.types import Setup, Strategy, TaskData
 
@@ -18,11 +18,16 @@ def make_evaluate(
 ) -> Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]:
     """Builds the function that evaluates one seed on one task.
 
+    The examples come in a random order that is always the same: data sets are often
+    stored by class, and a network that normalises by the batch would otherwise see
+    batches of one class, which it has never been trained on.
+
     Args:
       setup: the run's `Setup`.
       strategy: any `Strategy`.
-      batch_size: examples at once; matters to models that use the batch's own
-        statistics.
+      batch_size: examples at once. Where an example's logits depend on its batch, every
+        batch has this size, whatever the data set: the last one, or the only one, is
+        filled with examples that count nothing.
 
     Returns:
       ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN of a seed that
@@ -39,9 +44,10 @@ def make_evaluate(
           data: examples.
           current: int32[] the last task trained.
         """
-        size = min(batch_size, data.capacity)
-        order = jnp.arange(data.capacity)
-        key = jax.random.key(0)  # evaluation draws nothing
+        full = batch_size if setup.mixes_examples else data.capacity
+        size = min(batch_size, full)
+        key = jax.random.key(0)  # always the same order; the network draws nothing
+        order = shuffled(key, data.size, data.capacity)
 
         def body(i, totals):
             position, weight = batch_positions(order, i, size, data.size)

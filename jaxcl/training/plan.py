@@ -14,16 +14,18 @@ class Plan(NamedTuple):
     Attributes:
       epochs: at most; None only with `max_steps`.
       batch_size: B.
-      eval_batch_size: of validation and test batches; matters to models that use the
-        batch's own statistics.
+      eval_batch_size: of validation and test batches alike; matters to models that use
+        the batch's own statistics.
       max_steps: steps per task at most, or None. A task may end inside an epoch.
-      patience: epochs without a better validation score before the learning rate is
+      patience: epochs without a better `patience_metric` before the learning rate is
         divided by `lr_factor`; None never does.
       lr_factor: > 1.
       lr_min: a seed whose learning rate falls below lr_min is done with the task.
       lr: the rate that lr_min is compared with.
+      patience_metric: the validation "accuracy" or "loss" that patience follows.
       select: "last" or "best" weights are carried to the next task.
-      select_metric: validation "accuracy" or "loss", for select and patience.
+      select_metric: the validation "accuracy" or "loss" that "best" is measured by; of
+        equally good epochs the first.
     """
 
     epochs: int | None
@@ -34,6 +36,7 @@ class Plan(NamedTuple):
     lr_factor: float = 3.0
     lr_min: float = 1e-4
     lr: float = 0.0
+    patience_metric: str = "accuracy"
     select: str = "last"
     select_metric: str = "accuracy"
 
@@ -50,7 +53,11 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if plan.epochs is None and plan.max_steps is None:
         raise ValueError("epochs or max_steps must be given, both are None")
-    for name, allowed in (("select", SELECT), ("select_metric", METRICS)):
+    for name, allowed in (
+        ("select", SELECT),
+        ("select_metric", METRICS),
+        ("patience_metric", METRICS),
+    ):
         if getattr(plan, name) not in allowed:
             raise ValueError(
                 f"{name} must be one of {', '.join(allowed)}, got "

@@ -15,8 +15,9 @@ class Progress(NamedTuple):
 
     step: jax.Array  # int32[] since the task's start
     lr_scale: jax.Array  # float32[]
-    best_score: jax.Array  # float32[], larger is better
-    bad_epochs: jax.Array  # int32[] since the best or the last decay
+    best_score: jax.Array  # float32[] of the weights to keep, larger is better
+    patience_score: jax.Array  # float32[] the best that patience has seen, likewise
+    bad_epochs: jax.Array  # int32[] since that or the last decay
     done: jax.Array  # bool[] with this task
     failed_task: jax.Array  # int32[], -1 if healthy
     failed_epoch: jax.Array  # int32[]

@@ -110,6 +110,7 @@ def make_trainer(
                 step=zero,
                 lr_scale=jnp.ones(()),
                 best_score=jnp.full((), -jnp.inf),
+                patience_score=jnp.full((), -jnp.inf),
                 bad_epochs=zero,
                 done=jnp.zeros((), bool),
                 failed_task=none,
@@ -130,6 +131,7 @@ def make_trainer(
             step=zero,
             lr_scale=rate,
             best_score=jnp.full((), -jnp.inf),
+            patience_score=jnp.full((), -jnp.inf),
             bad_epochs=zero,
             done=~real | (seed.progress.failed_task >= 0),
         )
@@ -248,9 +250,11 @@ def make_trainer(
     def select(seed, accuracy, loss, trained, steps) -> SeedState:
         """Keeps the best weights; decays the rate of a seed that has stalled."""
         p = seed.progress
-        score = accuracy if plan.select_metric == "accuracy" else -loss
+        scores = {"accuracy": accuracy, "loss": -loss}
+        score, followed = scores[plan.select_metric], scores[plan.patience_metric]
         better = trained & (score > p.best_score)
-        bad = jnp.where(better, 0, p.bad_epochs + 1)
+        progressed = trained & (followed > p.patience_score)
+        bad = jnp.where(progressed, 0, p.bad_epochs + 1)
         lr_scale, done = p.lr_scale, p.done
         if plan.patience is not None:
             decay = trained & (bad >= plan.patience)
@@ -266,6 +270,7 @@ def make_trainer(
                 step=p.step + steps,
                 lr_scale=lr_scale,
                 best_score=jnp.where(better, score, p.best_score),
+                patience_score=jnp.where(progressed, followed, p.patience_score),
                 bad_epochs=jnp.where(trained, bad, p.bad_epochs),
                 done=done,
             ),
