@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import reduce
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from jaxcl.heads import hold_still, outputs_of, shares_all_outputs, with_gradient
 from jaxcl.types import (
     ApplyFn,
     Context,
     LossFn,
     Output,
     Params,
+    Setup,
     State,
     Strategy,
     TaskLoss,
@@ -92,6 +96,10 @@ def chain(*members: Strategy) -> Strategy:
 
         return thread(call, u, state)
 
+    def in_play(state, ctx):
+        parts = [m.in_play(state[i], own(ctx, i)) for i, m in enumerate(members)]
+        return reduce(jnp.logical_or, parts)
+
     def model_state(state, old, new, ctx):
         for i, m in enumerate(members):
             new = m.model_state(state[i], old, new, own(ctx, i))
@@ -124,6 +132,7 @@ def chain(*members: Strategy) -> Strategy:
         loss,
         grads,
         updates,
+        in_play,
         model_state,
         after_task,
         report,
@@ -177,23 +186,40 @@ def transform_loss(strategy: Strategy, task_loss: TaskLoss, apply_fn: ApplyFn):
 
 
 def transform_optimizer(
-    strategy: Strategy, optimizer: optax.GradientTransformation, state: State
+    strategy: Strategy,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    setup: Setup,
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optax optimizer in a strategy's gradient and update hooks.
 
-    ``update`` computes g' = strategy.grads(g), u = optimizer(g'), and returns
-    u' = strategy.updates(u): the strategy has the last word, whatever momentum or
-    weight decay the optimizer adds.
+    ``update`` computes g' = strategy.grads(g) and u = optimizer(g'), sets u to 0 for
+    the outputs of the classifier that are not in play, and returns strategy.updates(u):
+    the strategy has the last word, whatever momentum or weight decay the optimizer
+    adds. In play are, in each step by itself,
+
+    - the outputs that the loss of the batch's own examples is over,
+    - those that g or g' is not zero at,
+    - those that the strategy names, ``strategy.in_play``: a saturated replayed example,
+      or a reference gradient that did not conflict, reaches outputs without a trace in
+      g'.
+
+    Nothing is held where all tasks share all outputs.
 
     Args:
       strategy: any `Strategy`.
       optimizer: an optax transformation over `Params`.
       state: the strategy's state that ``init`` starts from, from ``strategy.init``.
+      setup: the run's `Setup`; its ``heads`` name the classifier, whose leaves have the
+        K outputs as their last axis.
 
     Returns:
       An optax transformation whose state is ``(inner_state, strategy_state)`` and whose
       ``update(grads, state, params, ctx=..., out=...)`` takes the step's `Context` and
       `Output`; further keywords go on to ``optimizer``.
+
+    Raises:
+      ValueError: on update, no parameter that ``setup.heads`` names has K outputs.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl
@@ -205,7 +231,7 @@ def transform_optimizer(
       >>> net = {"head": {"kernel": jnp.zeros([3, 2])}}
       >>> aux, state = method.init(jax.random.key(0), net)
       >>> params = jaxcl.Params(net, aux)
-      >>> tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), state)
+      >>> tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), state, setup)
       >>> loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
       >>> opt_state = tx.init(params)
       >>> ctx = jaxcl.context(jnp.ones([2, 3]), jnp.array([0, 1]), task=1)
@@ -214,6 +240,7 @@ def transform_optimizer(
       >>> params = optax.apply_updates(params, updates)
     """
     inner = optax.with_extra_args_support(optimizer)
+    holds = not shares_all_outputs(setup)
 
     def init(params: Params):
         return inner.init(params), state
@@ -221,10 +248,17 @@ def transform_optimizer(
     def update(
         grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any
     ):
-        inner_state, s = opt_state
-        grads, s = strategy.grads(s, grads, params, ctx, out)
-        updates, inner_state = inner.update(grads, inner_state, params, **extra)
-        updates, s = strategy.updates(s, updates, grads, params, ctx, out)
+        inner_state, old = opt_state
+        new, s = strategy.grads(old, grads, params, ctx, out)
+        updates, inner_state = inner.update(new, inner_state, params, **extra)
+        if holds:
+            in_play = (
+                outputs_of(setup, ctx.batch, ctx.task)
+                | with_gradient(setup, grads.net, new.net)
+                | strategy.in_play(old, ctx)
+            )
+            updates = updates._replace(net=hold_still(setup, updates.net, in_play))
+        updates, s = strategy.updates(s, updates, new, params, ctx, out)
         return updates, (inner_state, s)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PyTree = Any
@@ -145,7 +146,11 @@ class Strategy(NamedTuple):
       loss: ``(state, loss_fn) -> loss_fn``. Penalties, replay.
       grads: ``(state, grads, params, ctx, out) -> (grads, state)`` before optax.
       updates: ``(state, updates, grads, params, ctx, out) -> (updates, state)`` after
-        optax and the learning rate's decay: the last word on what moves.
+        optax and the learning rate's decay: the last word on what moves. Outputs that
+        are not in play stand still already.
+      in_play: ``(state, ctx) -> bool[K]``, or a bool[] for all alike: the outputs that
+        the step trains beside those of the batch's own tasks, by replay or a reference
+        gradient. Those that the step's gradient reaches need not be named.
       model_state: ``(state, old, new, ctx) -> model_state``.
       after_task: ``(state, params, model_state, ctx, data) -> (params, state)`` with
         the selected parameters, once at a task's end.
@@ -162,6 +167,7 @@ class Strategy(NamedTuple):
     loss: Callable[..., LossFn]
     grads: Callable[..., tuple[PyTree, State]]
     updates: Callable[..., tuple[PyTree, State]]
+    in_play: Callable[[State, Context], jax.Array]
     model_state: Callable[..., PyTree]
     after_task: Callable[..., tuple[Params, State]]
     report: Callable[[State], dict[str, jax.Array]]
@@ -176,6 +182,7 @@ def strategy(
     loss: Callable[..., Any] | None = None,
     grads: Callable[..., Any] | None = None,
     updates: Callable[..., Any] | None = None,
+    in_play: Callable[..., Any] | None = None,
     model_state: Callable[..., Any] | None = None,
     after_task: Callable[..., Any] | None = None,
     report: Callable[..., Any] | None = None,
@@ -194,6 +201,7 @@ def strategy(
         loss=loss or (lambda state, loss_fn: loss_fn),
         grads=grads or (lambda state, g, params, ctx, out: (g, state)),
         updates=updates or (lambda state, u, g, params, ctx, out: (u, state)),
+        in_play=in_play or (lambda state, ctx: jnp.zeros((), bool)),
         model_state=model_state or (lambda state, old, new, ctx: new),
         after_task=after_task or (lambda state, params, ms, ctx, data: (params, state)),
         report=report or (lambda state: {}),

@@ -100,7 +100,7 @@ def run(method, setup, net, tasks, optimizer):
     """
     params, state = start(method, net)
     task_loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-    tx = jaxcl.transform_optimizer(method, optimizer, state)
+    tx = jaxcl.transform_optimizer(method, optimizer, state, setup)
     traces = []
 
     @jax.jit
@@ -175,7 +175,7 @@ def one_step(method, setup, net, x, y, *, task):
     def step(net, x, y):
         params, state = start(method, net)
         loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-        tx = jaxcl.transform_optimizer(method, optax.sgd(0.3), state)
+        tx = jaxcl.transform_optimizer(method, optax.sgd(0.3), state, setup)
         ctx = jaxcl.context(x, y, task=task)
         opt_state = tx.init(params)
         grads, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)

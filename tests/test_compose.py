@@ -28,7 +28,7 @@ def train(method, steps=4, tasks=2, optimizer=None):
     """Somebody's own training loop."""
     aux, state = method.init(jax.random.key(3), NET)
     params = jaxcl.Params(NET, aux)
-    tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.3), state)
+    tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.3), state, SETUP)
     loss = jaxcl.transform_loss(method, SETUP.task_loss, SETUP.apply_fn)
     opt_state = tx.init(params)
     for task in range(tasks):

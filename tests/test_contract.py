@@ -56,7 +56,7 @@ def parts(problem):
 
 def _step(method, setup, aux, state, net, x, y, task, cache=()):
     params = jaxcl.Params(net, aux)
-    tx = jaxcl.transform_optimizer(method, OPTIMIZER, state)
+    tx = jaxcl.transform_optimizer(method, OPTIMIZER, state, setup)
     loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
     ctx = jaxcl.context(x, y, task=task, step=1, cache=cache)
     (value, out), grads = jax.value_and_grad(loss, has_aux=True)(params, state, ctx)

@@ -88,7 +88,7 @@ def loop(method, setup, ms, optimizer, steps=150):
 
         def step(carry, i):
             params, opt_state = carry
-            tx = jaxcl.transform_optimizer(method, optimizer, opt_state[1])
+            tx = jaxcl.transform_optimizer(method, optimizer, opt_state[1], setup)
             key = jax.random.fold_in(jax.random.key(task), i)
             batch = data.take(jax.random.randint(key, (10,), 0, len(x)))
             ctx = jaxcl.context(

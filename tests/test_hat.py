@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jaxcl
-from jaxcl.heads import cross_entropy, scenario_mask
+from jaxcl.heads import cross_entropy, hold_still, outputs_of, scenario_mask
 from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.ops import convolution
 from jaxcl.strategies import hat
@@ -189,7 +189,7 @@ def library_step(name):
     def update(params, state, ctx):
         loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
         chain = optax.chain(optax.clip_by_global_norm(1e4), optax.sgd(RATE))
-        tx = jaxcl.transform_optimizer(method, chain, state)
+        tx = jaxcl.transform_optimizer(method, chain, state, setup)
         grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
         return tx.update(grads, tx.init(params), params, ctx=ctx, out=out)[0]
 
@@ -266,7 +266,7 @@ def test_nothing_a_past_task_uses_moves_by_a_bit(name):
     def step(params, opt_state, state, ctx):
         traces.append(1)
         grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-        tx = jaxcl.transform_optimizer(method, optimizer, state)
+        tx = jaxcl.transform_optimizer(method, optimizer, state, setup)
         u, (opt_state, state) = tx.update(
             grads, (opt_state, state), params, ctx=ctx, out=out
         )
@@ -352,6 +352,8 @@ def disturbed(model, shape, norm_refused=True):
 
     @jax.jit
     def move(state, params, u, ctx):
+        in_play = outputs_of(setup, ctx.batch, ctx.task)
+        u = u._replace(net=hold_still(setup, u.net, in_play))
         u, _ = method.updates(state, u, u, params, ctx, None)
         return optax.apply_updates(params, u)
 

@@ -87,7 +87,6 @@ def map_leaves(
     free: Sequence[tuple[str, ...]],
     *,
     kernel: Callable[[LayerSpec, jax.Array], jax.Array],
-    head: Callable[[jax.Array], jax.Array],
     rest: Callable[[jax.Array], jax.Array],
 ) -> PyTree:
     """Maps a tree like the network's parameters by what a leaf is.
@@ -95,9 +94,8 @@ def map_leaves(
     Args:
       net: the tree.
       layers: whose kernels are mapped by ``kernel``.
-      free: path prefixes of the leaves mapped by ``head``.
+      free: path prefixes of the leaves that are left as they are.
       kernel: of a projected layer's kernel.
-      head: of a head that is not projected.
       rest: of biases, normalisation and whatever else there is.
 
     Returns:
@@ -109,19 +107,9 @@ def map_leaves(
         names = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
         if names in by_path:
             return kernel(by_path[names], leaf)
-        return head(leaf) if _starts(names, free) else rest(leaf)
+        return leaf if _starts(names, free) else rest(leaf)
 
     return jax.tree_util.tree_map_with_path(one, net)
-
-
-def only_in_play(in_play: jax.Array, leaf: jax.Array) -> jax.Array:
-    """A head's leaf [..., K] with zeros for outputs that are not in play, bool[K].
-
-    Their gradient is zero, but not what weight decay makes of it.
-    """
-    if leaf.shape[-1:] != in_play.shape:  # a layer of the head before the last
-        return leaf
-    return jnp.where(in_play, leaf, 0)
 
 
 def _starts(path: tuple[str, ...], prefixes: Sequence[tuple[str, ...]]) -> bool:

@@ -109,16 +109,17 @@ def mask_rules(
 
         return rule
 
-    def columns(used, task):
-        return setup.logit_mask[task].astype(jnp.float32)
+    def whole(used, task):
+        # Outputs that are not in play stand still whatever the strategy.
+        return jnp.ones(())
 
     def own_row(used, task):
         return (jnp.arange(setup.num_tasks) == task).astype(jnp.float32)[:, None]
 
     for layer in setup.layers:
         gated = layer.name in layers
-        add(layer.path, kernel(layer) if gated else columns)
-        add((*layer.path[:-1], "bias"), bias(layer.name) if gated else columns)
+        add(layer.path, kernel(layer) if gated else whole)
+        add((*layer.path[:-1], "bias"), bias(layer.name) if gated else whole)
     for norm in setup.norms:
         per_task = norm.kind == "batch_per_task"
         for leaf in ("scale", "bias"):

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.heads import outputs_of
 from jaxcl.ops import memory
 from jaxcl.transforms import project_conflicting
-from jaxcl.types import Context, PyTree, Setup, Strategy, strategy
+from jaxcl.types import Batch, Context, PyTree, Setup, Strategy, strategy
 
 # A step's key is the network's own on the batch; these are folded from it.
 DRAW, NETWORK = 1, 2
@@ -24,6 +25,12 @@ def classes_per_task(setup: Setup) -> int:
     if setup.mask_by == "task":  # cumulative: a row holds the earlier tasks' too
         mask = mask & ~np.concatenate([np.zeros_like(mask[:1]), mask[:-1]])
     return int(mask.sum(axis=1).max())
+
+
+def drawn(setup: Setup, batch_size: int, state: memory.Memory, ctx: Context) -> Batch:
+    """The examples that a step's reference gradient is taken on."""
+    key = jax.random.fold_in(ctx.key, DRAW)
+    return memory.sample(state, key, batch_size, setup).batch
 
 
 def reference_gradient(
@@ -41,8 +48,7 @@ def reference_gradient(
     Returns:
       A tree like ``net``; zero while the memory is empty.
     """
-    key = jax.random.fold_in(ctx.key, DRAW)
-    past = memory.sample(state, key, batch_size, setup).batch
+    past = drawn(setup, batch_size, state, ctx)
     net_key = jax.random.fold_in(ctx.key, NETWORK)
 
     def loss(net):
@@ -67,7 +73,9 @@ def agem(
         g ← g − (⟨g, r⟩/⟨r, r⟩) r   if ⟨g, r⟩ < 0,   else g
 
     At a task's end some of its examples, drawn at random, go into the memory. During
-    the first task it is empty and a step is fine-tuning's.
+    the first task it is empty and a step is fine-tuning's. The outputs of the drawn
+    examples are in play whether or not the two gradients conflict: momentum and weight
+    decay go on moving them.
 
     Args:
       setup: the run's `Setup`.
@@ -111,6 +119,9 @@ def agem(
         net, _ = project.update(g.net, project.init(g.net), reference=r)
         return g._replace(net=net), state
 
+    def in_play(state, ctx):
+        return outputs_of(setup, drawn(setup, batch_size, state, ctx), ctx.task)
+
     def after_task(state, params, model_state, ctx, data):
         position, keep = memory.choose(
             data, ctx.key, per_task=per_task, per_class=per_class
@@ -120,4 +131,4 @@ def agem(
         batch = data.take(position[:rows])._replace(weight=weight)
         return params, memory.append(state, batch, setup.codec)
 
-    return strategy(init=init, grads=grads, after_task=after_task)
+    return strategy(init=init, grads=grads, in_play=in_play, after_task=after_task)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+from jaxcl.heads import outputs_of
 from jaxcl.losses import distillation, squared_error
 from jaxcl.ops import memory
 from jaxcl.types import Setup, Strategy, strategy
@@ -84,13 +85,16 @@ def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
 
         return replayed
 
+    def in_play(state, ctx):
+        return outputs_of(setup, state.drawn[0].batch, ctx.task)
+
     def grads(state, g, params, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
         store = memory.reservoir_add(state.memory, key, ctx.batch, setup.codec)
         key = jax.random.fold_in(ctx.key, DRAW)
         return g, _draw(store, [key], batch_size, setup)
 
-    return strategy(init=init, loss=loss, grads=grads)
+    return strategy(init=init, loss=loss, grads=grads, in_play=in_play)
 
 
 def derpp(
@@ -158,6 +162,11 @@ def derpp(
 
         return replayed
 
+    def in_play(state, ctx):
+        dark, seen = state.drawn
+        matched = (alpha > 0) & (dark.batch.weight > 0).any()  # on all K outputs
+        return matched | ((beta > 0) & outputs_of(setup, seen.batch, ctx.task))
+
     def grads(state, g, params, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
         store = memory.reservoir_add(
@@ -166,4 +175,4 @@ def derpp(
         keys = jax.random.split(jax.random.fold_in(ctx.key, DRAW))
         return g, _draw(store, keys, batch_size, setup)
 
-    return strategy(init=init, loss=loss, grads=grads)
+    return strategy(init=init, loss=loss, grads=grads, in_play=in_play)

@@ -132,7 +132,14 @@ def merge_quadratics(state: EWCState, importance: PyTree, anchor: PyTree) -> EWC
     """
     total = add(state.importance, importance)
     share = jax.tree.map(lambda g, f: g / jnp.where(f > 0, f, 1.0), importance, total)
-    moved = jax.tree.map(lambda m, s, a: m + s * (a - m), state.anchor, share, anchor)
+    # Exactly a where nothing was held before: a head must rest at its anchor, where the
+    # penalty has no gradient, to count as one that is not in play.
+    moved = jax.tree.map(
+        lambda m, s, a: jnp.where(s == 1, a, m + s * (a - m)),
+        state.anchor,
+        share,
+        anchor,
+    )
     spread = jax.tree.map(
         lambda f, s, a, m: jnp.sum(f * s * (a - m) ** 2),
         state.importance,

@@ -5,38 +5,61 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.ops.linalg import tree_where
-from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
-
-
-def head_mask(setup: Setup, net: PyTree) -> PyTree:
-    """A tree like ``net``, True where a leaf belongs to the classifier."""
-
-    def is_head(path, _):
-        keys = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-        return any(keys[: len(h)] == h for h in setup.heads)
-
-    return jax.tree_util.tree_map_with_path(is_head, net)
+from jaxcl.heads import head_mask
+from jaxcl.types import Params, Setup, Strategy, strategy
 
 
 def frozen(setup: Setup) -> Strategy:
     """Freezes everything before the classifier once task 1 is learned.
 
-    Δθ_extractor = 0 for every task after the first, and so do normalisation statistics
-    stand still. *Updates* are masked, not gradients: momentum and weight decay move a
-    weight whose gradient is zero.
+    Δθ_extractor = 0 for every task after the first, and there the extractor runs in
+    evaluation mode: with the normalisation statistics that the first task left and
+    without dropout, in training too, so that a head is trained on the features that it
+    is tested on. Where the network has parts for each task (``norm="batch_per_task"``),
+    every task takes those of the first: the others have not been trained.
+
+    *Updates* are masked, not gradients alone: weight decay moves a weight whose
+    gradient is zero. The extractor's gradient is zero after the first task and not
+    computed; a clip by the global norm sees the heads' alone.
 
     Args:
       setup: ``setup.heads`` tells the classifier's leaves from the extractor's.
 
     Returns:
-      A `Strategy` with state ``()``.
+      A `Strategy` with state ``()``. In a chain it belongs before members that change
+      the forward pass (GPM, OWM, HAT): those before it would be in evaluation mode too.
 
     Raises:
       ValueError: ``setup.heads`` is empty, so that nothing would ever train again.
     """
     if not setup.heads:
         raise ValueError("frozen needs setup.heads to name the classifier, got ()")
+
+    def forward(state, aux, apply_fn, ctx):
+        def apply(net, model_state, x, task, key, train):
+            first = jnp.zeros_like(task)
+
+            def learn(net):
+                return apply_fn(net, model_state, x, first, key, True)
+
+            def keep(net):
+                return apply_fn(net, model_state, x, first, key, False)
+
+            def train_heads(net):
+                is_head = head_mask(setup, net)
+                return keep(
+                    jax.tree.map(
+                        lambda leaf, h: leaf if h else jax.lax.stop_gradient(leaf),
+                        net,
+                        is_head,
+                    )
+                )
+
+            if not train:
+                return keep(net)
+            return jax.lax.cond(ctx.task == 0, learn, train_heads, net)
+
+        return apply
 
     def updates(state, u, grads, params, ctx, out):
         first = ctx.task == 0
@@ -47,7 +70,4 @@ def frozen(setup: Setup) -> Strategy:
         net = jax.tree.map(mask, u.net, head_mask(setup, u.net))
         return Params(net, u.aux), state
 
-    def model_state(state, old, new, ctx):
-        return tree_where(ctx.task == 0, new, old)
-
-    return strategy(updates=updates, model_state=model_state)
+    return strategy(forward=forward, updates=updates)

@@ -7,7 +7,6 @@ https://arxiv.org/abs/2103.09762; code: https://github.com/sahagobinda/GPM.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,7 +21,6 @@ from jaxcl.strategies._projection import (
     choose_layers,
     input_is_cheaper,
     map_leaves,
-    only_in_play,
     per_layer,
     project_inputs,
     rows,
@@ -110,10 +108,9 @@ def gpm(
 
     Biases and normalisation parameters train in the first task only. The paper has no
     biases and does this with normalisation; a bias that went on moving would change
-    every earlier task's output. Heads that are not projected train whole, but with
-    where="updates" outputs that are not in play stand still, whatever weight decay
-    wants. Running statistics of normalisation go on following the data: the paper's
-    network has none (``norm="batch_current"``).
+    every earlier task's output. Heads that are not projected train whole. Running
+    statistics of normalisation go on following the data: the paper's network has none
+    (``norm="batch_current"``).
 
     Differs from the official code in refusing directions that are rounding noise, and
     in drawing the examples that represent a task without its global random state.
@@ -190,7 +187,6 @@ def gpm(
     def project_tree(tree, done, state, ctx):
         m = cache_of(state, ctx).projector
         first = ctx.task == 0
-        in_play = setup.logit_mask[ctx.task]
 
         def kernel(layer, leaf):
             if layer.name in done:
@@ -202,7 +198,6 @@ def gpm(
             layers,
             free,
             kernel=kernel,
-            head=partial(only_in_play, in_play),
             rest=lambda leaf: jnp.where(first, leaf, 0),
         )
         return tree._replace(net=net)

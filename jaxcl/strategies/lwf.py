@@ -118,7 +118,11 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
 
         return distilled
 
+    def in_play(state, ctx):
+        # At a task's first step the two networks agree: there is no gradient yet.
+        return (strength > 0) & old_outputs(setup, ctx.task).asked.any(0)
+
     def after_task(state, params, model_state, ctx, data):
         return params, LwFState(params.net, model_state)
 
-    return strategy(init=init, loss=loss, after_task=after_task)
+    return strategy(init=init, loss=loss, in_play=in_play, after_task=after_task)

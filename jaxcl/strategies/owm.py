@@ -8,7 +8,6 @@ https://github.com/beijixiong3510/OWM.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -23,7 +22,6 @@ from jaxcl.strategies._projection import (
     choose_layers,
     input_is_cheaper,
     map_leaves,
-    only_in_play,
     per_layer,
     project_inputs,
     rows,
@@ -92,8 +90,7 @@ def owm(
       ValueError: an argument out of range, a layer that cannot be projected, by name.
 
     Biases and normalisation parameters are never trained, as the official networks'
-    biases are not. Heads that are not projected train whole, but outputs that are not
-    in play stand still.
+    biases are not. Heads that are not projected train whole.
 
     Differs from the official code in that progress counts the examples of the task,
     not a fixed number of batches, and reaches 1; and in that inputs which are taken
@@ -148,7 +145,6 @@ def owm(
                 layers,
                 free,
                 kernel=lambda layer, w: squares.append(jnp.sum(w * w)),
-                head=lambda w: None,
                 rest=lambda w: None,
             )
             # The root has no derivative at 0; far below any weight's rounding it has.
@@ -158,7 +154,6 @@ def owm(
 
     def project_tree(tree, done, state, ctx, out):
         inverse = {la.name: grown(state, la, out.taps[la.name], ctx) for la in layers}
-        in_play = setup.logit_mask[ctx.task]
 
         def kernel(layer, leaf):
             if layer in done:
@@ -172,7 +167,6 @@ def owm(
             layers,
             free,
             kernel=kernel,
-            head=partial(only_in_play, in_play),
             rest=jnp.zeros_like,
         )
         return tree._replace(net=net), OWMState(inverse)

@@ -151,7 +151,7 @@ def make_trainer(
         (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             params, state, ctx
         )
-        tx = transform_optimizer(strategy, inner, state)
+        tx = transform_optimizer(strategy, inner, state, setup)
         updates, carried = tx.update(
             grads, (opt_state, state), params, ctx=ctx, out=out, lr_scale=lr_scale
         )
