@@ -7,6 +7,8 @@ still follow momentum and weight decay, and what they say of their task would ch
 
 from __future__ import annotations
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +124,7 @@ def with_gradient(setup: Setup, *nets: PyTree) -> jax.Array:
 
     def look(is_head: bool, *parts: jax.Array) -> None:
         if is_head and parts[0].shape[-1:] == (outputs,):
-            moved = jnp.stack([part != 0 for part in parts]).any(0)
+            moved = reduce(jnp.logical_or, [part != 0 for part in parts])
             found.append(moved.reshape(-1, outputs).any(0))
 
     jax.tree.map(look, head_mask(setup, nets[0]), *nets)
