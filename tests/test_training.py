@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxcl import strategy
+from jaxcl.data.scenarios import make_stream
 from jaxcl.training import protocol
 from jaxcl.training.problem import per_seed
 from jaxcl.training.programs import make_programs
@@ -147,12 +148,16 @@ def test_progress_runs_from_zero_to_one(problem):
     assert isinstance(seed.params, Params)
 
 
-def test_patience_follows_one_metric_and_selection_another(problem):
+def test_patience_follows_one_metric_and_selection_another(problem, blobs):
     """Patience by loss, the weights kept by accuracy, replayed in NumPy."""
+    noise = np.random.default_rng(0).normal(0, 120, blobs.train_x.shape)
+    hard = np.clip(blobs.train_x + noise, 0, 255).astype(np.uint8)
+    options = dict(kind="split", scenario="task", num_tasks=3, valid_fraction=0.2)
     plan = dict(epochs=12, patience=2, lr_factor=2.0, lr=0.3, lr_min=0.02)
     plan |= dict(patience_metric="loss", select="best", select_metric="accuracy")
     build = problem(optimizer=optax.sgd(0.3), plan=plan, seeds=(0, 1, 2, 3))
-    build = build._replace(measure="valid", seed_mode="map")
+    stream = make_stream(blobs._replace(train_x=hard), build.seeds, **options)
+    build = build._replace(stream=stream, measure="valid", seed_mode="map")
     epochs, apart = {}, 0
     for event in protocol.run(build):
         if isinstance(event, EpochDone):
