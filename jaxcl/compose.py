@@ -30,8 +30,9 @@ def chain(*members: Strategy) -> Strategy:
     ``forward`` and ``loss`` nest, the first member innermost; gradients, updates, model
     state and parameters thread through the members in order. State, aux and cache are
     tuples with an entry a member, and each member sees a key of its own (member i gets
-    ``fold_in(key, i)``). Reports are merged; a name that two members report is told
-    apart by the member's number, as in "0:hidden_0".
+    ``fold_in(key, i)``). What they add to the validation loss is summed. Reports are
+    merged; a name that two members report is told apart by the member's number, as in
+    "0:hidden_0".
 
     Args:
       *members: strategies, at least one.
@@ -105,6 +106,12 @@ def chain(*members: Strategy) -> Strategy:
             new = m.model_state(state[i], old, new, own(ctx, i))
         return new
 
+    def validation(state, params, ctx):
+        return sum(
+            m.validation(state[i], at(params, i), own(ctx, i))
+            for i, m in enumerate(members)
+        )
+
     def after_task(state, params, ms, ctx, data):
         def call(m, i, s, p):
             new, s = m.after_task(s, at(p, i), ms, own(ctx, i), data)
@@ -134,6 +141,7 @@ def chain(*members: Strategy) -> Strategy:
         updates,
         in_play,
         model_state,
+        validation,
         after_task,
         report,
         check,

@@ -134,6 +134,7 @@ def context(
     step: int | jax.Array = 0,
     key: jax.Array | None = None,
     epoch_progress: float | jax.Array = 0.0,
+    epoch_fraction: float | jax.Array = 0.0,
     task_progress: float | jax.Array = 0.0,
     model_state: PyTree | None = None,
     cache: PyTree = (),
@@ -146,7 +147,8 @@ def context(
       task: the task they belong to, which is the one in training.
       step: since the task's start.
       key: a typed key of this step's own; by default derived from ``step``.
-      epoch_progress: share of the epoch done.
+      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
+      epoch_fraction: share of the epoch's examples that came before this batch.
       task_progress: share of the task done.
       model_state: the model's running statistics, by default none.
       cache: what the strategy's ``prepare`` returned.
@@ -166,6 +168,7 @@ def context(
         task=jnp.asarray(task, jnp.int32),
         step=jnp.asarray(step, jnp.int32),
         epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
+        epoch_fraction=jnp.asarray(epoch_fraction, jnp.float32),
         task_progress=jnp.asarray(task_progress, jnp.float32),
         key=jax.random.key(step) if key is None else key,
         batch=batch,

@@ -49,6 +49,7 @@ class Context(NamedTuple):
     task: jax.Array  # int32[] task in training, traced and shared by all seeds
     step: jax.Array  # int32[] step since the start of the task
     epoch_progress: jax.Array  # float32[] (b - 1)/(B - 1) over the epoch's batches
+    epoch_fraction: jax.Array  # float32[] share of the epoch's examples seen so far
     task_progress: jax.Array  # float32[] share of the task's longest schedule done
     key: jax.Array  # a typed key of this step's own
     batch: Batch
@@ -152,6 +153,9 @@ class Strategy(NamedTuple):
         the step trains beside those of the batch's own tasks, by replay or a reference
         gradient. Those that the step's gradient reaches need not be named.
       model_state: ``(state, old, new, ctx) -> model_state``.
+      validation: ``(state, params, ctx) -> scalar``, added to each epoch's validation
+        loss, which patience and best weights may follow: what the method charges for
+        beside errors. The context is of no batch; it has the task in training.
       after_task: ``(state, params, model_state, ctx, data) -> (params, state)`` with
         the selected parameters, once at a task's end.
       report: ``(state) -> dict[str, scalar]`` after each task, to be kept beside the
@@ -169,6 +173,7 @@ class Strategy(NamedTuple):
     updates: Callable[..., tuple[PyTree, State]]
     in_play: Callable[[State, Context], jax.Array]
     model_state: Callable[..., PyTree]
+    validation: Callable[..., jax.Array]
     after_task: Callable[..., tuple[Params, State]]
     report: Callable[[State], dict[str, jax.Array]]
     check: Callable[[optax.GradientTransformation], None]
@@ -184,6 +189,7 @@ def strategy(
     updates: Callable[..., Any] | None = None,
     in_play: Callable[..., Any] | None = None,
     model_state: Callable[..., Any] | None = None,
+    validation: Callable[..., Any] | None = None,
     after_task: Callable[..., Any] | None = None,
     report: Callable[..., Any] | None = None,
     check: Callable[..., Any] | None = None,
@@ -203,6 +209,7 @@ def strategy(
         updates=updates or (lambda state, u, g, params, ctx, out: (u, state)),
         in_play=in_play or (lambda state, ctx: jnp.zeros((), bool)),
         model_state=model_state or (lambda state, old, new, ctx: new),
+        validation=validation or (lambda state, params, ctx: jnp.zeros(())),
         after_task=after_task or (lambda state, params, ms, ctx, data: (params, state)),
         report=report or (lambda state: {}),
         check=check or (lambda optimizer: None),

@@ -76,6 +76,22 @@ def test_a_chain_of_one_is_its_member():
     assert jax.tree.structure(state) == jax.tree.structure(chained_state)
 
 
+def test_charges_of_a_chain_add_up():
+    """Each member's addition to the validation loss is of its own aux and state."""
+
+    def charging(start):
+        return jaxcl.types.strategy(
+            init=lambda key, net: (jnp.float32(start), jnp.float32(10 * start)),
+            validation=lambda state, params, ctx: state + params.aux + ctx.task,
+        )
+
+    method = jaxcl.chain(charging(1), finetune(SETUP), charging(2))
+    aux, state = method.init(jax.random.key(0), NET)
+    ctx = jaxcl.context(X, Y, task=3)
+    charge = method.validation(state, jaxcl.Params(NET, aux), ctx)
+    assert charge == (10 + 1 + 3) + 0 + (20 + 2 + 3)
+
+
 def test_penalties_of_a_chain_add_up():
     """Two EWCs of strength 1 pull like one of strength 2."""
     two, _ = train(

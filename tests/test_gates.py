@@ -16,10 +16,66 @@ def sigma(x):
     return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
 
 
-def test_gate_and_its_derivative_are_exact_where_one_minus_a_underflows():
+WIDTHS = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
+
+
+def gate_in_a_loop(e, s, derivative):
+    """Gates and derivatives, as an epoch's compiled loop makes them."""
+
+    def body(i, carry):
+        return jax.vmap(jax.value_and_grad(lambda e: gates.gate(e, s, derivative)))(e)
+
+    start = jnp.zeros(e.shape, jnp.float32), jnp.zeros_like(e)
+    return jax.jit(lambda s: jax.lax.fori_loop(0, 3, body, start))(s)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_gate_rounds_and_learns_as_in_float32_whatever_computes_it(width):
+    """∂a/∂e = s·a(1 − a), a in float32: 0 from s·e = 24 ln 2 on, in every width."""
+    s = 3.0
+    with jax.enable_x64(width == jnp.float64):
+        e = jnp.linspace(-10, 6, 700).astype(width)
+        a, da = gate_in_a_loop(e, jnp.float32(s), "float32")
+        e, a, da = np.asarray(e.astype(jnp.float32)), np.asarray(a), np.asarray(da)
+    x = np.float32(s) * e
+    want = np.float32(1) / (np.float32(1) + np.exp(-x))
+    np.testing.assert_allclose(a, want, rtol=3e-7)
+    # Half a last digit of exp decides between neighbours in float32.
+    digit, wanted = s * 2.0**-23, s * want * (1 - want.astype(np.float64))
+    own = jnp.finfo(width)  # what the gradient is returned in
+    np.testing.assert_allclose(
+        da, wanted, rtol=float(own.eps), atol=1.01 * digit + float(own.tiny)
+    )
+    open_ = x >= 16.64
+    assert open_.sum() > 5 and (a[open_] == 1).all() and (da[open_] == 0).all()
+    assert (da[(x > -9) & (x < 9)] > 0).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_regulariser_leaves_a_gate_that_is_open_alone(width):
+    """Not by a bit in a whole compensated epoch, from the step on where it is open."""
+
+    def step(i, e):
+        s = gates.anneal(i / 99, 400.0)
+        g = jax.grad(lambda e: gates.gate(e, s).sum())(e)
+        return e - (0.05 * gates.compensate(g, e, s, 400.0)).astype(e.dtype)
+
+    with jax.enable_x64(width == jnp.float64):
+        e = jnp.array([0.9, 2.0, 6.0, -0.9], width)
+        # s is 20.2 at step 5: 0.9 · 20.2 = 18.2.
+        end = jax.jit(lambda e: jax.lax.fori_loop(5, 100, step, e))(e)
+        assert (end[:3] == e[:3]).all() and end.dtype == width
+
+
+def test_an_unknown_derivative_is_refused():
+    with pytest.raises(ValueError, match="one of float32, exact, got 'soft'"):
+        gates.gate(jnp.zeros(3), 1.0, "soft")
+
+
+def test_exact_derivative_where_one_minus_a_underflows():
     e = np.float32([-0.05, -1e-3, 0.0, 0.01, 0.06, 0.12, 0.2])
     s = 400.0
-    a, da = jax.vmap(jax.value_and_grad(lambda e: gates.gate(e, s)))(jnp.asarray(e))
+    a, da = gate_in_a_loop(jnp.asarray(e), jnp.float32(s), "exact")
     x = s * e.astype(np.float64)
     np.testing.assert_allclose(a, sigma(x), rtol=1e-5)
     np.testing.assert_allclose(da, s * sigma(x) * sigma(-x), rtol=2e-5)
@@ -46,7 +102,7 @@ def test_anneal_runs_from_the_inverse_to_s_max():
 def test_compensated_gradient_is_that_of_a_slope_of_one_times_s_max(s):
     e = np.linspace(-6, 6, 41).astype(np.float32)
     e = e[np.abs(s * e) < 49]
-    g = jax.vmap(jax.grad(lambda e: gates.gate(e, s)))(jnp.asarray(e))
+    g = jax.vmap(jax.grad(lambda e: gates.gate(e, s, "exact")))(jnp.asarray(e))
     closed = 400 / (2 * (np.cosh(e.astype(np.float64)) + 1))
     np.testing.assert_allclose(gates.compensate(g, e, s, 400.0), closed, rtol=1e-4)
 

@@ -69,23 +69,45 @@ def start(model, setup, method):
     return Params(net, aux), model_state, state
 
 
-def context(setup, task, progress=1.0, seed=0, model_state=None) -> Context:
+def context(
+    setup, task, progress=1.0, seed=0, model_state=None, fraction=1.0
+) -> Context:
     rng = RNG([seed, task])
     x = jnp.asarray(rng.normal(size=setup.example.shape), jnp.float32)
     y = jnp.asarray(rng.integers(0, 2, len(x)) + 2 * task)
     return jaxcl.context(
-        x, y, task=task, epoch_progress=progress, model_state=model_state or {}
+        x,
+        y,
+        task=task,
+        epoch_progress=progress,
+        epoch_fraction=fraction,
+        model_state=model_state or {},
     )
 
 
-# One step in float64, from the paper: gates after pooling and ReLU, where it has them.
+# One step in float64, in the official order: gates after pooling and ReLU, the mask on
+# gradients, compensation, clip by the norm of all, SGD, embeddings clamped.
 
 
 def sigma(x):
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-abs(x)))
 
 
-def numpy_step(net, embeddings, used, x, y, task, progress):
+def gate_derivative(x, derivative):
+    if derivative == "exact":
+        return sigma(x) * sigma(-x)
+    a = np.float32(1) / (np.float32(1) + np.exp(-np.maximum(x, -80).astype(np.float32)))
+    return a * (1 - a.astype(np.float64))
+
+
+def regulariser(gates, used):
+    room = sum((1 - u).sum() for u in used.values())
+    return LAMBDA * sum((gates[k] * (1 - u)).sum() for k, u in used.items()) / room
+
+
+def numpy_step(
+    net, embeddings, used, x, y, task, progress, derivative="float32", clip=1e4
+):
     """The parameters and embeddings after one step of SGD; both as float64."""
     conv = "conv" in net
     first, second = ("conv", "dense") if conv else ("hidden_0", "hidden_1")
@@ -145,31 +167,26 @@ def numpy_step(net, embeddings, used, x, y, task, progress):
         return 1 - np.minimum(before[:, None], behind)
 
     u1, u2 = used[first], used[second]
-    new = {
-        first: {
-            "kernel": k1 - RATE * g1 * (1 - u1),
-            "bias": b1 - RATE * d1.sum((0, 1)) * (1 - u1),
-        },
-        second: {
-            # [H, W, C] flattened: channels innermost.
-            "kernel": k2
-            - RATE * (h1.T @ d2) * keep(np.tile(u1, len(k2) // len(u1)), u2),
-            "bias": b2 - RATE * d2.sum(0) * (1 - u2),
-        },
-        "head": {
-            "kernel": k3 - RATE * h2.T @ d3,
-            "bias": b3 - RATE * d3.sum(0),
-        },
+    across = keep(np.tile(u1, len(k2) // len(u1)), u2)  # [H, W, C]: channels innermost
+    grads = {
+        first: {"kernel": g1 * (1 - u1), "bias": d1.sum((0, 1)) * (1 - u1)},
+        second: {"kernel": (h1.T @ d2) * across, "bias": d2.sum(0) * (1 - u2)},
+        "head": {"kernel": h2.T @ d3, "bias": d3.sum(0)},
     }
     room = sum((1 - u).sum() for u in used.values())
-    moved = {}
+    rows = {}
     for name, e in embeddings.items():
         row = e[task]
         da_total = da[name] + LAMBDA * (1 - used[name]) / room
-        g = da_total * s * sigma(s * row) * sigma(-s * row)
+        g = da_total * s * gate_derivative(s * row, derivative)
         g *= S_MAX / s * (np.cosh(np.clip(s * row, -50, 50)) + 1) / (np.cosh(row) + 1)
-        moved[name] = e.copy()
-        moved[name][task] = np.clip(row - RATE * g, -6, 6)
+        rows[name] = g
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves((grads, rows))))
+    step = RATE * min(1, clip / norm)
+    new = jax.tree.map(lambda p, g: p - step * g, net, grads)
+    moved = {name: e.copy() for name, e in embeddings.items()}
+    for name, g in rows.items():
+        moved[name][task] = np.clip(moved[name][task] - step * g, -6, 6)
     return new, moved
 
 
@@ -180,15 +197,15 @@ MODELS = {
 
 
 @cache
-def library_step(name):
+def library_step(name, clip=1e4, **settings):
     """The set-up of a model, and what a step of clipped SGD adds to its parameters."""
     setup = setup_of(*MODELS[name])
-    method = hat(setup, s_max=S_MAX, strength=LAMBDA)
+    method = hat(setup, s_max=S_MAX, strength=LAMBDA, **settings)
 
     @jax.jit
     def update(params, state, ctx):
         loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-        chain = optax.chain(optax.clip_by_global_norm(1e4), optax.sgd(RATE))
+        chain = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(RATE))
         tx = jaxcl.transform_optimizer(method, chain, state, setup)
         grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
         return tx.update(grads, tx.init(params), params, ctx=ctx, out=out)[0]
@@ -196,14 +213,17 @@ def library_step(name):
     return setup, start(MODELS[name][0], setup, method), update
 
 
-@pytest.mark.parametrize("progress", [0.0, 1.0])
-@pytest.mark.parametrize("task", [0, 1, 2])
-@pytest.mark.parametrize("name", MODELS)
-def test_one_step_equals_the_paper_in_float64(name, task, progress):
-    setup, (params, _, state), update = library_step(name)
+# Embeddings on every stretch of the gate at s = 400: in between, where a(1 − a) has two
+# digits left and is a sixth off σ(x)σ(−x), where it is 0, at the clamp.
+SPREAD = np.array([0.005, 0.0375, 0.05, 1.0, 5.999])
+
+
+def compare_one_step(
+    name, task, ctx, setup, start, update, levels=(0, 0.3, 0.9, 1), **rule
+):
+    params, _, state = start
     rng = RNG(task)
-    # Embeddings on every stretch of the gate: open, closed, in between, at the clamp.
-    spread = np.array([0.005, 0.05, 1.0, 5.999])
+    spread = SPREAD
     aux = {
         k: jnp.asarray(
             rng.choice(spread, e.shape) * rng.choice([-1.0, 1.0], e.shape), jnp.float32
@@ -212,11 +232,10 @@ def test_one_step_equals_the_paper_in_float64(name, task, progress):
     }
     params = Params(params.net, aux)
     used = {
-        k: jnp.asarray(rng.choice([0, 0.3, 0.9, 1], u.shape) * (task > 0), jnp.float32)
+        k: jnp.asarray(rng.choice(levels, u.shape) * (task > 0), jnp.float32)
         for k, u in state.used.items()
     }
     state = state._replace(used=used)
-    ctx = context(setup, task, progress, seed=task)
 
     updates = update(params, state, ctx)
 
@@ -228,7 +247,7 @@ def test_one_step_equals_the_paper_in_float64(name, task, progress):
         np.asarray(ctx.batch.x, np.float64),
         np.asarray(ctx.batch.y),
         task,
-        progress,
+        **rule,
     )
     want = jax.tree.map(lambda n, o: n - o, (net, embeddings), tuple(wide[0]))
     assert any(np.abs(u).max() > 1e-3 for u in jax.tree.leaves(want))
@@ -236,6 +255,37 @@ def test_one_step_equals_the_paper_in_float64(name, task, progress):
         jax.tree.leaves(tuple(updates)), jax.tree.leaves(want), strict=True
     ):
         np.testing.assert_allclose(got, exact, rtol=1e-4, atol=1e-7)
+    return want
+
+
+@pytest.mark.parametrize("derivative", ["float32", "exact"])
+@pytest.mark.parametrize("progress", [0.0, 1.0])
+@pytest.mark.parametrize("task", [0, 1, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_one_step_equals_the_rule_in_float64(name, task, progress, derivative):
+    setup, start, update = library_step(name, derivative=derivative)
+    ctx = context(setup, task, progress, seed=task, fraction=0.5)
+    rule = {"progress": progress, "derivative": derivative}
+    compare_one_step(name, task, ctx, setup, start, update, **rule)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.99])
+def test_the_slope_can_follow_the_examples_seen(fraction):
+    setup, start, update = library_step("conv", epoch_progress="examples")
+    ctx = context(setup, 1, 0.5, fraction=fraction)
+    compare_one_step("conv", 1, ctx, setup, start, update, progress=fraction)
+
+
+@pytest.mark.parametrize("task", [0, 1])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_clip_comes_behind_mask_and_compensation(name, task):
+    clip = 0.1
+    setup, start, update = library_step(name, clip=clip)
+    ctx = context(setup, task, seed=task)
+    rule = {"progress": 1.0, "clip": clip, "levels": (0, 1)}
+    want = compare_one_step(name, task, ctx, setup, start, update, **rule)
+    norm = np.sqrt(sum((u**2).sum() for u in jax.tree.leaves(want)))
+    assert norm == pytest.approx(RATE * clip, rel=1e-3)  # it does clip
 
 
 OPTIMIZERS = {

@@ -119,32 +119,37 @@ def test_epochs_bound_max_steps(problem):
 
 
 def test_progress_runs_from_zero_to_one(problem):
-    """epoch_progress is (b − 1)/(B − 1) over the batches of each epoch."""
+    """(b − 1)/(B − 1) over an epoch's batches; examples seen over their number."""
 
     def recorder(setup):
         def init(key, net):
-            return {}, jnp.zeros((40, 2))
+            return {}, jnp.zeros((40, 3))
 
         def grads(state, g, params, ctx, out):
-            entry = jnp.stack([ctx.epoch_progress, ctx.task_progress])
+            entry = [ctx.epoch_progress, ctx.task_progress, ctx.epoch_fraction]
+            entry = jnp.stack(entry)
             return g, state.at[ctx.step].set(entry)
 
         return strategy(init=init, grads=grads)
 
     from jaxcl.training.seeds import SeedMesh
 
-    build = problem(make_strategy=recorder, seeds=(0,), plan=dict(epochs=2))
+    # 80 examples a task, 12 steps an epoch, the last of 3.
+    plan = dict(epochs=2, batch_size=7)
+    build = problem(make_strategy=recorder, seeds=(0,), plan=plan)
     mesh = SeedMesh(1)
     fns = make_programs(build, mesh)
     mine, base = mesh.spread(per_seed(build)), mesh.share(build.stream.base)
     task = mesh.share(np.int32(0))
     seed = fns.begin(fns.init((), mine, ()), (mine, mesh.real), ())
     for epoch in range(2):
-        shared = (base, task, mesh.share(np.int32(epoch)), mesh.share(np.int32(10)))
+        shared = (base, task, mesh.share(np.int32(epoch)), mesh.share(np.int32(12)))
         seed, _ = fns.epoch(seed, (mine, ()), shared)
     seen = np.asarray(seed.strategy_state[0])
-    np.testing.assert_allclose(seen[:20, 0], np.tile(np.arange(10) / 9, 2), rtol=1e-6)
-    np.testing.assert_allclose(seen[:20, 1], np.arange(20) / 20, rtol=1e-6)
+    steps = np.arange(12)
+    np.testing.assert_allclose(seen[:24, 0], np.tile(steps / 11, 2), rtol=1e-6)
+    np.testing.assert_allclose(seen[:24, 1], np.arange(24) / 24, rtol=1e-6)
+    np.testing.assert_allclose(seen[:24, 2], np.tile(steps * 7 / 80, 2), rtol=1e-6)
     assert isinstance(seed.params, Params)
 
 

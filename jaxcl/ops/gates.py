@@ -10,6 +10,9 @@ with hard attention to the task, ICML 2018, https://arxiv.org/abs/1801.01423.
 
 from __future__ import annotations
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -18,53 +21,79 @@ from jaxcl.checks import require
 COSH_CLAMP = 50.0
 """|s·e| beyond which `compensate` grows no further."""
 
+DERIVATIVES = ("float32", "exact")
+"""What a gate's derivative may be; see `gate`."""
 
-@jax.custom_jvp
-def _sigmoid(x: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(x)
+OPEN = 24 * math.log(2)
+"""s·e ≈ 16.64, from which on e^(−s·e) is lost in a float32 sum with 1."""
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _sigmoid(x: jax.Array, derivative: str) -> jax.Array:
+    # Not `jax.nn.sigmoid`, whose rounding near 1 is the backend's. 1 by rule from OPEN
+    # on, so that neither the accuracy of exp nor of the division decides it.
+    return jnp.where(x < OPEN, 1 / (1 + jnp.exp(-x)), 1)
 
 
 @_sigmoid.defjvp
-def _sigmoid_jvp(primals, tangents):
+def _sigmoid_jvp(derivative, primals, tangents):
     (x,), (dx,) = primals, tangents
-    a = _sigmoid(x)
-    return a, dx * a * jax.nn.sigmoid(-x)
+    a = _sigmoid(x, derivative)
+    rest = _sigmoid(-x, derivative) if derivative == "exact" else 1 - a
+    return a, dx * a * rest
 
 
-def gate(embedding: jax.Array, s: float | jax.Array) -> jax.Array:
-    """How open a unit is: a = σ(s·e), with ∂a/∂e = s·σ(s·e)·σ(−s·e).
+def gate(
+    embedding: jax.Array, s: float | jax.Array, derivative: str = "float32"
+) -> jax.Array:
+    """How open a unit is: a = σ(s·e), and what is learned of it.
 
-    The usual form of the derivative, a(1 − a), is 0 in float32 from s·e ≈ 17 on, where
-    1 − a rounds to 0; σ(−x) does not, and `compensate` needs what is left of it.
+      "float32":  ∂a/∂e = s·a(1 − a), a rounded to float32; 0 where s·e ≥ 24 ln 2
+      "exact":    ∂a/∂e = s·σ(s·e)·σ(−s·e)
+
+    The two part where a gate is open: float32 has no number between 1 − 2⁻²⁴ and 1, so
+    that a(1 − a) has few digits left from s·e ≈ 8 on and is exactly 0 from 24 ln 2 =
+    16.64 on, where a rounds to 1. There the gate is left alone for as long as s stays
+    so steep. σ(−s·e) does not vanish, `compensate` undoes how small it is, and the
+    regulariser goes on pushing open gates shut. Published results come from the first.
 
     Args:
       embedding: float[..., C], of any width.
       s: the slope, a scalar > 0.
+      derivative: one of `DERIVATIVES`.
 
     Returns:
-      float32[..., C] in [0, 1].
+      float32[..., C] in [0, 1], exactly 1 where s·e ≥ 24 ln 2.
 
-    Source: eq. 1 of the paper. The official code has the derivative as a(1 − a).
+    Raises:
+      ValueError: an unknown derivative.
+
+    Source: eq. 1 of the paper. The official code computes in float32, with a(1 − a).
     """
+    require(
+        derivative in DERIVATIVES,
+        f"derivative must be one of {', '.join(DERIVATIVES)}, got {derivative!r}",
+    )
     x = jnp.asarray(s, jnp.float32) * jnp.asarray(embedding, jnp.float32)
-    return _sigmoid(x)
+    return _sigmoid(x, derivative)
 
 
 def anneal(progress: float | jax.Array, s_max: float) -> jax.Array:
     """The slope over an epoch: s = 1/s_max + (s_max − 1/s_max)·progress.
 
     Args:
-      progress: float[] (b − 1)/(B − 1) for batch b of B, from 0 to 1.
+      progress: float[] in [0, 1], 0 at the epoch's first batch: (b − 1)/(B − 1) for
+        batch b of B, or the share of the epoch's examples that came before it.
       s_max: the steepest slope, > 0.
 
     Returns:
-      float32[], 1/s_max at the first batch, s_max at the last.
+      float32[], 1/s_max where progress is 0, s_max where it is 1.
 
     Raises:
       ValueError: s_max is not greater than 0.
 
-    Source: eq. 3. The official code has the examples seen over their number as
-    progress, which does not reach 1.
+    Source: eq. 3, which has the first. The official code has the second, which does
+    not reach 1.
     """
     require(s_max > 0, f"s_max must be greater than 0, got {s_max}")
     progress = jnp.asarray(progress, jnp.float32)
@@ -81,8 +110,10 @@ def compensate(
 
     g' = g · (s_max/s) · (cosh(clip(s·e, ±50)) + 1)/(cosh(e) + 1)
 
-    With g = ∂L/∂a · s·σ(s·e)σ(−s·e) that is ∂L/∂a · s_max/(2 (cosh e + 1)) wherever
-    |s·e| < 50: as if the slope were 1 all through the epoch, times s_max.
+    Of the exact g = ∂L/∂a · s·σ(s·e)σ(−s·e) that is ∂L/∂a · s_max/(2 (cosh e + 1))
+    wherever |s·e| < 50: as if the slope were 1 all through the epoch, times s_max. With
+    the derivative that `gate` has by default it is so up to rounding, and 0 of a gate
+    that is open: s·e ≥ 24 ln 2.
 
     Args:
       gradient: float[..., C] with respect to the embedding.

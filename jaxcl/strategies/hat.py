@@ -19,7 +19,8 @@ from jax.core import Tracer
 from jaxcl.checks import require
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
-from jaxcl.ops.gates import anneal, clamp, compensate, gate
+from jaxcl.ops.gates import DERIVATIVES, anneal, clamp, compensate, gate
+from jaxcl.strategies._projection import check_choice
 from jaxcl.strategies._units import (
     Used,
     gate_places,
@@ -32,6 +33,7 @@ from jaxcl.strategies._units import (
 from jaxcl.transforms import mask_updates
 from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
 
+PROGRESS = ("batches", "examples")
 AT_CLAMP = "embeddings at the clamp"
 SHARED = " shared"
 
@@ -50,6 +52,8 @@ def hat(
     s_max: float = 400.0,
     strength: float = 0.75,
     bound: float = 6.0,
+    derivative: str = "float32",
+    epoch_progress: str = "batches",
     refuse_shared_norm: bool = True,
 ) -> Strategy:
     """Gives each task units of its own and holds the weights between used units.
@@ -63,7 +67,8 @@ def hat(
       Δθ_ij = m_ij · Δθ_ij of the optimizer;  a bias and a first layer have 1 − u_j
       ∂L/∂e ← ∂L/∂e · (s_max/s) (cosh(clip(s e, ±50)) + 1)/(cosh(e) + 1);  |e| ≤ 6
 
-    Of embeddings only the task's row moves, of the head only the task's columns.
+    Of embeddings only the task's row moves, of the head only the task's columns. The
+    validation loss has the same regulariser, with the gates at s_max.
 
     Gates sit on the layer's own output. There they commute with what follows it:
     a ≥ 0, so that relu(a z) = a relu(z), and likewise for pooling by maximum or mean
@@ -84,6 +89,10 @@ def hat(
       s_max: the slope of the gates at the end of an epoch and at evaluation, > 0.
       strength: λ ≥ 0, the price of units that are still free.
       bound: embeddings are kept within ±bound, > 0.
+      derivative: of the gates, "float32" or "exact"; see `jaxcl.ops.gates.gate`.
+      epoch_progress: what s follows: "batches", (b − 1)/(B − 1) for batch b of B, which
+        reaches s_max at the epoch's end, or "examples", the share of the epoch's
+        examples that came before the batch.
       refuse_shared_norm: False trains beside a BatchNorm whose statistics all tasks
         share, which is what HAT cannot do without forgetting: to measure that.
 
@@ -99,12 +108,14 @@ def hat(
 
     Differs from the official code: the mask multiplies updates, not gradients, so that
     it holds under momentum, Adam and weight decay; under SGD that is the same, but that
-    a clip sees gradients of which only those with m = 0 are taken out. Gates have the
-    derivative σ(x)σ(−x), see `jaxcl.ops.gates.gate`; s reaches s_max at an epoch's end.
+    a clip sees gradients of which only those with m = 0 are taken out. The official
+    ``epoch_progress`` is "examples".
     """
     require(s_max > 0, f"hat: s_max must be greater than 0, got {s_max}")
     require(strength >= 0, f"hat: strength must be at least 0, got {strength}")
     require(bound > 0, f"hat: bound must be greater than 0, got {bound}")
+    check_choice("hat", "derivative", derivative, DERIVATIVES)
+    check_choice("hat", "epoch_progress", epoch_progress, PROGRESS)
     refuse(setup, refuse_shared_norm)
     layers = {x.name: x for x in setup.layers if not is_head(setup, x)}
     places = gate_places(setup, layers)
@@ -122,14 +133,28 @@ def hat(
         zero = jnp.zeros(())
         return aux, HATState(used, {name: zero for name in used}, zero)
 
+    def slope(ctx) -> jax.Array:
+        batches = epoch_progress == "batches"
+        return anneal(ctx.epoch_progress if batches else ctx.epoch_fraction, s_max)
+
     def open_gates(aux, task, s) -> Used:
-        return {name: gate(e[task], s) for name, e in aux.items()}
+        return {name: gate(e[task], s, derivative) for name, e in aux.items()}
+
+    def priced(loss_fn, state, s):
+        """The loss with the regulariser, of gates at the slope s(ctx)."""
+        return gate_sparsity(
+            loss_fn,
+            gates=lambda params, ctx: open_gates(params.aux, ctx.task, s(ctx)),
+            used=state.used,
+            strength=strength,
+            has_aux=True,
+        )
 
     def forward(state, aux, apply_fn, ctx):
         def gates(task, train):
             _require_declared(setup, task)
             if train:
-                a = open_gates(aux, ctx.task, anneal(ctx.epoch_progress, s_max))
+                a = open_gates(aux, ctx.task, slope(ctx))
             else:
                 a = open_gates(aux, task, s_max)
             return {place: a[layer] for place, layer in places.items()}
@@ -137,13 +162,13 @@ def hat(
         return scale_units(apply_fn, gates)
 
     def loss(state, loss_fn):
-        def gates(params, ctx):
-            s = anneal(ctx.epoch_progress, s_max)
-            return open_gates(params.aux, ctx.task, s)
+        return priced(loss_fn, state, slope)
 
-        return gate_sparsity(
-            loss_fn, gates=gates, used=state.used, strength=strength, has_aux=True
-        )
+    def validation(state, params, ctx):
+        def nothing(params, ctx):
+            return jnp.zeros(()), None
+
+        return priced(nothing, state, lambda ctx: s_max)(params, ctx)[0]
 
     def masks(state, net, task) -> PyTree:
         return jax.tree_util.tree_map_with_path(
@@ -151,7 +176,7 @@ def hat(
         )
 
     def grads(state, g, params, ctx, out):
-        s = anneal(ctx.epoch_progress, s_max)
+        s = slope(ctx)
 
         def reach(g, m):
             return jnp.where(m > 0, g, 0)
@@ -192,6 +217,7 @@ def hat(
         loss=loss,
         grads=grads,
         updates=updates,
+        validation=validation,
         after_task=after_task,
         report=report,
     )

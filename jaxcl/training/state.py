@@ -42,6 +42,7 @@ def context_of(
         task=task,
         step=seed.progress.step,
         epoch_progress=one,
+        epoch_fraction=one,
         task_progress=one,
         key=key,
         batch=batch,

@@ -201,6 +201,7 @@ def make_trainer(
                 task=task,
                 step=step,
                 epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
+                epoch_fraction=i * plan.batch_size / data.size,
                 task_progress=step / reduce(jnp.minimum, limits),
                 key=jax.random.fold_in(step_key, i),
                 batch=data.take(position)._replace(weight=weight),
@@ -233,6 +234,9 @@ def make_trainer(
             )
         else:
             valid_accuracy, valid_loss = evaluate(seed, valid, task)
+            ctx = idle_context(seed, valid, task, key, cache)
+            charge = strategy.validation(seed.strategy_state, seed.params, ctx)
+            valid_loss = valid_loss + charge
             seed = select(seed, valid_accuracy, valid_loss, trained, steps)
         progress = seed.progress
         if plan.max_steps is not None:
