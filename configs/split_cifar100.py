@@ -11,8 +11,7 @@ The whole setting is for an accelerator: 110 ms a step and seed on two cores, so
 10,000 steps a task. ``fast`` (three tasks, 500 images each, quarter width, two epochs)
 takes a minute there. ``half`` is what two cores do in twenty minutes a method: the
 first five tasks at half the width, 12 epochs with momentum .9 at a rate of .02 that
-stays (plain SGD leaves HAT's gates on a plateau for a dozen epochs, and patience decays
-the rate there). ``class`` makes it class-incremental: one head over the classes so far.
+stays. ``class`` makes it class-incremental: one head over the classes so far.
 
 Published, five seeds, average accuracy: BP 63.23, BP* 68.1, BP** 76.32, EWC 68.34.
 """
