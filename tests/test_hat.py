@@ -13,8 +13,11 @@ import jaxcl
 from jaxcl.heads import cross_entropy, hold_still, outputs_of, scenario_mask
 from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.ops import convolution
+from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies import hat
+from jaxcl.training.plan import Plan
 from jaxcl.training.problem import validate
+from jaxcl.training.trainer import make_trainer
 from jaxcl.types import Context, Params, Setup
 
 TASKS, OUTPUTS, S_MAX, LAMBDA, RATE = 3, 6, 400.0, 0.75, 0.05
@@ -633,3 +636,71 @@ def test_a_run_forgets_nothing(problem, finish, norm):
         "hidden_0 shared",
         "embeddings at the clamp",
     }
+
+
+def reference_epoch(params, used, data, order, size, task):
+    """An epoch of the official rule, its slope by the examples seen, in float64."""
+    net, embeddings = params
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        x, y = data[0][rows], data[1][rows]
+        progress = start / len(order)
+        net, embeddings = numpy_step(net, embeddings, used, x, y, task, progress)
+    return net, embeddings
+
+
+def reference_loss(net, embeddings, used, x, y, task):
+    """What the official `eval` says of an MLP, and its part without the regulariser."""
+    a = {k: sigma(S_MAX * e[task]) for k, e in embeddings.items()}
+    for name in ("hidden_0", "hidden_1"):
+        x = np.maximum(x @ net[name]["kernel"] + net[name]["bias"], 0) * a[name]
+    logits = (x @ net["head"]["kernel"] + net["head"]["bias"])[:, 2 * task :][:, :2]
+    logits -= np.log(np.exp(logits).sum(1, keepdims=True))
+    task_loss = -logits[np.arange(len(y)), y - 2 * task].mean()
+    return task_loss + regulariser(a, used), task_loss
+
+
+def test_a_compiled_epoch_and_its_validation_equal_the_rule_in_float64():
+    """25 examples in batches of 9: the last has 7, and the slope follows examples."""
+    model, _ = MODELS["mlp"]
+    setup, task, size = setup_of(*MODELS["mlp"]), 1, 9
+    method = hat(setup, strength=LAMBDA, epoch_progress="examples")
+    optimizer = optax.chain(optax.clip_by_global_norm(1e4), optax.sgd(RATE))
+    plan = Plan(epochs=1, batch_size=size, select="best", select_metric="loss")
+    init = capture.init_fn(model, setup.example)
+    trainer = make_trainer(setup, method, optimizer, plan, init, masked=False)
+    rng = RNG(0)
+    x, y = rng.normal(size=(35, 4)), rng.integers(0, 2, 35) + 2 * task
+    x = x.astype(np.float32).astype(np.float64)
+    train = jaxcl.array_data(jnp.float32(x[:25]), y[:25], task)
+    valid = jaxcl.array_data(jnp.float32(x[25:]), y[25:], task)
+
+    seed = trainer.begin(trainer.init(jax.random.key(0)), jnp.array(True), jnp.ones(()))
+    free = seed.strategy_state.used
+    used = {k: jnp.float32(rng.choice([0, 0.3, 1], u.shape)) for k, u in free.items()}
+    seed = seed._replace(strategy_state=seed.strategy_state._replace(used=used))
+    key = jax.random.key(5)
+
+    @jax.jit
+    def epoch(seed):
+        zero = jnp.int32(0)
+        return trainer.epoch(seed, (), train, valid, jnp.int32(task), zero, key, zero)
+
+    after, metrics = epoch(seed)
+    order = shuffled(jax.random.split(jax.random.fold_in(key, 0))[0], train.size, 25)
+    start, used = jax.tree.map(lambda v: np.asarray(v, np.float64), (seed.params, used))
+    want = reference_epoch(start, used, (x, y), np.asarray(order), size, task)
+    moved = jax.tree.map(lambda n, o: np.abs(n - o).max(), want, tuple(start))
+    assert all(jax.tree.leaves(moved)), "every parameter is trained"
+    for got, exact, step in zip(
+        *map(jax.tree.leaves, (tuple(after.params), want, moved)), strict=True
+    ):
+        np.testing.assert_allclose(got, exact, atol=1e-4 * step)
+
+    loss, task_loss = reference_loss(*want, used, x[25:], y[25:], task)
+    np.testing.assert_allclose(metrics.valid_loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(after.progress.best_score, -loss, rtol=1e-4)
+    # What a test set is told of is the task's loss alone.
+    _, plain = trainer.evaluate(after, valid, jnp.int32(task))
+    np.testing.assert_allclose(plain, task_loss, rtol=1e-4)
+    assert loss > 1.1 * task_loss
