@@ -174,9 +174,9 @@ def rls_update(
       block: samples a pass, at least 1.
 
     Returns:
-      float[d, d], symmetric. A sample of which P lets by no more than rounding does,
-      xᵀPx ≤ 64 ε ‖x‖² with P₀ = I, changes nothing: in exact arithmetic it hardly would
-      and, α being small, dividing by that noise makes P grow without bound.
+      float[d, d], symmetric. A sample whose xᵀPx is rounding, xᵀPx ≤ 8 ε ‖Px‖ ‖x‖,
+      changes nothing: P is positive semi-definite, so that xᵀPx ≥ ‖Px‖²/‖P‖ says that
+      Px is rounding too. Dividing by it, α being small, makes P grow without bound.
 
     Raises:
       ValueError: shapes that do not fit; α or block not positive.
@@ -202,7 +202,7 @@ def rls_update(
         raise ValueError(f"block must be at least 1, got {block}")
     if samples.ndim == 1:
         k = jnp.matmul(inverse, samples, precision=EXACT)
-        k = k * jax.lax.rsqrt(_gain(samples @ k, samples @ samples, alpha))
+        k = k * jax.lax.rsqrt(_gain(samples @ k, k @ k, samples @ samples, alpha))
         return inverse - k[:, None] * k[None, :]
 
     def take_block(inverse, rows):
@@ -214,9 +214,16 @@ def rls_update(
     return jax.lax.scan(take_block, inverse, rows)[0]
 
 
-def _gain(passed: jax.Array, whole: jax.Array, alpha) -> jax.Array:
-    """α + xᵀPx, or ∞ where rounding is all that P lets by of x."""
-    noise = 64 * jnp.finfo(whole.dtype).eps * whole
+def _gain(passed: jax.Array, kk: jax.Array, xx: jax.Array, alpha) -> jax.Array:
+    """α + xᵀPx, or ∞ where xᵀPx is no more than the rounding of xᵀ(Px).
+
+    Args:
+      passed: xᵀPx.
+      kk: ‖Px‖².
+      xx: ‖x‖².
+      alpha: α.
+    """
+    noise = 8 * jnp.finfo(xx.dtype).eps * jnp.sqrt(kk * xx)
     return jnp.where(passed > noise, alpha + passed, jnp.inf)
 
 
@@ -227,7 +234,7 @@ def _rls_block(inverse: jax.Array, x: jax.Array, alpha) -> jax.Array:
 
     def take(j, carry):
         k, overlap, gains = carry
-        gain = _gain(overlap[j, j], x[j] @ x[j], alpha)
+        gain = _gain(overlap[j, j], k[j] @ k[j], x[j] @ x[j], alpha)
         later = jnp.where(jnp.arange(m) > j, overlap[:, j] / gain, 0)
         k = k - later[:, None] * k[j]
         overlap = overlap - later[:, None] * overlap[j]

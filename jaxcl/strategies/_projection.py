@@ -116,18 +116,21 @@ def _starts(path: tuple[str, ...], prefixes: Sequence[tuple[str, ...]]) -> bool:
     return any(path[: len(p)] == p for p in prefixes)
 
 
-def rows(spec: LayerSpec, x: jax.Array) -> jax.Array:
+def rows(spec: LayerSpec, x: jax.Array, window_stride: int = 1) -> jax.Array:
     """A layer's input as the rows that its kernel, as a matrix, multiplies.
 
     Args:
       spec: the layer.
       x: its input as tapped: [..., D], or [B, H, W, C] for a convolution.
+      window_stride: n ≥ 1: of a convolution's windows, every n-th along either axis,
+        from the first.
 
     Returns:
-      [N, d_in]: a row an example, for a convolution a row a window.
+      [N, d_in]: a row per example, for a convolution a row per window.
     """
     if spec.kind == "conv":
         x = convolution.patches(x, spec.window, spec.strides, spec.padding)
+        x = x[:, ::window_stride, ::window_stride]
     return x.reshape(-1, x.shape[-1])
 
 

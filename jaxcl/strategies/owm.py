@@ -38,10 +38,12 @@ class OWMState(NamedTuple):
     inverse: dict[str, jax.Array]  # float32[d, d], P, symmetric
 
 
-def mean_rows(layer: LayerSpec, tap: jax.Array, weight: jax.Array) -> jax.Array:
+def mean_rows(
+    layer: LayerSpec, tap: jax.Array, weight: jax.Array, window_stride: int
+) -> jax.Array:
     """The batch-mean input: [d], of a convolution its windows, [positions, d]."""
     share = weight / jnp.maximum(weight.sum(), 1)
-    mean = rows(layer, jnp.einsum("b,b...->...", share, tap)[None])
+    mean = rows(layer, jnp.einsum("b,b...->...", share, tap)[None], window_stride)
     return mean[0] if layer.positions == 1 else mean
 
 
@@ -51,6 +53,7 @@ def owm(
     alpha: float | Sequence[float] = 1.0,
     alpha_decay: float | Sequence[float] = 1.0,
     progress: str = "task",
+    window_stride: int = 2,
     norm_penalty: float = 0.0,
     where: str = "grads",
     form: str = "auto",
@@ -65,13 +68,16 @@ def owm(
         P ← P − k kᵀ/(α + x̄ᵀk),  k = P x̄     (at first P = I)
         ∇W ← P ∇W
 
-    A convolution takes the windows of the batch-mean input in turn.
+    A convolution takes windows of the batch-mean input in turn, row by row: every
+    `window_stride`-th of those that its kernel reads, along either axis.
 
     Args:
       setup: the run's `Setup`.
       alpha: > 0, for all layers or one a layer, in the order they run.
       alpha_decay: > 0, the factor at the end of the progress; likewise.
       progress: of the "epoch" or the "task".
+      window_stride: ≥ 1; 2 as the official code, 1 takes every window. A window that is
+        left out is protected as far as those taken are like it; P fills more slowly.
       norm_penalty: λ ≥ 0, adds λ Σ ‖W‖, not squared, over the projected kernels.
       where: "grads" projects before the optimizer, as the paper does; "updates"
         projects what moves, which optimizers such as Adam and weight decay need.
@@ -93,8 +99,10 @@ def owm(
     biases are not. Heads that are not projected train whole.
 
     Differs from the official code in that progress counts the examples of the task,
-    not a fixed number of batches, and reaches 1; and in that inputs which are taken
-    already change nothing (see `jaxcl.ops.linalg.rls_update`).
+    not a fixed number of batches, and reaches 1; in that inputs which are taken already
+    change nothing (see `jaxcl.ops.linalg.rls_update`); and where a convolution itself has a
+    stride, which its networks' have not: its windows are every second pixel's, here
+    every second of those that the layer reads.
     """
     layers, free = choose_layers(setup, "owm", project_head)
     check_choice("owm", "where", where, WHERES)
@@ -102,6 +110,10 @@ def owm(
     check_choice("owm", "progress", progress, PROGRESS)
     start = per_layer("owm", "alpha", alpha, layers)
     decay = per_layer("owm", "alpha_decay", alpha_decay, layers)
+    require(
+        window_stride >= 1,
+        f"owm: window_stride must be at least 1, got {window_stride}",
+    )
     for name, values in (("alpha", start), ("alpha_decay", decay)):
         if not min(values.values()) > 0:
             raise ValueError(f"owm: {name} must be positive, got {values}")
@@ -125,7 +137,8 @@ def owm(
     def grown(state: OWMState, layer: LayerSpec, tap, ctx: Context) -> jax.Array:
         share = ctx.epoch_progress if progress == "epoch" else ctx.task_progress
         now = start[layer.name] * decay[layer.name] ** share
-        mean = mean_rows(layer, jax.lax.stop_gradient(tap), ctx.batch.weight)
+        tap = jax.lax.stop_gradient(tap)
+        mean = mean_rows(layer, tap, ctx.batch.weight, window_stride)
         return rls_update(state.inverse[layer.name], mean, now)
 
     def forward(state, aux, apply_fn, ctx):
