@@ -110,12 +110,22 @@ def test_samples_limit_the_examples():
     assert min(np.abs(one - e).max() for e in each) < 1e-6
 
 
-@pytest.mark.parametrize("online,decay", [(False, 1.0), (True, 1.0), (True, 0.5)])
-def test_penalty_after_three_tasks_is_the_papers(online, decay):
+@pytest.mark.parametrize(
+    "online, decay, decay_penalty",
+    [(False, 1.0, False), (True, 1.0, False), (True, 0.5, False), (True, 0.5, True)],
+)
+def test_penalty_after_three_tasks_is_the_papers(online, decay, decay_penalty):
     """The trap: state closed over at the first trace is task 1's for ever."""
     strength = 7.0
     setup = _setup()
-    method = ewc(setup, strength=strength, online=online, decay=decay, samples=N)
+    method = ewc(
+        setup,
+        strength=strength,
+        online=online,
+        decay=decay,
+        decay_penalty=decay_penalty,
+        samples=N,
+    )
     net = {"head": jnp.asarray(W)}
     aux, state = method.init(jax.random.key(0), net)
     anchors, fishers = [], []
@@ -143,6 +153,8 @@ def test_penalty_after_three_tasks_is_the_papers(online, decay):
     probe = np.float64(W) + 0.5
     if online:
         f = (fishers[0] * decay + fishers[1]) * decay + fishers[2]
+        if decay_penalty:  # the weights of three, two and one task ago: γ³, γ², γ
+            f = sum(decay ** (3 - t) * fishers[t] for t in range(3))
         expected = strength / 2 * (f * (probe - anchors[2]) ** 2).sum()
     else:
         expected = (
@@ -180,6 +192,7 @@ def test_merged_quadratics_are_their_sum():
         (dict(strength=1.0, fisher="diagonal"), "'diagonal'"),
         (dict(strength=1.0, online=True, decay=1.5), r"\[0, 1\], got 1.5"),
         (dict(strength=1.0, decay=0.5), "online=True"),
+        (dict(strength=1.0, decay_penalty=True), "decay_penalty=True needs online"),
         (dict(strength=1.0, samples=0), "must be positive, got 0"),
     ],
 )

@@ -157,13 +157,16 @@ def ewc(
     fisher: str = "empirical",
     online: bool = False,
     decay: float = 1.0,
+    decay_penalty: bool = False,
     samples: int = 2000,
     chunk: int = 16,
 ) -> Strategy:
     """Penalises moving weights that earlier tasks' predictions depend on.
 
     separate: L = L_task + λ/2 Σ_{t' < t} Σᵢ Fᵢ^{t'} (θᵢ − θᵢ^{t'})²
-    online:   L = L_task + λ/2 Σᵢ F̃ᵢ (θᵢ − θᵢ^{t−1})²,  F̃ ← γ F̃ + F
+    online:   L = L_task + λ/2 c Σᵢ F̃ᵢ (θᵢ − θᵢ^{t−1})²,  F̃ ← γ F̃ + F
+
+    with c = 1, or c = γ where the penalty decays too.
 
     Args:
       setup: the run's `Setup`.
@@ -172,6 +175,9 @@ def ewc(
       fisher: "exact", "sampled" or "empirical"; see `fisher_diagonal`.
       online: one running Fisher and the last task's weights as anchor.
       decay: γ in [0, 1], online only.
+      decay_penalty: online only; True multiplies the penalty by γ, as Progress &
+        Compress and van de Ven's code do: the Fisher of n tasks ago weighs γⁿ, the last
+        task's γ, not 1. At γ = 1 the two are one.
       samples: examples per task for the Fisher.
       chunk: examples whose gradients are held in memory at once.
 
@@ -192,10 +198,14 @@ def ewc(
         raise ValueError(f"ewc: decay must lie in [0, 1], got {decay}")
     if decay != 1 and not online:
         raise ValueError(f"ewc: decay {decay} needs online=True")
+    if decay_penalty and not online:
+        raise ValueError("ewc: decay_penalty=True needs online=True")
     if samples < 1 or chunk < 1:
         raise ValueError(
             f"ewc: samples and chunk must be positive, got {samples} and {chunk}"
         )
+
+    weight = strength * decay if decay_penalty else strength
 
     def init(key, net):
         zeros = jax.tree.map(jnp.zeros_like, net)
@@ -207,7 +217,7 @@ def ewc(
             anchor=state.anchor,
             importance=state.importance,
             offset=state.offset,
-            strength=strength,
+            strength=weight,
             of=lambda params: params.net,
             has_aux=True,
         )
