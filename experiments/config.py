@@ -72,6 +72,7 @@ def base(name: str) -> ConfigDict:
                 "classes_per_task": optional(int),
                 "class_order": "fixed",
                 "valid_fraction": 0.1,
+                "stratified": False,  # hold out the same share of each class
                 "first_permuted": True,
                 "train_per_task": optional(int),
                 "test_per_task": optional(int),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcl.data.scenarios import make_stream
+from jaxcl.data.sources import load
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.types import Batch
@@ -95,6 +96,74 @@ def test_joint_is_all_tasks_so_far(blobs):
     assert set(batch.y[100:].tolist()) == {2, 3}
 
 
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("class_order", ["fixed", "seed"])
+def test_classes_are_shared_as_evenly_as_can_be(blobs, scenario, class_order):
+    """Six classes in four tasks are 2, 2, 1 and 1: none is dropped."""
+    stream = _stream(blobs, scenario=scenario, class_order=class_order, num_tasks=4)
+    expected = [[0, 1], [2, 3], [4], [5]]
+    assert stream.num_outputs == 6
+    seen = []
+    for task, outputs in enumerate(expected):
+        batch = _view(stream, "train", task)[1]
+        assert sorted(set(batch.y.tolist())) == outputs
+        assert len(batch.y) == 50 * len(outputs)
+        if scenario == "task":
+            assert np.flatnonzero(stream.logit_mask[task]).tolist() == outputs
+        else:
+            assert np.flatnonzero(stream.logit_mask[task])[-1] == outputs[-1]
+        seen.append(batch.x)
+    rows = np.sort(np.concatenate(seen).reshape(300, -1), axis=0)
+    x = (np.float32(blobs.train_x) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(rows, np.sort(x.reshape(300, -1), axis=0), atol=1e-5)
+    if class_order == "fixed":
+        assert stream.task_names == ("a b", "c d", "e", "f")
+
+
+def test_classes_that_were_asked_for_are_given():
+    source = load("digits")
+    options = dict(kind="split", scenario="task", num_tasks=3)
+    assert make_stream(source, (0,), **options).num_outputs == 10
+    names = make_stream(source, (0,), **options).task_names
+    assert names == ("0 … 3", "4 … 6", "7 … 9")
+    fewer = make_stream(source, (0,), classes_per_task=3, **options)
+    assert fewer.num_outputs == 9
+
+
+def test_a_stratified_split_holds_out_the_same_share_of_each_class(blobs):
+    """A task of 50, 37 and 20 examples per class gives 10, 7 or 8 and 4, 21 in all."""
+    y = np.asarray(blobs.train_y)
+    rows = np.concatenate([np.flatnonzero(y == c)[:n] for c, n in enumerate(COUNTS)])
+    source = blobs._replace(train_x=blobs.train_x[rows], train_y=y[rows])
+    options = dict(num_tasks=2, valid_fraction=0.2, seeds=tuple(range(8)))
+    plain = _stream(source, **options)
+    stream = _stream(source, stratified=True, **options)
+    differs = False
+    for seed in range(8):
+        for task in range(2):
+            label = y[rows][_rows(stream, "valid", task, seed)]
+            other = y[rows][_rows(plain, "valid", task, seed)]
+            assert len(label) == len(other)
+            for c in range(3 * task, 3 * task + 3):
+                assert abs((label == c).sum() - 0.2 * COUNTS[c]) < 1
+                differs |= abs((other == c).sum() - 0.2 * COUNTS[c]) >= 1
+            both = [_rows(stream, part, task, seed) for part in ("train", "valid")]
+            together = np.sort(np.concatenate(both))
+            wanted = np.flatnonzero(np.isin(y[rows], range(3 * task, 3 * task + 3)))
+            np.testing.assert_array_equal(together, wanted)
+    assert differs  # without it some class is a whole example off
+    drawn = [tuple(_rows(stream, "valid", 0, seed)) for seed in range(8)]
+    assert len(set(drawn)) == 8
+
+
+COUNTS = (50, 37, 20, 49, 31, 12)
+
+
+def _rows(stream, part, task, seed):
+    index, offset = getattr(stream.per_seed, part)
+    return index[seed][offset[seed][task] : offset[seed][task + 1]]
+
+
 def test_limits(blobs):
     stream = _stream(blobs, train_per_task=50, test_per_task=10, valid_fraction=0.1)
     sizes = [int(_view(stream, p, 1)[0].size) for p in ("train", "valid", "test")]
@@ -109,7 +178,10 @@ def test_limits(blobs):
         (dict(class_order="random"), "'random'"),
         (dict(num_tasks=0), "got 0"),
         (dict(num_tasks=4, classes_per_task=2), "6 classes, not enough for 4 tasks"),
-        (dict(num_tasks=7), "not enough"),
+        (dict(num_tasks=7), "6 classes, not enough for 7 tasks of 1"),
+        (dict(num_tasks=3, classes_per_task=0), "not enough for 3 tasks"),
+        (dict(num_tasks=4, scenario="domain"), r"equally many classes, got \[2, 2, 1"),
+        (dict(stratified=True), "stratified=True needs a valid_fraction above 0"),
         (dict(valid_fraction=1.0), r"\[0, 1\), got 1.0"),
         (dict(valid_fraction=0.001), "too few to hold out 0.001"),
         (dict(seeds=()), "at least one seed"),

@@ -23,6 +23,7 @@ def make_stream(
     classes_per_task: int | None = None,
     class_order: str = "fixed",
     valid_fraction: float = 0.0,
+    stratified: bool = False,
     first_permuted: bool = True,
     train_per_task: int | None = None,
     test_per_task: int | None = None,
@@ -41,9 +42,13 @@ def make_stream(
         classes, its pixels in an order of its own).
       scenario: "task", "domain" or "class"; see `jaxcl.heads.scenario_mask`.
       num_tasks: T.
-      classes_per_task: split only; by default all classes shared evenly.
+      classes_per_task: split only; the same for every task, classes beyond are left
+        out. By default all classes are shared as evenly as can be, the first tasks
+        having one more: ten classes in three tasks are 4, 3 and 3.
       class_order: split only; "fixed" (0, 1, 2, …) or "seed" (drawn per seed).
       valid_fraction: share of each task's training data held out, drawn per seed.
+      stratified: True holds out that share of each class of a task, to within one
+        example; False draws from all of a task's examples alike.
       first_permuted: permuted only; False leaves task 1 as it is.
       train_per_task: at most so many training examples (before the validation split).
       test_per_task: at most so many test examples.
@@ -54,7 +59,8 @@ def make_stream(
       A `Stream`.
 
     Raises:
-      ValueError: an unknown name or a number the data set cannot give, quoted.
+      ValueError: an unknown name or a number the data set cannot give, quoted;
+        domain-incremental tasks that would not have equally many classes.
 
     Source: permuted — Goodfellow et al., An empirical investigation of catastrophic
     forgetting, 2013, https://arxiv.org/abs/1312.6211. Split — Zenke et al., 2017,
@@ -77,6 +83,10 @@ def make_stream(
         0 <= valid_fraction < 1,
         f"valid_fraction must lie in [0, 1), got {valid_fraction}",
     )
+    require(
+        valid_fraction > 0 or not stratified,
+        "stratified=True needs a valid_fraction above 0",
+    )
     for name, value in (("train", train_per_task), ("test", test_per_task)):
         require(
             value is None or value >= 1,
@@ -89,16 +99,20 @@ def make_stream(
             f"classes_per_task {classes_per_task}, class_order {class_order!r} are "
             "for split streams",
         )
-        per_task = total
+        sizes = [total] * num_tasks
     else:
-        per_task = total // num_tasks if classes_per_task is None else classes_per_task
+        sizes = (
+            _shared(total, num_tasks)
+            if classes_per_task is None
+            else [classes_per_task] * num_tasks
+        )
         require(
-            per_task >= 1 and per_task * num_tasks <= total,
+            min(sizes) >= 1 and sum(sizes) <= total,
             f"{source.name} has {total} classes, not enough for {num_tasks} tasks of "
-            f"{max(per_task, 1)}",
+            f"{max(*sizes, 1)}",
         )
         require(first_permuted, "first_permuted=False is for permuted streams")
-    mask, mask_by = scenario_mask(scenario, num_tasks, [per_task] * num_tasks)
+    mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
     shape = source.train_x.shape[1:]
     views = [
@@ -107,10 +121,10 @@ def make_stream(
             np.random.default_rng([seed, 0x6A61]),
             kind=kind,
             scenario=scenario,
-            num_tasks=num_tasks,
-            per_task=per_task,
+            sizes=sizes,
             shuffle_classes=class_order == "seed",
             valid_fraction=valid_fraction,
+            stratified=stratified,
             first_permuted=first_permuted,
             limits=(train_per_task, test_per_task),
         )
@@ -118,11 +132,11 @@ def make_stream(
     ]
     if kind == "split" and class_order == "fixed":
         names = tuple(
-            " ".join(source.class_names[t * per_task : (t + 1) * per_task])
-            if per_task <= 2
-            else f"{source.class_names[t * per_task]} … "
-            f"{source.class_names[(t + 1) * per_task - 1]}"
-            for t in range(num_tasks)
+            " ".join(own) if len(own) <= 2 else f"{own[0]} … {own[-1]}"
+            for own in (
+                source.class_names[first : first + size]
+                for first, size in zip(_starts(sizes), sizes, strict=True)
+            )
         )
     else:
         names = tuple(f"task {t + 1}" for t in range(num_tasks))
@@ -153,22 +167,23 @@ def _seed_view(
     *,
     kind,
     scenario,
-    num_tasks,
-    per_task,
+    sizes,
     shuffle_classes,
     valid_fraction,
+    stratified,
     first_permuted,
     limits,
 ) -> SeedView:
     total = len(source.class_names)
     order = rng.permutation(total) if shuffle_classes else np.arange(total)
+    num_tasks = len(sizes)
     label = np.full((num_tasks, total), -1, np.int32)
     train, valid, test = [], [], []
-    for t in range(num_tasks):
-        first = 0 if kind == "permuted" else t * per_task
-        classes = order[first : first + per_task]
-        shift = 0 if scenario == "domain" else t * per_task
-        label[t, classes] = np.arange(per_task) + shift
+    for t, (start, size) in enumerate(zip(_starts(sizes), sizes, strict=True)):
+        first = 0 if kind == "permuted" else start
+        classes = order[first : first + size]
+        shift = 0 if scenario == "domain" else start
+        label[t, classes] = np.arange(size) + shift
         rows = np.flatnonzero(np.isin(source.train_y, classes))
         rows = rng.permutation(rows)[: limits[0]]
         held = round(valid_fraction * len(rows))
@@ -177,6 +192,8 @@ def _seed_view(
             f"task {t + 1} has {len(rows)} training examples, too few to hold out "
             f"{valid_fraction:g} of them",
         )
+        if stratified:
+            rows = _by_class(rows, source.train_y[rows], held)
         valid.append(np.sort(rows[:held]))
         train.append(np.sort(rows[held:]))
         rows = np.flatnonzero(np.isin(source.test_y, classes))
@@ -191,6 +208,34 @@ def _seed_view(
             keep = t == 0 and not first_permuted
             pixel[t] = np.arange(pixels) if keep else rng.permutation(pixels)
     return SeedView(_part(train), _part(valid), _part(test), label, pixel)
+
+
+def _shared(total: int, num_tasks: int) -> list[int]:
+    """Classes per task, as even as can be: the first tasks have the ones left over."""
+    share, left = divmod(total, num_tasks)
+    return [share + (t < left) for t in range(num_tasks)]
+
+
+def _starts(sizes: list[int]) -> list[int]:
+    """The first class of each task."""
+    return [sum(sizes[:t]) for t in range(len(sizes))]
+
+
+def _by_class(rows: np.ndarray, label: np.ndarray, held: int) -> np.ndarray:
+    """Moves to the front `held` rows with each class's share of them.
+
+    A class of n of the N rows gives n · held/N, rounded down; what is then missing
+    comes from the classes that rounding cost most, one row each.
+    """
+    classes, which, count = np.unique(label, return_inverse=True, return_counts=True)
+    exact = count * held / len(rows)
+    quota = np.floor(exact).astype(int)
+    missing = held - quota.sum()
+    quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
+    place = np.empty(len(rows), int)  # of a row among those of its class
+    for c in range(len(classes)):
+        place[which == c] = np.arange(count[c])
+    return rows[np.argsort(place >= quota[which], kind="stable")]
 
 
 def _part(tasks: list[np.ndarray]) -> Part:
