@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import launch
-from experiments.timers import CASES, Timer, convolution_step, jax_step, torch_step
+
+from .runs.timers import CASES, Timer, convolution_step, jax_step, torch_step
 
 
 def contestants(name: str, lanes: str) -> dict[str, Timer]:

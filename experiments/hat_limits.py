@@ -37,15 +37,16 @@ from ml_collections import ConfigDict, config_flags
 from experiments import config as configs
 from experiments import launch, notes
 from experiments.compare import row_config
-from experiments.results import OK, Result
 from experiments.run import execute, stopped
-from experiments.style import COLOURS, DPI, STYLE
 from jaxcl import metrics
 from jaxcl.nn.layers import NORMS
 from jaxcl.strategies.hat import AT_CLAMP
 from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
+
+from .reporting.style import COLOURS, DPI, STYLE
+from .runs.results import OK, Result
 
 REFERENCE_LR = 0.05
 SWEPT = {

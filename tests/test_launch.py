@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from experiments.run import execute
 
 from configs import (
     digits,
@@ -23,7 +24,6 @@ from configs import (
 from experiments import config as configs
 from experiments import launch, results, run
 from experiments.launch import UsageError
-from experiments.run import execute
 from jaxcl import strategies
 from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import KDTree
 
-from experiments.scores import Row
-from experiments.tables import UNFINISHED
+from .scores import Row
+from .tables import UNFINISHED
 
 # Families share a hue: bounds are grey, penalties blue to teal, projections green,
 # HAT purple, replay red to orange. Told apart under the common colour deficiencies by

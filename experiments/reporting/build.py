@@ -15,7 +15,8 @@ from pathlib import Path
 from absl import app, flags
 
 from experiments import figures, results, scores, tables
-from experiments.results import Result
+
+from ..runs.results import Result
 
 # What a run's folder holds before its first task has ended.
 STARTED = ("config.json", "metrics.jsonl")

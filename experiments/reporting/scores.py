@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.results import OK, Result
 from jaxcl import metrics
+
+from ..runs.results import OK, Result
 
 # Also the order of the table.
 LABELS = {

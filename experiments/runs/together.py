@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments.config import OPTIMIZERS
 from jaxcl.training.problem import Problem
+
+from ..config import OPTIMIZERS
 
 
 def together(found: Sequence[ConfigDict]) -> list[list[int]]:

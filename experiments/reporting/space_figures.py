@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import notes
-from experiments.scores import Row
-from experiments.style import band, name_of, panels_of, ticks
 from jaxcl.strategies.hat import SHARED
+
+from .scores import Row
+from .style import band, name_of, panels_of, ticks
 
 
 def space(rows: Sequence[Row]) -> Figure:

@@ -20,12 +20,13 @@ from ml_collections import ConfigDict, config_flags
 
 from experiments import config as configs
 from experiments import launch, notes, report, results
-from experiments.log import Log, of_lanes
-from experiments.progress import Display
-from experiments.results import Result
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem, validate
 from jaxcl.training.protocol import Interrupted, TaskDone
+
+from .log import Log, of_lanes
+from .progress import Display
+from .results import Result
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,9 +15,9 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from experiments.scores import Row
-from experiments.space_figures import capacity, shared_layers, space
-from experiments.style import (
+from .scores import Row
+from .space_figures import capacity, shared_layers, space
+from .style import (
     NO_FIGURE,
     STYLE,
     band,

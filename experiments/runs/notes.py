@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.results import OK
 from jaxcl.strategies.hat import AT_CLAMP, SHARED
+
+from .results import OK
 
 FREE_BELOW = 0.05
 CLOSED_BELOW = 1e-3

@@ -29,14 +29,15 @@ from rich.table import Table
 from experiments import config as configs
 from experiments import launch
 from experiments.compare import row_config
-from experiments.lanes import joined, together
-from experiments.results import Result
 from experiments.run import Part, execute, execute_together, finished, stopped
-from experiments.scores import LABELS
 from jaxcl import metrics
 from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 from jaxcl.training.protocol import Interrupted
+
+from ..reporting.scores import LABELS
+from .results import Result
+from .together import joined, together
 
 Grid = Mapping[str, Mapping[str, Sequence[Any]]]
 

@@ -15,8 +15,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from experiments.scores import METRICS, STATISTICS, Row, benchmark_of
 from jaxcl import metrics
+
+from .scores import METRICS, STATISTICS, Row, benchmark_of
 
 UNFINISHED = "†"
 NONE = "–"

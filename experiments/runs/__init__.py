@@ -1,0 +1,1 @@
+"""A config into a folder and back: execute, results, log, progress, load."""
