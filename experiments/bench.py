@@ -18,8 +18,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from experiments import launch
-
+from . import launch
+from .runs import machine
 from .runs.timers import CASES, Timer, convolution_step, jax_step, torch_step
 
 
@@ -43,11 +43,11 @@ def contestants(name: str, lanes: str) -> dict[str, Timer]:
 def main(argv: Sequence[str]) -> int:
     unknown = [c for c in _CASES.value if c not in (*CASES, "conv")]
     if unknown:
-        raise launch.UsageError(
+        raise machine.UsageError(
             f"unknown case {unknown[0]!r}; known: {', '.join((*CASES, 'conv'))}"
         )
     if _ROUNDS.value < 1:
-        raise launch.UsageError(f"--rounds must be at least 1, got {_ROUNDS.value}")
+        raise machine.UsageError(f"--rounds must be at least 1, got {_ROUNDS.value}")
     console = Console(width=100)
     rows = []
     for name in _CASES.value:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
                     "to_torch": t / torch_time if torch_time else None,
                 }
             )
-    table = Table(title=f"medians of {_ROUNDS.value} rounds, {launch.device()}")
+    table = Table(title=f"medians of {_ROUNDS.value} rounds, {machine.device()}")
     for heading in ("case", "what", "µs/step/seed", "images/s", "× BP", "× PyTorch"):
         table.add_column(heading, justify="left" if heading < "d" else "right")
     for r in rows:
@@ -83,8 +83,8 @@ def main(argv: Sequence[str]) -> int:
     console.print(table)
     if _OUT.value:
         record = {
-            "device": launch.device(),
-            "versions": launch.versions(),
+            "device": machine.device(),
+            "versions": machine.versions(),
             "rows": rows,
         }
         Path(_OUT.value).write_text(json.dumps(record, indent=1) + "\n")

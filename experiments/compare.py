@@ -11,55 +11,35 @@ set one that only one method has, name that method: --config=configs/digits.py:e
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
-from experiments import config as configs
-from experiments import launch, report
-from experiments.run import execute, stopped
-from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
+
+from . import launch
+from .reporting.build import build, console_table
+from .runs import machine
+from .runs.execute import carry_out, prepare
 
 
 def main(argv: Sequence[str]) -> int:
     shared = _CONFIG.value
     rows = _ROWS.value or list(shared.rows)
     workdir = Path(_WORKDIR.value or Path("results") / shared.name)
-    runs = [row_config(row) for row in rows]
-    for config in runs:  # every mistake is found before anything runs
-        validate(configs.problem(config))
-    results = []
-    for config in runs:
-        try:
-            results.append(execute(config, workdir / config.row))
-        except Interrupted:
-            return stopped(workdir)
-    if launch.is_main_process():
-        report.build(results, workdir)
-        report.console_table(results)
+    # Every mistake is found before anything runs.
+    jobs = [prepare(launch.row_config(row), workdir / row) for row in rows]
+    try:
+        results = [result for job in jobs for result in carry_out(job)]
+    except Interrupted:
+        return launch.stopped(workdir)
+    if machine.is_main_process():
+        build(results, workdir)
+        console_table(results)
         print(f"table and figures: {workdir}")
     return 0
-
-
-def row_config(row: str) -> ConfigDict:
-    """The config of one row: the file's, then what the command line sets."""
-    flag = flags.FLAGS["config"]
-    file, _, argument = config_flags.get_config_filename(flag).partition(":")
-    given = [p for p in argument.split(",") if p and p not in configs.ROWS]
-    config = launch.load(Path(file)).get_config(",".join([row, *given]))
-    for key, value in config_flags.get_override_values(flag).items():
-        try:
-            config.update_from_flattened_dict({key: value})
-        except KeyError as error:
-            # A setting of one method's is none of another's.
-            if not key.startswith("method."):
-                raise ValueError(f"--config.{key}: no such field") from error
-            print(f"{row} has no setting {key}: left as it is", file=sys.stderr)
-    return config
 
 
 if __name__ == "__main__":

@@ -34,18 +34,17 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict, config_flags
 
-from experiments import config as configs
-from experiments import launch, notes
-from experiments.compare import row_config
-from experiments.run import execute, stopped
 from jaxcl import metrics
 from jaxcl.nn.layers import NORMS
 from jaxcl.strategies.hat import AT_CLAMP
-from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
 
+from . import launch
+from .launch import row_config
 from .reporting.style import COLOURS, DPI, STYLE
+from .runs import machine, notes
+from .runs.execute import carry_out, prepare
 from .runs.results import OK, Result
 
 REFERENCE_LR = 0.05
@@ -237,13 +236,13 @@ def main(argv: Sequence[str]) -> int:
     }[study]
     workdir = Path(_WORKDIR.value or Path("results") / "hat_limits" / study)
     points = make()
-    for point in points:  # every mistake is found before anything runs
-        validate(configs.problem(point.config))
+    # Every mistake is found before anything runs.
+    jobs = [prepare(p.config, workdir / p.folder) for p in points]
     try:
-        results = [execute(p.config, workdir / p.folder) for p in points]
+        results = [result for job in jobs for result in carry_out(job)]
     except Interrupted:
-        return stopped(workdir)
-    if launch.is_main_process():
+        return launch.stopped(workdir)
+    if machine.is_main_process():
         lines = table(points, results)
         with (workdir / "limits.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, lines[0].keys())

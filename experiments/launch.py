@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import NoReturn
 
 import jax
@@ -21,7 +18,8 @@ from ml_collections import ConfigDict, config_flags
 from jaxcl.data.cache import DataError, cache_root
 from jaxcl.training.checkpoints import CheckpointError
 
-PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+from . import config as configs
+from .runs.machine import UsageError, cores
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to run on several hosts."
@@ -52,10 +50,6 @@ class _OptionalFloat(flags.FloatParser):
 
 config_flags.register_flag_parser_for_type(int, _OptionalInt())
 config_flags.register_flag_parser_for_type(float, _OptionalFloat())
-
-
-class UsageError(Exception):
-    """Something the user gave is wrong; the message is all they need."""
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -115,6 +109,39 @@ def load(file: Path) -> ModuleType:
     return module
 
 
+def config_file() -> tuple[Path, str]:
+    """The file that --config names, and the argument after its colon."""
+    named = config_flags.get_config_filename(flags.FLAGS["config"])
+    file, _, argument = named.partition(":")
+    return Path(file), argument
+
+
+def row_config(row: str) -> ConfigDict:
+    """The config of one row: the file's, then what the command line sets."""
+    flag = flags.FLAGS["config"]
+    file, argument = config_file()
+    given = [p for p in argument.split(",") if p and p not in configs.ROWS]
+    config = load(file).get_config(",".join([row, *given]))
+    for key, value in config_flags.get_override_values(flag).items():
+        try:
+            config.update_from_flattened_dict({key: value})
+        except KeyError as error:
+            # A setting of one method's is none of another's.
+            if not key.startswith("method."):
+                raise ValueError(f"--config.{key}: no such field") from error
+            print(f"{row} has no setting {key}: left as it is", file=sys.stderr)
+    return config
+
+
+def stopped(workdir: Path) -> int:
+    """Tells the user how to go on; gives the command's exit status."""
+    print(
+        f"stopped; its state is in {workdir}, the same command goes on from there",
+        file=sys.stderr,
+    )
+    return 130
+
+
 def _guarded(main: Callable[[Sequence[str]], int | None]):
     def guarded(argv: Sequence[str]) -> int | None:
         prepare_jax()
@@ -147,90 +174,3 @@ def prepare_jax() -> None:
         if _PROCESSES.value is None or _PROCESS.value is None:
             raise UsageError("--coordinator needs --num_processes and --process_id")
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (os.cpu_count() or 1)
-    )
-
-
-def device() -> str:
-    """What runs, in words: "2 × cpu (AMD EPYC)"."""
-    devices = jax.devices()
-    kind = devices[0].device_kind
-    if devices[0].platform == "cpu":
-        kind = f"cpu ({_processor()})"
-    return f"{len(devices)} × {kind}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def is_main_process() -> bool:
-    """Whether this process writes the files; all of them compute."""
-    return jax.process_index() == 0
-
-
-def writable(folder: Path) -> Path:
-    """Makes a folder to write results into.
-
-    Raises:
-      UsageError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {folder}: {error.strerror}; give another --workdir"
-        ) from error
-    return folder
-
-
-class StopOnSignal:
-    """Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
-
-    def __init__(self):
-        self.asked = False
-        self._old: dict[int, object] = {}
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    def __enter__(self) -> StopOnSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._old[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("\nstopping at the end of this epoch ...", file=sys.stderr, flush=True)

@@ -32,7 +32,7 @@ from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
 from jaxcl.setup import context
 from jaxcl.training.plan import Plan
-from jaxcl.training.problem import Problem, compiled, make_setup, own
+from jaxcl.training.problem import Problem, make_setup, own
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import Batch, Params, PyTree, strategy
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxcl.nn import layers, models
-from jaxcl.training.problem import validate
 
 TASKS, CHANNELS = 3, 4
 

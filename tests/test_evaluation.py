@@ -7,7 +7,6 @@ from jaxcl import strategy
 from jaxcl.data.scenarios import make_stream
 from jaxcl.nn import models
 from jaxcl.training import protocol
-from jaxcl.training.problem import validate
 
 
 def stored(source, order):

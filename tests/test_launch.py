@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from experiments.run import execute
 
 from configs import (
     digits,
@@ -22,8 +21,10 @@ from configs import (
     split_tiny_imagenet,
 )
 from experiments import config as configs
-from experiments import launch, results, run
-from experiments.launch import UsageError
+from experiments.runs import execute as runs
+from experiments.runs import machine, results
+from experiments.runs.execute import execute
+from experiments.runs.machine import UsageError
 from jaxcl import strategies
 from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
@@ -229,18 +230,18 @@ def test_told_to_stop_when_all_is_done_nothing_else_begins(
 ):
     """The signal comes between the last epoch and the run's end."""
 
-    class Late(launch.StopOnSignal):
+    class Late(machine.StopOnSignal):
         asked_for = 0
 
         def __call__(self):
             self.asked_for += 1
             return self.asked_for > 3  # two epochs and the end of the first task
 
-    monkeypatch.setattr(launch, "StopOnSignal", Late)
+    monkeypatch.setattr(machine, "StopOnSignal", Late)
     config = quick(**{"data.num_tasks": 2, "train.epochs": 1})
     with pytest.raises(Interrupted):
         execute(config, tmp_path)
-    assert run.finished(config, tmp_path).tasks_done == 2
+    assert runs.finished(config, tmp_path).tasks_done == 2
 
 
 def test_another_configs_workdir_is_refused(quick, tmp_path):
@@ -323,3 +324,42 @@ def test_an_optimizer_by_import_path(quick, tmp_path):
     assert execute(config, tmp_path).tasks_done == 5
     with pytest.raises(ValueError, match="'optax:lino' cannot be imported"):
         configs.problem(quick(**{"optimizer.name": "optax:lino"}))
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+def test_a_problem_is_built_and_checked_once_per_run(tmp_path, command):
+    """Counted in the command itself, flags and all."""
+    counting = f"""
+import atexit, collections, runpy, sys
+from jaxcl.training import problem, protocol
+from jaxcl.data import sources
+from experiments import config
+from experiments.runs import execute
+seen = collections.Counter()
+def counted(owner, name):
+    inner = getattr(owner, name)
+    def outer(*args, **kwargs):
+        seen[name] += 1
+        return inner(*args, **kwargs)
+    return outer
+check = counted(problem, "check")
+problem.check = protocol.check = execute.check = check
+config.problem = counted(config, "problem")
+sources.load = counted(sources, "load")
+atexit.register(lambda: print(dict(seen)))
+runpy.run_module("experiments.{command}", run_name="__main__", alter_sys=True)
+"""
+    rows = ["--strategies=bp,bp_star"] if command == "compare" else []
+    process = subprocess.run(
+        [sys.executable, "-c", counting, "--config=configs/digits.py", *rows]
+        + [f"--workdir={tmp_path}", "--config.data.num_tasks=2", "--config.seeds=(0,)"]
+        + ["--config.train.epochs=1", "--config.data.train_per_task=30"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    runs = 2 if command == "compare" else 1
+    expected = {"load": runs, "problem": runs, "check": runs}
+    assert eval(process.stdout.splitlines()[-1]) == expected

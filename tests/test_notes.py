@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from experiments.notes import of_task
-from experiments.results import OK
+from experiments.runs.notes import of_task
+from experiments.runs.results import OK
 from jaxcl.strategies.hat import AT_CLAMP, SHARED
 
 TWO = (OK, OK)

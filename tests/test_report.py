@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import report, scores, style, tables
-from experiments.results import Result, load, save
+from experiments import report
+from experiments.reporting import scores, style, tables
+from experiments.reporting.build import build
+from experiments.runs.load import find
+from experiments.runs.results import Result, load, save
 from jaxcl import metrics
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -194,7 +197,7 @@ def test_build_writes_everything(tmp_path):
         make("bp_star_star", done=0),
         make("hat", seeds=(4,)),
     ]
-    text = report.build(found, tmp_path, ["si: left out."])
+    text = build(found, tmp_path, ["si: left out."])
     assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES | {"space.png"}
     for image in tmp_path.glob("*.png"):
         assert 1000 < image.stat().st_size < 150_000
@@ -222,7 +225,7 @@ def test_build_writes_everything(tmp_path):
 
 def test_csv_holds_the_raw_numbers(tmp_path):
     ewc = fail(make("ewc", shift=0.05), 2, "failed: task 2, epoch 4", 1)
-    report.build([make("bp"), ewc, make("si", done=2)], tmp_path)
+    build([make("bp"), ewc, make("si", done=2)], tmp_path)
     bp, ewc, si = read_csv(tmp_path / "table.csv")
     i = metrics.interval([0.7, 0.71, 0.74])
     for name in ("mean", "std", "low95", "high95"):
@@ -260,7 +263,7 @@ def test_class_incremental_chance_is_named():
 def test_figures_of_any_size(tmp_path, tasks):
     names = list(scores.LABELS)[: 14 if tasks == 2 else 2]
     found = [make(name, tasks=tasks) for name in names] + [make("si", tasks=3)]
-    report.build(found, tmp_path)
+    build(found, tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES
     assert all(f.stat().st_size < 150_000 for f in tmp_path.glob("*.png"))
 
@@ -268,13 +271,13 @@ def test_figures_of_any_size(tmp_path, tasks):
 def test_all_seeds_failed_and_one_seed(tmp_path):
     lost = make("ewc", seeds=(3,))
     lost = fail(lost, 3, "failed: task 1, epoch 1", 0)
-    text = report.build([lost], tmp_path)
+    text = build([lost], tmp_path)
     assert "1/1" in text and "EWC, seed 3: failed: task 1, epoch 1" in text
 
 
 def test_old_space_figure_is_removed(tmp_path):
     (tmp_path / "space.png").write_bytes(b"old")
-    report.build([make()], tmp_path)
+    build([make()], tmp_path)
     assert not (tmp_path / "space.png").exists()
 
 
@@ -297,13 +300,13 @@ def test_find_takes_runs_and_comparisons_and_each_once(tmp_path):
     (tmp_path / "all" / "config.json").write_text("{}")
     (tmp_path / "all" / "logs").mkdir()
     folders = [tmp_path / "all", tmp_path / "own", tmp_path / "all" / "bp"]
-    found, notes = report.find(folders)
+    found, notes = find(folders)
     assert [r.row for r in found] == ["bp", "ewc", "gpm"]
     assert len(notes) == 1 and str(pending) in notes[0]
     with pytest.raises(FileNotFoundError, match="no result.json yet"):
-        report.find([pending])
+        find([pending])
     with pytest.raises(ValueError, match="at least one"):
-        report.build([], tmp_path)
+        build([], tmp_path)
 
 
 def test_narrow_terminals_get_two_whole_tables():

@@ -11,9 +11,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from experiments import config as configs
-from experiments import sweep
-from experiments.lanes import joined, together
-from experiments.results import Result
+from experiments.reporting import sweeps
+from experiments.runs import grid as grids
+from experiments.runs.results import Result
+from experiments.runs.together import joined, together
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
 
@@ -51,7 +52,7 @@ def test_points_are_every_combination_on_validation_data():
         "ewc": {"method.strength": (1.0, 100.0), "optimizer.lr": (0.1, 0.01)},
         "bp": {"data.tasks": ((0, 3),)},
     }
-    found = sweep.points(grid, make_config)
+    found = grids.points(grid, make_config)
     assert [p.name for p in found] == [
         "method.strength=1,optimizer.lr=0.1",
         "method.strength=1,optimizer.lr=0.01",
@@ -76,22 +77,22 @@ def test_points_are_every_combination_on_validation_data():
 )
 def test_mistakes_in_a_grid(fields, message):
     with pytest.raises(ValueError, match=message):
-        sweep.points({"ewc": fields}, make_config)
+        grids.points({"ewc": fields}, make_config)
 
 
 def test_the_best_has_no_failed_seed_before_it_has_the_most_accuracy():
     strengths = {"method.strength": (1.0, 2.0, 3.0, 4.0)}
-    found = sweep.points({"ewc": strengths}, make_config)
-    found += sweep.points({"bp": {}}, make_config)
+    found = grids.points({"ewc": strengths}, make_config)
+    found += grids.points({"bp": {}}, make_config)
     accuracies = [(0.5, 0.6), (0.9, np.nan), (0.7, 0.5), (np.nan, np.nan), (0.1, 0.2)]
     results = [
         make_result(p.config.row, a) for p, a in zip(found, accuracies, strict=True)
     ]
-    scores = sweep.rank(found, results)
+    scores = sweeps.rank([p.name for p in found], results)
     assert [s.best for s in scores] == [False, False, True, False, True]
-    text = sweep.text_table(scores)
+    text = sweeps.text_table(scores)
     assert "method.strength=3 *" in text and "60.00 ± 14.14" in text and "1/2" in text
-    lines = sweep.csv_table(scores).splitlines()
+    lines = sweeps.csv_table(scores).splitlines()
     assert len(lines) == 6 and lines[3].startswith("ewc,method.strength=3,0.6,")
     assert lines[3].endswith(",2,0,1") and lines[2].endswith(",2,1,0")
 
@@ -105,7 +106,7 @@ def test_points_that_differ_in_what_can_be_traced_go_together():
         },
         "bp": {"optimizer.lr": (0.1, 0.3), "optimizer.name": ("sgd", "adam")},
     }
-    found = [p.config for p in sweep.points(grid, make_config)]
+    found = [p.config for p in grids.points(grid, make_config)]
     assert together(found) == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 10], [9, 11]]
     problem = joined([found[i] for i in (0, 1, 4)])
     assert problem.seeds == (0, 1, 2, 3, 4) * 3
@@ -207,4 +208,4 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
 
 def test_a_row_without_a_grid_is_refused():
     with pytest.raises(ValueError, match="no row 'hat'; it has bp, ewc"):
-        sweep.row_grid({"bp": {}, "ewc": {}}, "hat")
+        grids.row_grid({"bp": {}, "ewc": {}}, "hat")

@@ -6,9 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import notes
 from jaxcl.strategies.hat import SHARED
 
+from ..runs import notes
 from .scores import Row
 from .style import band, name_of, panels_of, ticks
 

@@ -1,55 +1,26 @@
-r"""Runs one method on one benchmark, all seeds at once.
+"""Runs what a config describes into a folder, and takes a broken run up again.
 
-python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
-
-The same command goes on where it was broken off. The workdir gets `config.json`,
-`metrics.jsonl`, `result.json`, checkpoints, and the table and figures of the run.
+The folder gets `config.json`, `metrics.jsonl`, `result.json` and checkpoints.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from experiments import config as configs
-from experiments import launch, notes, report, results
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem, validate
 from jaxcl.training.protocol import Interrupted, TaskDone
 
+from .. import config as configs
+from . import machine, notes, results
 from .log import Log, of_lanes
 from .progress import Display
 from .results import Result
-
-
-def main(argv: Sequence[str]) -> int:
-    if _WORKDIR.value is None:
-        raise launch.UsageError("--workdir=DIR is missing: where results go")
-    workdir = Path(_WORKDIR.value)
-    try:
-        result = execute(_CONFIG.value, workdir)
-    except Interrupted:
-        return stopped(workdir)
-    if launch.is_main_process():
-        report.build([result], workdir)
-        report.console_table([result])
-        print(f"table and figures: {workdir}")
-    return 0
-
-
-def stopped(workdir: Path) -> int:
-    print(
-        f"stopped; its state is in {workdir}, the same command goes on from there",
-        file=sys.stderr,
-    )
-    return 130
 
 
 class Part(NamedTuple):
@@ -57,6 +28,36 @@ class Part(NamedTuple):
 
     config: ConfigDict
     workdir: Path
+
+
+class Job(NamedTuple):
+    """What is to run: a problem, built and checked once, and whose its seeds are.
+
+    Attributes:
+      problem: its seeds are those of the first part, then those of the second, ….
+      parts: whose lanes they are. The seconds of a part are its share of all.
+      checkpoints: folder of the state that the parts have in common.
+    """
+
+    problem: Problem
+    parts: tuple[Part, ...]
+    checkpoints: Path
+
+
+def prepare(config: ConfigDict, workdir: Path) -> Job:
+    """Builds and checks what a config describes; runs and writes nothing.
+
+    Args:
+      config: of one row.
+      workdir: the folder of its run.
+
+    Raises:
+      ValueError: the config contradicts itself.
+      DataError: the data set cannot be had.
+    """
+    problem = configs.problem(config)
+    validate(problem)
+    return Job(problem, (Part(config, workdir),), workdir / "checkpoints")
 
 
 def execute(config: ConfigDict, workdir: Path) -> Result:
@@ -70,39 +71,29 @@ def execute(config: ConfigDict, workdir: Path) -> Result:
       The result, as written to ``workdir/result.json``.
 
     Raises:
-      UsageError: the folder cannot be written or belongs to another config.
-      ValueError: the config contradicts itself.
-      Interrupted: Ctrl-C or SIGTERM; the state is saved.
+      As `prepare` and `carry_out`.
     """
-    problem = configs.problem(config)
-    parts = [Part(config, workdir)]
-    return execute_together(problem, parts, workdir / "checkpoints")[0]
+    return carry_out(prepare(config, workdir))[0]
 
 
-def execute_together(
-    problem: Problem, parts: Sequence[Part], checkpoints: Path
-) -> list[Result]:
-    """Runs several configs as one problem, each into a folder of its own.
-
-    Args:
-      problem: its seeds are those of the first part, then those of the second, ….
-      parts: whose lanes they are. A part's seconds are its share of them all.
-      checkpoints: folder of the state they have in common.
+def carry_out(job: Job) -> list[Result]:
+    """Runs a job, or what is left of it, each part into a folder of its own.
 
     Returns:
       The parts' results.
 
     Raises:
-      As `execute`.
+      UsageError: a folder cannot be written or belongs to another config.
+      Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
-    validate(problem)
-    write = launch.is_main_process()
+    problem, parts = job.problem, job.parts
+    write = machine.is_main_process()
     ends = np.cumsum([len(part.config.seeds) for part in parts]).tolist()
     lanes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
     logs = []
     for part in parts:
         if write:
-            launch.writable(part.workdir)
+            machine.writable(part.workdir)
             _claim(part.workdir, part.config)
         logs.append(Log(part.workdir / "metrics.jsonl" if write else None))
     config, many = parts[0].config, len(parts)
@@ -110,16 +101,17 @@ def execute_together(
     label += f", {many} settings at once" if many > 1 else ""
     found: list[Result] = []
     with (
-        launch.StopOnSignal() as stop,
+        machine.StopOnSignal() as stop,
         Display(
             label, problem.stream.num_tasks, config.train.epochs, not write
         ) as show,
     ):
         for event in protocol.run(
             problem,
-            checkpoints=checkpoints,
+            checkpoints=job.checkpoints,
             save_every=config.checkpoint_every,
             stop=stop,
+            checked=True,
         ):
             show.show(event)
             own = [of_lanes(event, mine, 1 / many) for mine in lanes]
@@ -162,7 +154,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
         try:
             theirs = json.loads(file.read_text())
         except ValueError as error:
-            raise launch.UsageError(
+            raise machine.UsageError(
                 f"{file} is not valid JSON ({error}); use another --workdir"
             ) from error
         different = [
@@ -171,7 +163,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
             if key.split(".")[0] not in free
         ]
         if different:
-            raise launch.UsageError(
+            raise machine.UsageError(
                 f"{workdir} holds a run of another config: {'; '.join(different)}; "
                 "use another --workdir"
             )
@@ -210,17 +202,8 @@ def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
         tasks_done=done.task + 1,
         steps=int(done.steps.sum()),
         wall_s=done.seconds,
-        device=launch.device(),
-        versions=launch.versions(),
+        device=machine.device(),
+        versions=machine.versions(),
         notes=told,
         space=done.report or None,
     )
-
-
-if __name__ == "__main__":
-    _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:row; fields are --config.field=value."
-    )
-    flags.mark_flag_as_required("config")
-    launch.run(main)

@@ -9,8 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import notes
 from jaxcl.training.protocol import EpochDone, Started, TaskDone
+
+from . import notes
 
 _LINE_EVERY = 10.0  # seconds between plain lines inside a task
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from experiments import config as configs
 from jaxcl.training.problem import Problem
 
+from .. import config as configs
 from ..config import OPTIMIZERS
 
 

@@ -74,6 +74,7 @@ def run(
     save_every: float = 600.0,
     stop: Callable[[], bool] = lambda: False,
     mesh: SeedMesh | None = None,
+    checked: bool = False,
 ) -> Iterator[Started | EpochDone | TaskDone]:
     """Trains every seed on every task in turn, measuring all tasks after each.
 
@@ -85,6 +86,7 @@ def run(
       save_every: seconds.
       stop: asked after each epoch; True saves and raises `Interrupted`.
       mesh: where seeds run; by default laid over all devices.
+      checked: whether `jaxcl.training.problem.validate` has passed the problem already.
 
     Yields:
       One `Started`, an `EpochDone` per epoch and a `TaskDone` per task.
@@ -95,7 +97,8 @@ def run(
       Interrupted: `stop` returned True; the state is saved.
     """
     stream, plan, seeds = problem.stream, problem.plan, problem.seeds
-    validate(problem)
+    if not checked:
+        validate(problem)
     mesh = mesh or SeedMesh(len(seeds), problem.seed_mode)
     fns = make_programs(problem, mesh)
     store = Checkpoints(checkpoints) if checkpoints else None

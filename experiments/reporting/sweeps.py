@@ -1,0 +1,106 @@
+"""A sweep's table: what each setting gave on validation data, the best marked."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxcl import metrics
+
+from ..runs.results import Result
+from .scores import LABELS
+
+
+class Score(NamedTuple):
+    """What a run says of its settings, on validation data."""
+
+    row: str
+    settings: str  # in words
+    accuracy: metrics.Interval  # ACC
+    forgetting: metrics.Interval
+    best: bool  # of its row
+
+
+def rank(settings: Sequence[str], results: Sequence[Result]) -> list[Score]:
+    """Scores the runs; the best of a row has the fewest failed seeds, then most ACC.
+
+    Args:
+      settings: of each run, in words.
+      results: of the runs.
+    """
+    scores = [
+        Score(
+            result.row,
+            name,
+            metrics.interval(metrics.average_accuracy(result.matrix)),
+            metrics.interval(metrics.forgetting(result.matrix)),
+            False,
+        )
+        for name, result in zip(settings, results, strict=True)
+    ]
+    best: dict[str, int] = {}
+    for i, score in enumerate(scores):
+        if score.row not in best or _merit(score) > _merit(scores[best[score.row]]):
+            best[score.row] = i
+    return [s._replace(best=i in best.values()) for i, s in enumerate(scores)]
+
+
+def _merit(score: Score) -> tuple[int, float]:
+    accuracy = score.accuracy
+    return -accuracy.failed, accuracy.mean if accuracy.n else -1.0
+
+
+def text_table(scores: Sequence[Score]) -> str:
+    """The sweep as plain text, the best of each row marked."""
+    table = Table(title="On validation data; * the best of its method", box=None)
+    table.add_column("Method")
+    table.add_column("Settings")
+    for head in ("ACC %", "Forgetting %", "Failed"):
+        table.add_column(head, justify="right")
+    for s in scores:
+        table.add_row(
+            LABELS.get(s.row, s.row),
+            s.settings + (" *" if s.best else ""),
+            _percent(s.accuracy),
+            _percent(s.forgetting),
+            f"{s.accuracy.failed}/{s.accuracy.n + s.accuracy.failed}",
+        )
+    console = Console(file=io.StringIO(), width=200, color_system=None)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+
+
+def csv_table(scores: Sequence[Score]) -> str:
+    """The sweep as CSV, shares not percent."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        ["row", "settings", "acc", "acc_std", "forgetting", "seeds", "failed", "best"]
+    )
+    for s in scores:
+        a = s.accuracy
+        writer.writerow(
+            [
+                s.row,
+                s.settings,
+                a.mean,
+                a.std,
+                s.forgetting.mean,
+                a.n + a.failed,
+                a.failed,
+                int(s.best),
+            ]
+        )
+    return out.getvalue()
+
+
+def _percent(interval: metrics.Interval) -> str:
+    if not interval.n:
+        return "–"
+    spread = f" ± {100 * interval.std:.2f}" if interval.n > 1 else ""
+    return f"{100 * interval.mean:.2f}{spread}"

@@ -1,0 +1,46 @@
+r"""Runs one method on one benchmark, all seeds at once.
+
+python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
+
+The same command goes on where it was broken off. The workdir gets `config.json`,
+`metrics.jsonl`, `result.json`, checkpoints, and the table and figures of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from jaxcl.training.protocol import Interrupted
+
+from . import launch
+from .reporting.build import build, console_table
+from .runs import machine
+from .runs.execute import execute
+
+
+def main(argv: Sequence[str]) -> int:
+    if _WORKDIR.value is None:
+        raise machine.UsageError("--workdir=DIR is missing: where results go")
+    workdir = Path(_WORKDIR.value)
+    try:
+        result = execute(_CONFIG.value, workdir)
+    except Interrupted:
+        return launch.stopped(workdir)
+    if machine.is_main_process():
+        build([result], workdir)
+        console_table([result])
+        print(f"table and figures: {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "FILE or FILE:row; fields are --config.field=value."
+    )
+    flags.mark_flag_as_required("config")
+    launch.run(main)

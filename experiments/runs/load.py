@@ -1,0 +1,57 @@
+"""Finds and loads the runs that lie under folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import results
+from .results import Result
+
+# What a run's folder holds before its first task has ended.
+STARTED = ("config.json", "metrics.jsonl")
+EXPECTED = (
+    f"a run's folder (with {results.FILE_NAME}) or a comparison's (whose sub-folders "
+    f"are runs)"
+)
+
+
+def find(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
+    """Loads every result under run and comparison folders; each once.
+
+    Args:
+      folders: run folders and comparison folders, mixed.
+
+    Returns:
+      The results, and a sentence on every run that has started but has none yet.
+
+    Raises:
+      FileNotFoundError: a folder is missing or holds no run.
+      ValueError: a result cannot be read.
+    """
+    found: dict[Path, Result] = {}
+    pending: dict[Path, str] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; expected {EXPECTED}")
+        runs = [folder] if (folder / results.FILE_NAME).is_file() else []
+        # A comparison may hold a config.json of its own: look into it first.
+        runs = runs or [run for run in sorted(folder.iterdir()) if _is_run(run)]
+        runs = runs or ([folder] if _is_run(folder) else [])
+        if not runs:
+            raise FileNotFoundError(f"{folder}: holds no run; expected {EXPECTED}")
+        for run in runs:
+            key = run.resolve()
+            if (run / results.FILE_NAME).is_file():
+                found.setdefault(key, results.load(run))
+            else:
+                pending[key] = f"{run}: left out, its first task has not ended yet."
+    if not found:
+        raise FileNotFoundError(
+            f"{folders[0]}: no {results.FILE_NAME} yet; expected {EXPECTED}"
+        )
+    return list(found.values()), list(pending.values())
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (results.FILE_NAME, *STARTED))

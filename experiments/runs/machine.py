@@ -1,0 +1,106 @@
+"""Where a run runs: devices, versions, folders that can be written, signals."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+
+import jax
+
+PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class UsageError(Exception):
+    """Something the user gave is wrong; the message is all they need."""
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else (os.cpu_count() or 1)
+    )
+
+
+def device() -> str:
+    """What runs, in words: "2 × cpu (AMD EPYC)"."""
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    if devices[0].platform == "cpu":
+        kind = f"cpu ({_processor()})"
+    return f"{len(devices)} × {kind}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the files; all of them compute."""
+    return jax.process_index() == 0
+
+
+def writable(folder: Path) -> Path:
+    """Makes a folder to write results into.
+
+    Raises:
+      UsageError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror}; give another --workdir"
+        ) from error
+    return folder
+
+
+class StopOnSignal:
+    """Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
+
+    def __init__(self):
+        self.asked = False
+        self._old: dict[int, object] = {}
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    def __enter__(self) -> StopOnSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._old[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("\nstopping at the end of this epoch ...", file=sys.stderr, flush=True)
