@@ -7,7 +7,7 @@ scikit-learn's 1,797 digits of 8 × 8 pixels in five tasks of two classes each.
 
 from ml_collections import ConfigDict
 
-from experiments.config import base, finish, variant
+from jaxcl.benchmark import base, finish, variant
 
 METHODS = {
     # Clipped: where the penalty is steep, a plain SGD step overshoots and diverges.
@@ -26,7 +26,7 @@ METHODS = {
 
 def get_config(argument: str = "") -> ConfigDict:
     """Argument: a row."""
-    row, _ = variant(argument, ())
+    row, _ = variant(argument)
     config = base("digits")
     config.rows = ("bp", "bp_star", "bp_star_star", "ewc", "joint")
     config.model.update(name="mlp", widths=(100, 100), dropout=0.0)

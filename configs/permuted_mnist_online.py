@@ -17,7 +17,7 @@ five seeds take a quarter of an hour on two. The variant ``fast`` is three tasks
 
 from ml_collections import ConfigDict
 
-from experiments.config import base, finish, variant
+from jaxcl.benchmark import Variant, base, finish, variant
 
 METHODS = {
     "gpm": {"threshold": (0.95, 0.99, 0.99)},
@@ -38,9 +38,22 @@ METHODS = {
 }
 
 
+VARIANTS = {
+    "fast": Variant(
+        {
+            "name": "permuted_mnist_online_fast",
+            "data.num_tasks": 6,
+            "data.tasks": (3, 6),
+            "data.train_per_task": 2000,
+            "data.test_per_task": 1000,
+        }
+    )
+}
+
+
 def get_config(argument: str = "") -> ConfigDict:
     """Argument: a row, "fast", or both with a comma between."""
-    row, chosen = variant(argument, ("fast",))
+    row, chosen = variant(argument, VARIANTS)
     config = base("permuted_mnist_online")
     config.rows = ("bp", "ewc", "mas", "agem")
     config.data.update(
@@ -56,13 +69,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.model.update(name="mlp", widths=(256, 256), dropout=0.0, start="normal")
     config.optimizer.lr = 0.03
     config.train.update(epochs=1, batch_size=10)
-    finish(config, row, METHODS)
-    if chosen == "fast":
-        config.name = "permuted_mnist_online_fast"
-        config.data.update(
-            num_tasks=6, tasks=(3, 6), train_per_task=2000, test_per_task=1000
-        )
-    return config
+    return finish(config, row, METHODS, VARIANTS.get(chosen))
 
 
 def sweep() -> dict[str, dict[str, tuple]]:

@@ -21,7 +21,7 @@ tasks. LwF's old answers on new classes do a little.
 
 from ml_collections import ConfigDict
 
-from experiments.config import base, finish, variant
+from jaxcl.benchmark import base, finish, variant
 
 SCENARIOS = ("task", "domain", "class")
 

@@ -18,6 +18,8 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from jaxcl.strategies import label
+
 from . import launch
 from .runs import machine
 from .runs.timers import CASES, Timer, convolution_step, jax_step, torch_step
@@ -32,9 +34,9 @@ def contestants(name: str, lanes: str) -> dict[str, Timer]:
         }
     case = CASES[name]
     found = {
-        f"{method}, {n} seed{'s' * (n > 1)}": jax_step(case, method, n, lanes)
-        for method in case.methods
-        for n in ((1, 5) if method == "finetune" else (5,))
+        f"{label(row)}, {n} seed{'s' * (n > 1)}": jax_step(case, row, n, lanes)
+        for row in case.methods
+        for n in ((1, 5) if row == "bp" else (5,))
     }
     torch_timer = torch_step(case)
     return found | ({"PyTorch, 1 seed": torch_timer} if torch_timer else {})
@@ -52,19 +54,19 @@ def main(argv: Sequence[str]) -> int:
     rows = []
     for name in _CASES.value:
         timers = contestants(name, _LANES.value)
-        times: dict[str, list[float]] = {label: [] for label in timers}
+        times: dict[str, list[float]] = {what: [] for what in timers}
         for _ in range(_ROUNDS.value):
-            for label, timer in timers.items():
-                times[label].append(timer())
-        median = {label: float(np.median(t)) for label, t in times.items()}
-        bp = median.get("finetune, 5 seeds")
+            for what, timer in timers.items():
+                times[what].append(timer())
+        median = {what: float(np.median(t)) for what, t in times.items()}
+        bp = median.get("BP, 5 seeds")
         torch_time = median.get("PyTorch, 1 seed")
         batch = 64 if name == "conv" else CASES[name].batch
-        for label, t in median.items():
+        for what, t in median.items():
             rows.append(
                 {
                     "case": name,
-                    "what": label,
+                    "what": what,
                     "us_per_step_and_seed": t * 1e6,
                     "images_per_s": batch / t,
                     "to_bp": t / bp if bp else None,

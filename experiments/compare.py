@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
+from .config import folder, in_effect
 from .reporting.build import build, console_table
 from .runs import machine
 from .runs.execute import carry_out, prepare
@@ -29,8 +30,12 @@ def main(argv: Sequence[str]) -> int:
     shared = _CONFIG.value
     rows = _ROWS.value or list(shared.rows)
     workdir = Path(_WORKDIR.value or Path("results") / shared.name)
+    configs = launch.row_configs(rows)
+    if _PRINT.value:
+        print("\n\n".join(map(in_effect, configs)))
+        return 0
     # Every mistake is found before anything runs.
-    jobs = [prepare(launch.row_config(row), workdir / row) for row in rows]
+    jobs = [prepare(config, workdir / folder(config.row)) for config in configs]
     try:
         results = [result for job in jobs for result in carry_out(job)]
     except Interrupted:
@@ -46,7 +51,8 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the config's own.")
     _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:variant; fields are --config.field=value."
+        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
     )
+    _PRINT = flags.DEFINE_bool("print_config", False, "Print configs, run nothing.")
     flags.mark_flag_as_required("config")
     launch.run(main)

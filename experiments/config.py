@@ -1,176 +1,43 @@
-"""What a config holds, and what it means: ml_collections in, a `Problem` out.
-
-A *row* of a comparison is a strategy and the protocol settings that make it the method
-of that name. A benchmark's file in `configs/` calls `base`, fills in its setting, and
-ends with `finish(config, row, methods)`.
-"""
+"""What a config means: ml_collections in, a `Problem` out."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import optax
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from jaxcl import strategies
+from jaxcl.benchmark import base, required
 from jaxcl.data import scenarios, sources
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
 
-# Row -> the strategy it is and the settings that make it so.
-ROWS: dict[str, dict[str, Any]] = {
-    "bp": {"strategy": "finetune", "train.select": "last"},
-    "bp_star": {
-        "strategy": "finetune",
-        "train.select": "best",
-        "train.select_metric": "accuracy",
-    },
-    "bp_star_star": {"strategy": "frozen"},
-    "joint": {"strategy": "finetune", "joint": True},
-    "ewc": {"strategy": "ewc"},
-    "si": {"strategy": "si"},
-    "mas": {"strategy": "mas"},
-    "lwf": {"strategy": "lwf"},
-    "gpm": {"strategy": "gpm"},
-    "owm": {"strategy": "owm"},
-    "agem": {"strategy": "agem"},
-    "er": {"strategy": "er"},
-    "derpp": {"strategy": "derpp"},
-    "hat": {"strategy": "hat"},
-}
-
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
-def base(name: str) -> ConfigDict:
-    """The fields every config has, at neutral values; see each comment.
-
-    A field whose default is None takes the type that is written here.
-    """
-    optional = config_dict.placeholder
-    return ConfigDict(
-        {
-            "name": name,
-            "row": "",
-            "strategy": "finetune",  # registered name or "package.module:factory"
-            "method": {},  # the strategy's settings
-            "seeds": (0, 1, 2, 3, 4),
-            "joint": False,  # each task trains on all data so far
-            "measure": "test",  # "valid": the matrix that settings are chosen by
-            "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
-            "rows": tuple(ROWS),  # what `compare` runs by default
-            "data": {
-                "dataset": "digits",
-                "stream": "split",
-                "scenario": "task",
-                "num_tasks": 5,
-                "classes_per_task": optional(int),
-                "class_order": "fixed",
-                "valid_fraction": 0.1,
-                "stratified": False,  # hold out the same share of each class
-                "first_permuted": True,
-                "train_per_task": optional(int),
-                "test_per_task": optional(int),
-                "tasks": optional(tuple),  # (first, stop) of the stream's; None: all
-                "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
-                "std": optional(tuple),
-            },
-            "model": {"name": "mlp"},  # and the fields of that model
-            "optimizer": {
-                "name": "sgd",  # sgd, adam, adamw or "package.module:factory"
-                "lr": 0.01,
-                "momentum": 0.0,  # sgd
-                "weight_decay": 0.0,
-                "clip": optional(float),  # global norm of the gradient
-            },
-            "train": {
-                "epochs": optional(int),
-                "max_steps": optional(int),
-                "batch_size": 64,
-                "eval_batch_size": 256,
-                "patience": optional(int),
-                "lr_factor": 3.0,
-                "lr_min": 1e-4,
-                "patience_metric": "accuracy",
-                "select": "last",
-                "select_metric": "accuracy",
-            },
-            "checkpoint_every": 600.0,  # seconds
-        }
-    )
+def folder(row: str) -> str:
+    """The name of a row's folder: an import path's colon is no good in one."""
+    return row.replace(":", ".")
 
 
-def finish(
-    config: ConfigDict, row: str, methods: Mapping[str, Mapping[str, Any]]
-) -> ConfigDict:
-    """Makes a benchmark's config that of one row.
-
-    Args:
-      config: from `base`, filled in.
-      row: one of `ROWS`.
-      methods: row -> settings of its strategy. A dotted key ("optimizer.lr") sets a
-        field of the config instead: papers train some methods otherwise.
-
-    Returns:
-      The config; ``config.method`` lists every setting of the strategy.
+def method_of(config: ConfigDict) -> strategies.Method:
+    """The method that a config's run is of, as its row says.
 
     Raises:
-      ValueError: an unknown row.
+      ValueError: the row is another strategy's: results would bear its name.
     """
-    if row not in ROWS:
-        raise ValueError(f"unknown strategy {row!r}; known: {', '.join(ROWS)}")
-    config.row = row
-    preset = dict(ROWS[row])
-    config.strategy = preset.pop("strategy")
-    method = defaults(strategies.factory(config.strategy))
-    for key, value in {**preset, **methods.get(row, {})}.items():
-        if "." in key or key in config:
-            config.update_from_flattened_dict({key: value})
-        else:
-            method[key] = value
-    config.method = ConfigDict(method)
-    return config
-
-
-def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
-    """A factory's keyword settings with their defaults; required ones are left out."""
-    return {
-        p.name: p.default
-        for p in inspect.signature(factory).parameters.values()
-        if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
-    }
-
-
-def variant(argument: str, names: tuple[str, ...]) -> tuple[str, str]:
-    """Splits a config file's argument "row", "variant" or "row,variant".
-
-    Args:
-      argument: what follows the colon of ``--config=FILE:argument``.
-      names: the variants the file has.
-
-    Returns:
-      The row ("bp" if none is given) and the variant ("" if none is given).
-
-    Raises:
-      ValueError: a part that is neither, or given twice.
-    """
-    row, chosen = "", ""
-    for part in filter(None, argument.split(",")):
-        if part in names and not chosen:
-            chosen = part
-        elif part in ROWS and not row:
-            row = part
-        else:
-            raise ValueError(
-                f"config argument {argument!r}: {part!r} is no row ({', '.join(ROWS)})"
-                f" and no variant ({', '.join(names) or 'this file has none'})"
-            )
-    return row or "bp", chosen
+    found = strategies.method(config.row or strategies.row_of(config.strategy))
+    if found.factory is not strategies.factory(config.strategy):
+        raise ValueError(
+            f"row {config.row!r} is not strategy {config.strategy!r}: name the row, "
+            "--config=FILE:ROW, or give --config.strategy on the command line"
+        )
+    return found
 
 
 def _require_values(config: ConfigDict, like: ConfigDict, path: str) -> None:
@@ -180,6 +47,21 @@ def _require_values(config: ConfigDict, like: ConfigDict, path: str) -> None:
             _require_values(config[name], default, f"{path}.{name}")
         elif default is not None and config[name] is None:
             raise ValueError(f"{path}.{name} needs a value, got None")
+
+
+def in_effect(config: ConfigDict) -> str:
+    """Every field of a config, one per line, as ``--config.FIELD`` names it."""
+    lines = [f"# {config.name}, {config.row or config.strategy}"]
+    lines += [f"{field} = {value!r}" for field, value in _flat(config.to_dict())]
+    return "\n".join(lines)
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in sorted(fields.items()):
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def problem(config: ConfigDict) -> Problem:
@@ -199,7 +81,7 @@ def problem(config: ConfigDict) -> Problem:
     if tasks is not None:
         stream = stream.between(*tasks)
     train = config.train.to_dict()
-    settings = config.method.to_dict()
+    settings = _method_settings(config)
 
     def make_strategy(setup, **varied):
         return strategies.make(config.strategy, setup, settings | varied)
@@ -215,6 +97,18 @@ def problem(config: ConfigDict) -> Problem:
         measure=config.measure,
         seed_mode=config.seed_mode,
     )
+
+
+def _method_settings(config: ConfigDict) -> dict[str, Any]:
+    factory = method_of(config).factory
+    settings = config.method.to_dict()
+    for name in required(factory):
+        if settings.get(name) is None:
+            raise ValueError(
+                f"strategy {config.strategy!r} needs a value for {name}: "
+                f"--config.method.{name}=VALUE"
+            )
+    return settings
 
 
 def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:

@@ -36,13 +36,13 @@ from ml_collections import ConfigDict, config_flags
 
 from jaxcl import metrics
 from jaxcl.nn.layers import NORMS
+from jaxcl.strategies import METHODS
 from jaxcl.strategies.hat import AT_CLAMP
 from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
 
 from . import launch
-from .launch import row_config
-from .reporting.style import COLOURS, DPI, STYLE
+from .reporting.style import DPI, STYLE
 from .runs import machine, notes
 from .runs.execute import carry_out, prepare
 from .runs.results import OK, Result
@@ -88,7 +88,7 @@ def lr_points(lrs: Sequence[float]) -> list[Point]:
     points = []
     for swept in SWEPT:
         for lr in lrs:
-            config = row_config("hat")
+            config = launch.row_configs(["hat"])[0]
             config.optimizer.lr = lr
             run = swept
             if swept == "bp":
@@ -97,7 +97,7 @@ def lr_points(lrs: Sequence[float]) -> list[Point]:
             elif lr == REFERENCE_LR:
                 run = "all"  # the same run, whichever rate is swept
             elif swept != "all":
-                config.optimizer.name = f"experiments.hat_limits:sgd_{swept}"
+                config.optimizer.name = f"{__package__}.hat_limits:sgd_{swept}"
             points.append(Point(swept, lr, config, f"{run}_{lr:g}"))
     return points
 
@@ -105,7 +105,7 @@ def lr_points(lrs: Sequence[float]) -> list[Point]:
 def norm_points() -> list[Point]:
     points = []
     for norm in NORMS:
-        config = row_config("hat")
+        config = launch.row_configs(["hat"])[0]
         config.model.norm = norm
         config.method.refuse_shared_norm = False
         points.append(Point("hat", norm, config, norm))
@@ -114,8 +114,7 @@ def norm_points() -> list[Point]:
 
 def capacity_points() -> list[Point]:
     points = []
-    for row in ROWS:
-        config = row_config(row)
+    for row, config in zip(ROWS, launch.row_configs(ROWS), strict=True):
         threshold = config.method.get("threshold")
         if config.data.scenario != "task" and isinstance(threshold, tuple):
             # A head a task is not projected; the threshold of the shared one goes.
@@ -192,7 +191,7 @@ def norm_figure(lines: Sequence[dict[str, Any]], results: Sequence[Result]) -> F
     for ax, name in zip(panels, ("acc", "bwt"), strict=True):
         for y, result in enumerate(results):
             seeds = scores(result)[name]
-            ax.barh(y, lines[y][name], color=COLOURS["hat"], alpha=0.6)
+            ax.barh(y, lines[y][name], color=METHODS["hat"].colour, alpha=0.6)
             ax.scatter(seeds, np.full(len(seeds), y), 9, "w", edgecolors="k", lw=0.6)
         ax.set_yticks(range(len(lines)), [line["x"] for line in lines])
         ax.set_xlabel(f"{name.upper()} %, a dot a seed")
@@ -211,11 +210,11 @@ def capacity_figure(
         matrix = 100 * result.matrix[healthy]
         new = np.diagonal(matrix, axis1=1, axis2=2)[:, :done].mean(0)
         far = np.stack([matrix[:, i, : i + 1].mean(1) for i in range(done)], 1).mean(0)
-        learned.plot(task, new, color=COLOURS[row], label=row)
-        seen.plot(task, far, color=COLOURS[row])
+        learned.plot(task, new, color=METHODS[row].colour, label=row)
+        seen.plot(task, far, color=METHODS[row].colour)
         for name, taken in notes.layers(result.space or {}).items():
             left = 100 * (1 - taken[healthy, :done].mean(0))
-            free.plot(task, left, color=COLOURS[row], lw=0.8)
+            free.plot(task, left, color=METHODS[row].colour, lw=0.8)
             free.text(task[-1], left[-1], f" {name}", size=6, va="center")
     learned.set_title("the task just learned, accuracy %")
     seen.set_title("mean of the tasks so far, accuracy %")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from jaxcl import strategies
+from jaxcl.benchmark import load
 from jaxcl.data.cache import DataError, cache_root
 from jaxcl.training.checkpoints import CheckpointError
 
-from . import config as configs
 from .runs.machine import UsageError, cores
 
 _COORDINATOR = flags.DEFINE_string(
@@ -34,6 +33,9 @@ _CLUSTER = flags.DEFINE_bool(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Parts to split a CPU into; by default one a core."
 )
+
+
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 class _OptionalInt(flags.IntegerParser):
@@ -55,9 +57,67 @@ config_flags.register_flag_parser_for_type(float, _OptionalFloat())
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Parses flags, prepares JAX, runs `main`; a user's mistake is one line, exit 2."""
     try:
-        app.run(_guarded(main), flags_parser=_parse)
-    except UsageError as error:
+        # ml_collections reads fields from sys.argv itself.
+        sys.argv = written_out(sys.argv)
+    except ValueError as error:
         fail(error)
+    app.run(_guarded(main), flags_parser=_parse)
+
+
+def written_out(argv: Sequence[str]) -> list[str]:
+    """A command line with its config as FILE:ROW,VARIANT.
+
+    ``--config`` may name a shipped config ("digits:ewc"), and ``--config.strategy`` a
+    strategy, which then is the row, with all that makes a row of it.
+
+    Raises:
+      ValueError: an unknown strategy or config.
+    """
+    argv, strategy = _taken(list(argv), "config.strategy")
+    argv, config = _taken(argv, "config")
+    if config is None:
+        return argv
+    name, _, argument = config.partition(":")
+    if strategy is not None:
+        row, variants = _split(argument)
+        if strategies.strategy_name(strategies.method(row)) != strategy:
+            row = strategies.row_of(strategy)
+        argument = ",".join([row, *variants])
+    written = f"--config={shipped(name)}" + (f":{argument}" if argument else "")
+    return [*argv[:1], written, *argv[1:]]
+
+
+def _taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
+    """A command line without a flag, and the flag's value: "--x=1" or "--x 1"."""
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in (f"-{flag}", f"--{flag}"):
+            after = i + 1 if equals else i + 2
+            value = value if equals else "".join(argv[i + 1 : after])
+            return argv[:i] + argv[after:], value
+    return argv, None
+
+
+def _split(argument: str) -> tuple[str, list[str]]:
+    """The row that a config's argument names, "bp" if none, and its other parts."""
+    parts = [part for part in argument.split(",") if part]
+    named = [part for part in parts if strategies.is_row(part)]
+    return (named or ["bp"])[0], [part for part in parts if part not in named[:1]]
+
+
+def shipped(name: str) -> str:
+    """The file of a config that this package brings, by its name; a file's own path.
+
+    Raises:
+      ValueError: a name without a file.
+    """
+    file = CONFIGS / f"{name}.py"
+    if not name.isidentifier() or Path(name).is_file():
+        return name
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
+        raise ValueError(f"no config {name!r}; known: {known}, or a file's path")
+    return str(file)
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -100,15 +160,6 @@ def _unknown_field(argv: list[str]) -> str | None:
     return None
 
 
-def load(file: Path) -> ModuleType:
-    """A config file as a module, with its ``get_config`` and perhaps a ``sweep``."""
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    assert spec and spec.loader  # ml_collections has loaded it already
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def config_file() -> tuple[Path, str]:
     """The file that --config names, and the argument after its colon."""
     named = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -116,21 +167,36 @@ def config_file() -> tuple[Path, str]:
     return Path(file), argument
 
 
-def row_config(row: str) -> ConfigDict:
-    """The config of one row: the file's, then what the command line sets."""
-    flag = flags.FLAGS["config"]
+def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
+    """The config of each row: the file's, then what the command line sets.
+
+    A field of the command line holds for every row; a setting of a method,
+    ``--config.method.x``, for the one row that ``--config=FILE:ROW`` names.
+
+    Raises:
+      ValueError: a field that a row's config does not have; settings of a method that
+        is not among the rows.
+    """
     file, argument = config_file()
-    given = [p for p in argument.split(",") if p and p not in configs.ROWS]
-    config = load(file).get_config(",".join([row, *given]))
-    for key, value in config_flags.get_override_values(flag).items():
-        try:
-            config.update_from_flattened_dict({key: value})
-        except KeyError as error:
-            # A setting of one method's is none of another's.
-            if not key.startswith("method."):
-                raise ValueError(f"--config.{key}: no such field") from error
-            print(f"{row} has no setting {key}: left as it is", file=sys.stderr)
-    return config
+    named, variants = _split(argument)
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    if named not in rows and any(key.startswith("method.") for key in given):
+        raise ValueError(
+            f"--config.method... is set for {named!r}, which is not among the rows: "
+            f"{', '.join(rows)}"
+        )
+    module, found = load(file), []
+    for row in rows:
+        config = module.get_config(",".join([row, *variants]))
+        for key, value in given.items():
+            if key.startswith("method.") and row != named:
+                continue
+            try:
+                config.update_from_flattened_dict({key: value})
+            except KeyError as error:
+                raise ValueError(f"--config.{key}: {row} has no such field") from error
+        found.append(config)
+    return found
 
 
 def stopped(workdir: Path) -> int:

@@ -17,12 +17,16 @@ from ml_collections import config_flags
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
+from .config import in_effect
 from .reporting.build import build, console_table
 from .runs import machine
 from .runs.execute import execute
 
 
 def main(argv: Sequence[str]) -> int:
+    if _PRINT.value:
+        print(in_effect(_CONFIG.value))
+        return 0
     if _WORKDIR.value is None:
         raise machine.UsageError("--workdir=DIR is missing: where results go")
     workdir = Path(_WORKDIR.value)
@@ -40,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
     _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:row; fields are --config.field=value."
+        "config", None, "NAME, FILE or FILE:row; fields are --config.field=value."
     )
+    _PRINT = flags.DEFINE_bool("print_config", False, "Print the config, run nothing.")
     flags.mark_flag_as_required("config")
     launch.run(main)

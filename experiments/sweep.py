@@ -34,9 +34,8 @@ def main(argv: Sequence[str]) -> int:
     whole = module.sweep()
     rows = _ROWS.value or list(whole)
     workdir = Path(_WORKDIR.value or Path("results") / f"{_CONFIG.value.name}_sweep")
-    found = grid.points(
-        {row: grid.row_grid(whole, row) for row in rows}, launch.row_config
-    )
+    configs = launch.row_configs(rows)
+    found = grid.points({row: grid.row_grid(whole, row) for row in rows}, configs)
     prepared = grid.prepare_points(found, workdir)
     try:
         results = grid.run_points(prepared)
@@ -55,7 +54,7 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME_sweep.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default all of sweep().")
     _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:variant; fields are --config.field=value."
+        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
     )
     flags.mark_flag_as_required("config")
     launch.run(main)

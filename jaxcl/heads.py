@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.types import Batch, Setup, TaskLoss
+from jaxcl.types import Batch, PyTree, Setup, TaskLoss
 
 SCENARIOS = ("task", "domain", "class")
 

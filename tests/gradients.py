@@ -32,7 +32,8 @@ from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
 from jaxcl.setup import context
 from jaxcl.training.plan import Plan
-from jaxcl.training.problem import Problem, make_setup, own
+from jaxcl.training.problem import Problem, make_setup, per_seed
+from jaxcl.training.programs import make_programs
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import Batch, Params, PyTree, strategy
 
@@ -133,7 +134,7 @@ def problem(case: Case) -> Problem:
         make_strategy=recorder,
         optimizer=optax.set_to_zero(),
         plan=Plan(epochs=1, batch_size=batch),
-        seed_mode=case.per_seed,
+        seed_mode=case.seed_mode,
     )
 
 
@@ -192,9 +193,13 @@ def check(case: Case) -> Error:
     """The worst leaf of a case, over all seeds."""
     prob = problem(case)
     stream, (batch_size, distance) = prob.stream, batch_and_kink(case)
-    where = SeedMesh(len(SEEDS), case.per_seed, jax.devices()[:1])
+    where = SeedMesh(len(SEEDS), case.seed_mode, jax.devices()[:1])
     fns = make_programs(prob, where)
-    mine, zero, task = where.spread(own(prob)), where.share(np.int32(0)), np.int32(1)
+    mine, zero, task = (
+        where.spread(per_seed(prob)),
+        where.share(np.int32(0)),
+        np.int32(1),
+    )
     net, model_state = initial(case.model, case.norm, case.full)
     seed = jax.eval_shape(fns.init, (), mine, ())
     seed = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), seed)
@@ -274,7 +279,7 @@ def main() -> None:
     for case in cases(*chosen, full=args.width == "full"):
         start = time.perf_counter()
         e = check(case)
-        row = (case.model, case.norm, "on" if case.dropout else "off", case.per_seed)
+        row = (case.model, case.norm, "on" if case.dropout else "off", case.seed_mode)
         took = f"{time.perf_counter() - start:.0f}"
         values = (*row, f"{e.relative:.1e}", f"`{e.leaf}`", str(e.draws), took)
         print(f"| {' | '.join(values)} |", flush=True)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcl.nn import layers, models
+from jaxcl.training.problem import validate
 
 TASKS, CHANNELS = 3, 4
 
@@ -95,12 +96,12 @@ def test_normalising_a_batch_of_one_is_refused_by_name(problem):
 
     for norm in ("batch", "batch_current", "batch_per_task"):
         with pytest.raises(ValueError, match=f"batch_size .*'{norm}'.*got 1"):
-            check(at(norm, plan=dict(batch_size=1)))
+            validate(at(norm, plan=dict(batch_size=1)))
         with pytest.raises(ValueError, match="training examples .*got 1"):
-            check(at(norm, train_per_task=1, valid_fraction=0.0))
-        check(at(norm, plan=dict(batch_size=2)))
+            validate(at(norm, train_per_task=1, valid_fraction=0.0))
+        validate(at(norm, plan=dict(batch_size=2)))
     with pytest.raises(ValueError, match="eval_batch_size .*'batch_current'.*got 1"):
-        check(at("batch_current", plan=dict(eval_batch_size=1)))
+        validate(at("batch_current", plan=dict(eval_batch_size=1)))
     for norm in ("none", "group", "layer"):
-        check(at(norm, plan=dict(batch_size=1, eval_batch_size=1)))
-    check(at("batch", plan=dict(eval_batch_size=1)))
+        validate(at(norm, plan=dict(batch_size=1, eval_batch_size=1)))
+    validate(at("batch", plan=dict(eval_batch_size=1)))

@@ -7,6 +7,7 @@ from jaxcl import strategy
 from jaxcl.data.scenarios import make_stream
 from jaxcl.nn import models
 from jaxcl.training import protocol
+from jaxcl.training.problem import validate
 
 
 def stored(source, order):
@@ -64,6 +65,6 @@ def test_validation_and_test_batches_have_one_size(problem):
         model=lambda k: models.MLP((4,), k, norm="batch_current"),
         plan=dict(epochs=1, eval_batch_size=32),
     )
-    check(build)
+    validate(build)
     list(protocol.run(build))
     assert sizes == {32}

@@ -1,6 +1,5 @@
 """The commands: what they leave, resuming after a kill, what a wrong input says."""
 
-import inspect
 import json
 import os
 import signal
@@ -14,18 +13,13 @@ import pytest
 
 from configs import (
     digits,
-    permuted_mnist,
-    permuted_mnist_online,
     split_cifar100,
-    split_mnist,
-    split_tiny_imagenet,
 )
 from experiments import config as configs
 from experiments.runs import execute as runs
 from experiments.runs import machine, results
 from experiments.runs.execute import execute
 from experiments.runs.machine import UsageError
-from jaxcl import strategies
 from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 
@@ -261,37 +255,6 @@ def test_compare_checks_every_row_first(tmp_path):
         f"--workdir={tmp_path / 'w'}",
     )
     assert code == 2 and "'nosuch'" in err and not (tmp_path / "w").exists()
-
-
-FILES = (
-    digits,
-    permuted_mnist,
-    permuted_mnist_online,
-    split_cifar100,
-    split_mnist,
-    split_tiny_imagenet,
-)
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("row", configs.ROWS)
-def test_every_config_has_every_row(file, row):
-    config = file.get_config(row)
-    assert config.row == row and config.name
-    # Every setting that the strategy requires is given.
-    signature = inspect.signature(strategies.factory(config.strategy))
-    signature.bind(None, **config.method.to_dict())
-    if row == "bp":
-        assert config.train.select == "last"
-    if row == "bp_star":
-        assert config.train.select == "best"
-
-
-def test_the_toy_network_is_the_same_for_every_row():
-    made = [split_tiny_imagenet.get_config(f"{row},toy") for row in configs.ROWS]
-    assert len({config.model.to_json() for config in made}) == 1
-    assert made[0].model.width == 0.125 and made[0].data.num_tasks == 10
-    assert {config.train.patience for config in made} == {None}
 
 
 @pytest.mark.parametrize(

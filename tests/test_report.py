@@ -18,6 +18,7 @@ from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import Result, load, save
 from jaxcl import metrics
+from jaxcl.strategies import METHODS
 
 pytestmark = pytest.mark.filterwarnings("error")
 TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv"}
@@ -261,7 +262,7 @@ def test_class_incremental_chance_is_named():
 
 @pytest.mark.parametrize("tasks", [1, 2, 20])
 def test_figures_of_any_size(tmp_path, tasks):
-    names = list(scores.LABELS)[: 14 if tasks == 2 else 2]
+    names = list(METHODS)[: 14 if tasks == 2 else 2]
     found = [make(name, tasks=tasks) for name in names] + [make("si", tasks=3)]
     build(found, tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES
@@ -282,12 +283,25 @@ def test_old_space_figure_is_removed(tmp_path):
 
 
 def test_colours_are_distinct_and_do_not_depend_on_the_company():
-    known = list(style.COLOURS.values())
+    known = [method.colour for method in METHODS.values()]
     assert len(set(known) | set(style.SPARE)) == len(known) + len(style.SPARE)
-    assert set(style.COLOURS) == set(scores.LABELS)
     alone = style.colours(scores.rows([make("gpm")]))["gpm"]
     many = style.colours(scores.rows([make("mine"), make("gpm"), make("bp")]))
-    assert alone == many["gpm"] and many["mine"] == style.SPARE[0]
+    assert alone == many["gpm"] and many["mine"] in style.SPARE
+    others = style.colours(scores.rows([make("mine"), make("zzz:other")]))
+    assert others["mine"] == many["mine"] != others["zzz:other"]
+
+
+def test_methods_from_elsewhere_have_their_own_names_and_colours():
+    paths = [f"package_{k}.methods:l2" for k in range(len(style.SPARE))]
+    rows = scores.rows([make("bp"), make("joint"), make(paths[0])])
+    assert [r.label for r in rows] == ["BP", "Joint", "l2"]
+    rows = scores.rows([make(path) for path in paths])
+    assert [r.label for r in rows] == paths
+    assert len(set(style.colours(rows).values())) == len(paths)
+    text = tables.csv_table(scores.rows([make("gpm"), make(paths[0])]))
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert [line["family"] for line in lines] == ["division", "elsewhere"]
 
 
 def test_find_takes_runs_and_comparisons_and_each_once(tmp_path):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from experiments import config as configs
 from experiments.reporting import sweeps
 from experiments.runs import grid as grids
 from experiments.runs.results import Result
 from experiments.runs.together import joined, together
+from jaxcl import benchmark
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
 
@@ -22,10 +22,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def make_config(row: str) -> ConfigDict:
-    config = configs.base("small")
+    config = benchmark.base("small")
     config.model.widths = (8,)
     config.train.epochs = 1
-    return configs.finish(config, row, {"ewc": {"strength": 1.0}})
+    return benchmark.finish(config, row, {"ewc": {"strength": 1.0}})
+
+
+def points(grid):
+    return grids.points(grid, [make_config(row) for row in grid])
 
 
 def make_result(row, accuracies):
@@ -52,7 +56,7 @@ def test_points_are_every_combination_on_validation_data():
         "ewc": {"method.strength": (1.0, 100.0), "optimizer.lr": (0.1, 0.01)},
         "bp": {"data.tasks": ((0, 3),)},
     }
-    found = grids.points(grid, make_config)
+    found = points(grid)
     assert [p.name for p in found] == [
         "method.strength=1,optimizer.lr=0.1",
         "method.strength=1,optimizer.lr=0.01",
@@ -71,19 +75,20 @@ def test_points_are_every_combination_on_validation_data():
     "fields, message",
     [
         ({"optimizer.nothing": (1.0,)}, "ewc: no field optimizer.nothing"),
+        ({"method.strenght": (1.0,)}, "ewc: no field method.strenght"),
         ({"method.strength": 1.0}, "method.strength needs a list of values, got 1.0"),
         ({"method.strength": ()}, r"needs a list of values, got \(\)"),
     ],
 )
 def test_mistakes_in_a_grid(fields, message):
     with pytest.raises(ValueError, match=message):
-        grids.points({"ewc": fields}, make_config)
+        points({"ewc": fields})
 
 
 def test_the_best_has_no_failed_seed_before_it_has_the_most_accuracy():
     strengths = {"method.strength": (1.0, 2.0, 3.0, 4.0)}
-    found = grids.points({"ewc": strengths}, make_config)
-    found += grids.points({"bp": {}}, make_config)
+    found = points({"ewc": strengths})
+    found += points({"bp": {}})
     accuracies = [(0.5, 0.6), (0.9, np.nan), (0.7, 0.5), (np.nan, np.nan), (0.1, 0.2)]
     results = [
         make_result(p.config.row, a) for p, a in zip(found, accuracies, strict=True)
@@ -106,7 +111,7 @@ def test_points_that_differ_in_what_can_be_traced_go_together():
         },
         "bp": {"optimizer.lr": (0.1, 0.3), "optimizer.name": ("sgd", "adam")},
     }
-    found = [p.config for p in grids.points(grid, make_config)]
+    found = [p.config for p in points(grid)]
     assert together(found) == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 10], [9, 11]]
     problem = joined([found[i] for i in (0, 1, 4)])
     assert problem.seeds == (0, 1, 2, 3, 4) * 3
@@ -161,7 +166,7 @@ def test_between_refuses_tasks_that_are_not_there(first, stop):
 def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
     file = tmp_path / "tiny.py"
     file.write_text(
-        "from experiments.config import base, finish, variant\n"
+        "from jaxcl.benchmark import base, finish, variant\n"
         "def get_config(argument=''):\n"
         "    row, _ = variant(argument, ())\n"
         "    config = base('tiny')\n"

@@ -9,26 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcl import metrics
+from jaxcl.strategies import METHODS, label
 
 from ..runs.results import OK, Result
 
-# Also the order of the table.
-LABELS = {
-    "bp": "BP",
-    "bp_star": "BP*",
-    "bp_star_star": "BP**",
-    "ewc": "EWC",
-    "si": "SI",
-    "mas": "MAS",
-    "lwf": "LwF",
-    "owm": "OWM",
-    "gpm": "GPM",
-    "hat": "HAT",
-    "agem": "A-GEM",
-    "er": "ER",
-    "derpp": "DER++",
-    "joint": "Joint",
-}
 METRICS = ("acc", "bwt", "fgt", "fwt")
 STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
 
@@ -66,7 +50,7 @@ class Row(NamedTuple):
 def rows(results: Iterable[Result]) -> list[Row]:
     """Scores results and puts them in the table's order."""
     results = list(results)
-    order = list(LABELS)
+    order = list(METHODS)
     groups = list(dict.fromkeys(map(benchmark_of, results)))
     results.sort(
         key=lambda r: (
@@ -93,9 +77,12 @@ def _labels(results: Sequence[Result]) -> list[str]:
     """Names the rows; what differs between benchmarks is added, then a number."""
     kinds = [(r.config_name, r.scenario, f"T = {len(r.task_names)}") for r in results]
     differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
+    # Two methods from elsewhere may have one name in two modules.
+    rows_of = Counter(label(row) for row in {result.row for result in results})
     names, seen = [], Counter[str]()
     for result, kind in zip(results, kinds, strict=True):
-        name = LABELS.get(result.row, result.row)
+        name = label(result.row)
+        name = result.row if rows_of[name] > 1 else name
         shown = [value for value, keep in zip(kind, differs, strict=True) if keep]
         name += f" ({', '.join(shown)})" if shown else ""
         seen[name] += 1

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcl.strategies import METHODS
 from jaxcl.strategies.hat import SHARED
 
 from ..runs import notes
@@ -35,6 +36,7 @@ def space(rows: Sequence[Row]) -> Figure:
 
 def capacity(rows: Sequence[Row]) -> Figure:
     """What each task took of each layer: free units claimed, taken ones shared."""
+    purple = METHODS["hat"].colour
     across = max(len(shared_layers(row)) for row in rows)
     size = (max(5.0, 2.6 * across + 1.0), 2.3 * len(rows) + 1.1)
     figure = Figure(figsize=size, layout="constrained")
@@ -50,7 +52,7 @@ def capacity(rows: Sequence[Row]) -> Figure:
             task = np.arange(1, len(taken) + 1)
             claimed = np.diff(taken, prepend=0)
             ax.bar(task, shared, color="#B3B3B3", label="shared")
-            ax.bar(task, claimed, bottom=shared, color="#AA4499", label="claimed")
+            ax.bar(task, claimed, bottom=shared, color=purple, label="claimed")
             ax.plot(task, 100 - taken, color="k", marker="o", ms=2.8, label="free")
             ax.set_title(f"{name_of(row)}: {layer}")
             ax.set_xticks(ticks(len(taken)))

@@ -1,6 +1,7 @@
 """What the figures have in common: colours, panels, bands, and how they are saved."""
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,28 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import KDTree
 
+from jaxcl.strategies import METHODS
+
 from .scores import Row
 from .tables import UNFINISHED
 
-# Families share a hue: bounds are grey, penalties blue to teal, projections green,
-# HAT purple, replay red to orange. Told apart under the common colour deficiencies by
-# lightness; every bar and panel carries its name besides.
-COLOURS = {
-    "bp": "#B3B3B3",
-    "bp_star": "#8A8A8A",
-    "bp_star_star": "#5C5C5C",
-    "joint": "#1A1A1A",
-    "ewc": "#0072B2",
-    "si": "#56B4E9",
-    "mas": "#332288",
-    "lwf": "#44AA99",
-    "owm": "#999933",
-    "gpm": "#117733",
-    "hat": "#AA4499",
-    "agem": "#882255",
-    "er": "#E69F00",
-    "derpp": "#D55E00",
-}
+# For methods from elsewhere; the table's own colours are in `METHODS`.
 SPARE = ("#CC6677", "#DDCC77", "#661100", "#88CCEE", "#CC79A7", "#6699CC")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -54,9 +39,18 @@ NO_FIGURE = "no seed to show"
 
 
 def colours(rows: Iterable[Row]) -> dict[str, str]:
-    """A colour a method: fixed for known ones, from a spare list for others."""
-    others = sorted({row.result.row for row in rows} - COLOURS.keys())
-    return COLOURS | {name: SPARE[k % len(SPARE)] for k, name in enumerate(others)}
+    """A colour per row: the table's, or for a method from elsewhere one of `SPARE`.
+
+    Which one follows from its name, whatever else is drawn; if two names fall on one
+    colour, the later name takes the next that is free.
+    """
+    found = {row.result.row: METHODS.get(row.result.row) for row in rows}
+    colour = {row: m.colour for row, m in found.items() if m and m.colour}
+    for row in sorted(found.keys() - colour.keys()):
+        start = zlib.crc32(row.encode()) % len(SPARE)
+        order = SPARE[start:] + SPARE[:start]
+        colour[row] = next((c for c in order if c not in colour.values()), order[0])
+    return colour
 
 
 def panels_of(

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxcl import metrics
+from jaxcl.strategies import label
 
 from ..runs.results import Result
-from .scores import LABELS
 
 
 class Score(NamedTuple):
@@ -64,7 +64,7 @@ def text_table(scores: Sequence[Score]) -> str:
         table.add_column(head, justify="right")
     for s in scores:
         table.add_row(
-            LABELS.get(s.row, s.row),
+            label(s.row),
             s.settings + (" *" if s.best else ""),
             _percent(s.accuracy),
             _percent(s.forgetting),

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxcl import metrics
+from jaxcl.strategies import family
 
 from .scores import METRICS, STATISTICS, Row, benchmark_of
 
@@ -67,15 +68,15 @@ def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
 
 def csv_table(table: Sequence[Row]) -> str:
     """The raw numbers, a line a method; accuracies in [0, 1], empty where undefined."""
-    header = ["method", "row", "config", "scenario", "tasks", "tasks_done", "seeds"]
-    header += ["failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
+    header = ["method", "row", "family", "config", "scenario", "tasks", "tasks_done"]
+    header += ["seeds", "failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
     header += ["p_vs_bp", "difference_vs_bp", "pairs_vs_bp", "wall_s", "steps"]
     lines = []
     for row in table:
         r, nan = row.result, float("nan")
         test = row.test or metrics.PairedTest(nan, nan, 0)
-        line = [row.label, r.row, r.config_name, r.scenario, len(r.task_names)]
-        line += [r.tasks_done, len(r.seeds), len(row.failed)]
+        line = [row.label, r.row, family(r.row), r.config_name, r.scenario]
+        line += [len(r.task_names), r.tasks_done, len(r.seeds), len(row.failed)]
         line += [x for m in METRICS for x in row.intervals[m][: len(STATISTICS)]]
         lines.append([*line, test.p, test.difference, test.n, r.wall_s, r.steps])
     return _csv(header, lines)

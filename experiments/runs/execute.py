@@ -97,7 +97,7 @@ def carry_out(job: Job) -> list[Result]:
             _claim(part.workdir, part.config)
         logs.append(Log(part.workdir / "metrics.jsonl" if write else None))
     config, many = parts[0].config, len(parts)
-    label = f"{config.name}/{config.row or config.strategy}"
+    label = f"{config.name}/{configs.method_of(config).label}"
     label += f", {many} settings at once" if many > 1 else ""
     found: list[Result] = []
     with (
@@ -192,7 +192,7 @@ def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
         told.append("joint trains each task on all data so far: the upper bound")
     return Result(
         config_name=config.name,
-        row=config.row or config.strategy,
+        row=configs.method_of(config).row,
         scenario=stream.scenario,
         seeds=list(config.seeds),
         status=list(done.status),

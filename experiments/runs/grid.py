@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 
+from ..config import folder
 from .execute import Job, Part, carry_out, finished, prepare
 from .results import Result
 from .together import joined, together
@@ -43,12 +44,12 @@ def row_grid(grid: Grid, row: str) -> Mapping[str, Sequence[Any]]:
     return grid[row]
 
 
-def points(grid: Grid, make_config: Callable[[str], ConfigDict]) -> list[Point]:
+def points(grid: Grid, configs: Sequence[ConfigDict]) -> list[Point]:
     """Every combination of every row's values, as configs measured on validation data.
 
     Args:
       grid: row -> field -> values.
-      make_config: row -> its config.
+      configs: of the rows, in the grid's order.
 
     Returns:
       The points, row by row, the last field changing fastest.
@@ -57,18 +58,17 @@ def points(grid: Grid, make_config: Callable[[str], ConfigDict]) -> list[Point]:
       ValueError: a field that the config does not have, or one without values.
     """
     found = []
-    for row, fields in grid.items():
+    for (row, fields), of_row in zip(grid.items(), configs, strict=True):
         for field, values in fields.items():
             if not isinstance(values, (tuple, list)) or not values:
                 raise ValueError(
                     f"sweep, {row}: {field} needs a list of values, got {values!r}"
                 )
         for chosen in itertools.product(*fields.values()):
-            config = make_config(row)
+            config = of_row.copy_and_resolve_references()
             config.measure = "valid"
             for field, value in zip(fields, chosen, strict=True):
-                # A setting without a default is not in the config yet.
-                if not field.startswith("method.") and not _has(config, field):
+                if not _has(config, field):
                     raise ValueError(f"sweep, {row}: no field {field}")
                 config.update_from_flattened_dict({field: value})
             pairs = zip(fields, chosen, strict=True)
@@ -110,10 +110,10 @@ def prepare_points(found: Sequence[Point], workdir: Path) -> Sweep:
       ValueError: a point's config contradicts itself.
       UsageError: a folder belongs to another config.
     """
-    folders = [workdir / point.config.row / point.name for point in found]
+    folders = [workdir / folder(point.config.row) / point.name for point in found]
     done: dict[int, Result] = {}
-    for i, (point, folder) in enumerate(zip(found, folders, strict=True)):
-        result = finished(point.config, folder)
+    for i, (point, own) in enumerate(zip(found, folders, strict=True)):
+        result = finished(point.config, own)
         if result is not None:
             done[i] = result
     left = [i for i in range(len(found)) if i not in done]

@@ -34,7 +34,7 @@ class Case(NamedTuple):
     scenario: str
     batch: int
     steps: int  # of an epoch, which is what is timed
-    methods: dict[str, dict[str, Any]]
+    methods: dict[str, dict[str, Any]]  # row -> settings
 
 
 MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
@@ -48,7 +48,7 @@ CASES = {
         "domain",
         10,
         3000,
-        {"finetune": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
+        {"bp": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
     ),
     "mlp256": Case(
         MNIST,
@@ -57,7 +57,7 @@ CASES = {
         "domain",
         10,
         1000,
-        {"finetune": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
+        {"bp": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
     ),
     "mlp64": Case(
         MNIST,
@@ -66,7 +66,7 @@ CASES = {
         "task",
         64,
         300,
-        {"finetune": {}, "hat": {"strength": 1.5}},
+        {"bp": {}, "hat": {"strength": 1.5}},
     ),
     "alexnet": Case(
         CIFAR,
@@ -75,7 +75,7 @@ CASES = {
         "task",
         64,
         8,
-        {"finetune": {}, "gpm": {"threshold": 0.97, "samples": 20}},
+        {"bp": {}, "gpm": {"threshold": 0.97, "samples": 20}},
     ),
 } | {
     # Without dropout, at the widths that experiments use.
@@ -88,7 +88,7 @@ CASES = {
         "task",
         64,
         steps,
-        {"finetune": {}},
+        {"bp": {}},
     )
     for name, width, steps in (
         ("alexnet_no_dropout", 1.0, 8),
@@ -110,27 +110,19 @@ def source(case: Case) -> Source:
         classes = 3 * classes
         y = (np.arange(n) % classes).astype(np.int32)
     names = tuple(map(str, range(classes)))
-    channels = case.shape[-1]
-    return Source(
-        "random",
-        x,
-        y,
-        x[: 10 * classes],
-        y[: 10 * classes],
-        names,
-        255,
-        (0.5,) * channels,
-        (0.25,) * channels,
-    )
+    channels, test = case.shape[-1], 10 * classes
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    return Source("random", x, y, x[:test], y[:test], names, 255, mean, std)
 
 
-def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
+def jax_step(case: Case, row: str, num_seeds: int, lanes: str) -> Timer:
     """Readies a run at its third task; each call times an epoch of it.
 
     Returns:
       A function that gives seconds per step and seed.
     """
     seeds = tuple(range(num_seeds))
+    name = strategies.strategy_name(strategies.method(row))
     stream = make_stream(
         source(case), seeds, kind=case.stream, scenario=case.scenario, num_tasks=3
     )
@@ -138,7 +130,7 @@ def jax_step(case: Case, method: str, num_seeds: int, lanes: str) -> Timer:
         model=case.model(stream.num_outputs),
         stream=stream,
         seeds=seeds,
-        make_strategy=partial(strategies.make, method, settings=case.methods[method]),
+        make_strategy=partial(strategies.make, name, settings=case.methods[row]),
         optimizer=optax.sgd(0.01),
         plan=Plan(epochs=1, batch_size=case.batch),
         lanes=lanes,

@@ -1,11 +1,16 @@
-"""The registry: a name to a factory ``(setup, **settings) -> Strategy``."""
+"""The one table of methods: what runs, compares, reports and draws them reads it.
+
+A new method is one file with a factory ``(setup, *, settings) -> Strategy``, and one
+line in `METHODS`. One from elsewhere is named by its import path,
+"package.module:factory", wherever a row of the table is.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, cast
 
 from jaxcl.strategies.agem import agem
 from jaxcl.strategies.er import derpp, er
@@ -20,27 +25,118 @@ from jaxcl.strategies.owm import owm
 from jaxcl.strategies.si import si
 from jaxcl.types import Setup, Strategy
 
-STRATEGIES: dict[str, Callable[..., Strategy]] = {
-    "finetune": finetune,
-    "frozen": frozen,
-    "ewc": ewc,
-    "si": si,
-    "mas": mas,
-    "lwf": lwf,
-    "gpm": gpm,
-    "owm": owm,
-    "agem": agem,
-    "er": er,
-    "derpp": derpp,
-    "hat": hat,
-}
+# How a method keeps what it has learned; "elsewhere" is a factory's from outside.
+FAMILIES = ("baseline", "constraint", "division", "memory", "features", "elsewhere")
+
+
+class Method(NamedTuple):
+    """A row of a comparison.
+
+    Attributes:
+      row: its name on the command line, in configs and in results.
+      factory: ``(setup, *, settings) -> Strategy``.
+      family: one of `FAMILIES`.
+      label: its name in tables and figures.
+      colour: in figures, "#RRGGBB"; None for a method from elsewhere, which the
+        figures give a spare one.
+      presets: field of a config -> the value that makes a run this method's.
+    """
+
+    row: str
+    factory: Callable[..., Strategy]
+    family: str
+    label: str
+    colour: str | None
+    presets: Mapping[str, Any] = {}
+
+
+# In the order of a table. A family shares a hue: baselines are grey, penalties blue to
+# teal, projections green, HAT purple, memories red to orange. Told apart under the
+# common colour deficiencies by lightness; every bar and panel carries its name besides.
+_TABLE = (
+    Method("bp", finetune, "baseline", "BP", "#B3B3B3", {"train.select": "last"}),
+    Method(
+        "bp_star",
+        finetune,
+        "baseline",
+        "BP*",
+        "#8A8A8A",
+        {"train.select": "best", "train.select_metric": "accuracy"},
+    ),
+    Method("bp_star_star", frozen, "baseline", "BP**", "#5C5C5C"),
+    Method("ewc", ewc, "constraint", "EWC", "#0072B2"),
+    Method("si", si, "constraint", "SI", "#56B4E9"),
+    Method("mas", mas, "constraint", "MAS", "#332288"),
+    Method("lwf", lwf, "constraint", "LwF", "#44AA99"),
+    Method("owm", owm, "division", "OWM", "#999933"),
+    Method("gpm", gpm, "division", "GPM", "#117733"),
+    Method("hat", hat, "division", "HAT", "#AA4499"),
+    Method("agem", agem, "memory", "A-GEM", "#882255"),
+    Method("er", er, "memory", "ER", "#E69F00"),
+    Method("derpp", derpp, "memory", "DER++", "#D55E00"),
+    Method("joint", finetune, "baseline", "Joint", "#1A1A1A", {"joint": True}),
+)
+METHODS: dict[str, Method] = {method.row: method for method in _TABLE}
+_FACTORIES = {method.factory.__name__: method.factory for method in _TABLE}
+
+
+def is_row(name: str) -> bool:
+    """Whether a name is a row of `METHODS` or has the form of an import path."""
+    return name in METHODS or ":" in name
+
+
+def method(row: str) -> Method:
+    """The method that a row names.
+
+    Args:
+      row: of `METHODS`, or "package.module:factory", which is imported.
+
+    Raises:
+      ValueError: an unknown row, or an import path that leads nowhere.
+    """
+    if ":" in row:
+        return Method(row, factory(row), "elsewhere", label(row), None)
+    if row not in METHODS:
+        raise ValueError(
+            f"unknown method {row!r}; known: {', '.join(METHODS)}, or an import path "
+            "'package.module:factory'"
+        )
+    return METHODS[row]
+
+
+def label(row: str) -> str:
+    """The name of a row in tables and figures; imports nothing, refuses nothing."""
+    return METHODS[row].label if row in METHODS else row.rpartition(":")[2]
+
+
+def family(row: str) -> str:
+    """The family of a row; imports nothing, refuses nothing."""
+    return METHODS[row].family if row in METHODS else "elsewhere"
+
+
+def strategy_name(found: Method) -> str:
+    """The name that `factory` knows a method's factory by."""
+    return found.row if ":" in found.row else found.factory.__name__
+
+
+def row_of(strategy: str) -> str:
+    """The row that a strategy's name stands for: the first of the table's, or itself.
+
+    Raises:
+      ValueError: an unknown strategy.
+    """
+    build = factory(strategy)
+    if ":" in strategy:
+        return strategy
+    return next(row for row, m in METHODS.items() if m.factory is build)
 
 
 def factory(name: str) -> Callable[..., Strategy]:
     """Looks a strategy's factory up.
 
     Args:
-      name: a registered name, or "package.module:factory" for one from elsewhere.
+      name: of a factory in the table, or "package.module:factory" for one from
+        elsewhere.
 
     Returns:
       The factory.
@@ -49,12 +145,12 @@ def factory(name: str) -> Callable[..., Strategy]:
       ValueError: an unknown name, or an import path that leads nowhere.
     """
     if ":" not in name:
-        if name not in STRATEGIES:
+        if name not in _FACTORIES:
             raise ValueError(
-                f"unknown strategy {name!r}; known: {', '.join(sorted(STRATEGIES))}, "
+                f"unknown strategy {name!r}; known: {', '.join(sorted(_FACTORIES))}, "
                 "or an import path 'package.module:factory'"
             )
-        return STRATEGIES[name]
+        return _FACTORIES[name]
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)

@@ -100,9 +100,9 @@ def owm(
 
     Differs from the official code in that progress counts the examples of the task,
     not a fixed number of batches, and reaches 1; in that inputs which are taken already
-    change nothing (see `jaxcl.ops.linalg.rls_update`); and where a convolution itself has a
-    stride, which its networks' have not: its windows are every second pixel's, here
-    every second of those that the layer reads.
+    change nothing (see `jaxcl.ops.linalg.rls_update`); and where a convolution itself
+    has a stride, which its networks' have not: its windows are every second pixel's,
+    here every second of those that the layer reads.
     """
     layers, free = choose_layers(setup, "owm", project_head)
     check_choice("owm", "where", where, WHERES)

@@ -1,0 +1,216 @@
+"""What the file of a benchmark is written with: fields, rows, variants, layers.
+
+A file in `configs/`, or one of a user's own, holds ``get_config(argument)``. It calls
+`base`, fills in the benchmark's fields and ends with `finish`, which lays what is more
+specific over what is less:
+
+    base < benchmark < variant < method < method in that variant < command line
+
+Needs ml_collections, as the commands do; ``import jaxcl`` does not import it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict, config_dict
+
+from jaxcl import strategies
+from jaxcl.strategies import METHODS
+
+Settings = Mapping[str, Any]
+"""A field of a config, or a setting of its method -> its value.
+
+A dotted key ("optimizer.lr") or one that a config has ("joint") is a field: papers
+train some methods otherwise. Any other key is a setting of the method.
+"""
+
+
+class Variant(NamedTuple):
+    """A benchmark otherwise: smaller, another scenario, another paper's network.
+
+    Attributes:
+      fields: field -> value, for all rows; a method's own preset goes before it.
+      methods: row -> settings in this variant, which go before both.
+    """
+
+    fields: Mapping[str, Any] = {}
+    methods: Mapping[str, Settings] = {}
+
+
+def base(name: str) -> ConfigDict:
+    """The fields every config has, at neutral values; see each comment.
+
+    A field whose default is None takes the type that is written here.
+    """
+    optional = config_dict.placeholder
+    return ConfigDict(
+        {
+            "name": name,
+            "row": "",
+            "strategy": "finetune",  # registered name or "package.module:factory"
+            "method": {},  # the strategy's settings
+            "seeds": (0, 1, 2, 3, 4),
+            "joint": False,  # each task trains on all data so far
+            "measure": "test",  # "valid": the matrix that settings are chosen by
+            "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
+            "rows": tuple(METHODS),  # what `compare` runs by default
+            "data": {
+                "dataset": "digits",
+                "stream": "split",
+                "scenario": "task",
+                "num_tasks": 5,
+                "classes_per_task": optional(int),
+                "class_order": "fixed",
+                "valid_fraction": 0.1,
+                "stratified": False,  # hold out the same share of each class
+                "first_permuted": True,
+                "train_per_task": optional(int),
+                "test_per_task": optional(int),
+                "tasks": optional(tuple),  # (first, stop) of the stream's; None: all
+                "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
+                "std": optional(tuple),
+            },
+            "model": {"name": "mlp"},  # and the fields of that model
+            "optimizer": {
+                "name": "sgd",  # sgd, adam, adamw or "package.module:factory"
+                "lr": 0.01,
+                "momentum": 0.0,  # sgd
+                "weight_decay": 0.0,
+                "clip": optional(float),  # global norm of the gradient
+            },
+            "train": {
+                "epochs": optional(int),
+                "max_steps": optional(int),
+                "batch_size": 64,
+                "eval_batch_size": 256,
+                "patience": optional(int),
+                "lr_factor": 3.0,
+                "lr_min": 1e-4,
+                "patience_metric": "accuracy",
+                "select": "last",
+                "select_metric": "accuracy",
+            },
+            "checkpoint_every": 600.0,  # seconds
+        }
+    )
+
+
+def finish(
+    config: ConfigDict,
+    row: str,
+    methods: Mapping[str, Settings],
+    chosen: Variant | None = None,
+) -> ConfigDict:
+    """Makes a benchmark's config that of one row; called once, at the end.
+
+    Args:
+      config: from `base`, filled in.
+      row: of `METHODS`, or an import path "package.module:factory".
+      methods: row -> its settings in this benchmark.
+      chosen: the variant, if there is one; it is laid under what is a method's.
+
+    Returns:
+      The config; ``config.method`` lists every setting of the strategy, with None for
+      one that is required and not given.
+
+    Raises:
+      ValueError: an unknown row or field.
+    """
+    found = strategies.method(row)
+    config.row, config.strategy = row, strategies.strategy_name(found)
+    method = defaults(found.factory)
+    chosen = chosen or Variant()
+    _set(config, method, chosen.fields)
+    of_row = (found.presets, methods.get(row, {}), chosen.methods.get(row, {}))
+    for settings in of_row:
+        _set(config, method, settings)
+    config.method = ConfigDict({k: _settable(v) for k, v in method.items()})
+    return config
+
+
+def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None:
+    for key, value in settings.items():
+        if "." not in key and key not in config:
+            method[key] = value
+            continue
+        node, _, leaf = key.rpartition(".")
+        # A model's fields are the model's own: who builds it knows them.
+        if node != "model" and leaf not in (config[node] if node else config):
+            raise ValueError(f"{config.name} has no field {key!r}")
+        config.update_from_flattened_dict({key: value})
+
+
+def _settable(value: Any) -> Any:
+    """None as a field that the command line may still give any value."""
+    return config_dict.placeholder(object) if value is None else value
+
+
+def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
+    """A factory's settings with their defaults; a required one has None.
+
+    A required setting that is annotated as a plain type takes values of that type.
+    """
+    types = {"float": float, "int": int, "str": str, "bool": bool}
+    found = {}
+    for p in _settings(factory):
+        name = getattr(p.annotation, "__name__", p.annotation)
+        required = p.default is p.empty
+        kind = types.get(name) if required and isinstance(name, str) else None
+        default = None if required else p.default
+        found[p.name] = config_dict.placeholder(kind) if kind else default
+    return found
+
+
+def required(factory: Callable[..., Any]) -> list[str]:
+    """Names of a factory's settings that have no default."""
+    return [p.name for p in _settings(factory) if p.default is p.empty]
+
+
+def _settings(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(factory).parameters.values()
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def variant(argument: str, names: Iterable[str] = ()) -> tuple[str, str]:
+    """Splits a config file's argument "row", "variant" or "row,variant".
+
+    Args:
+      argument: what follows the colon of ``--config=FILE:argument``.
+      names: the variants the file has.
+
+    Returns:
+      The row ("bp" if none is given) and the variant ("" if none is given).
+
+    Raises:
+      ValueError: a part that is neither, or given twice.
+    """
+    names = tuple(names)
+    row, chosen = "", ""
+    for part in filter(None, argument.split(",")):
+        if part in names and not chosen:
+            chosen = part
+        elif strategies.is_row(part) and not row:
+            row = part
+        else:
+            raise ValueError(
+                f"config argument {argument!r}: {part!r} is no row "
+                f"({', '.join(METHODS)}, or an import path 'package.module:factory') "
+                f"and no variant ({', '.join(names) or 'this file has none'})"
+            )
+    return row or "bp", chosen
+
+
+def load(file: Path) -> ModuleType:
+    """A config file as a module, with its ``get_config`` and perhaps a ``sweep``."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
