@@ -1,24 +1,29 @@
-r"""Chooses settings: runs a config's grid on validation data only, into one table.
+r"""Chooses settings: runs a grid of them on validation data only, into one table.
 
 python -m experiments.sweep --config=configs/split_mnist.py:task \
     [--strategies=ewc,si] [--workdir=DIR] [--config.field=value]
+python -m experiments.sweep --config=configs/digits.py --strategies=my_package:l2 \
+    --grid="{'method.strength': (0.1, 1.0, 10.0)}"
 
-The config's file holds ``sweep()``: row -> field -> values; every combination of a
-row's values is a run, in a folder of its own under the workdir, measured on the
-validation examples. Settings that can be traced (strengths, rates) are trained at
-once, as further lanes beside the seeds. Broken off, the same command goes on.
-A field with one value is only set: ``data.tasks`` to choose on the first tasks of a
-stream and report the others, ``seeds`` to choose with seeds that no result uses.
+The grid is the config file's ``sweep()``, row -> field -> values, or for the rows named
+what ``--grid`` gives. Every combination of a row's values is a run, in a folder of its
+own under the workdir, measured on the validation examples. Settings that can be traced
+(strengths, rates) are trained at once, as further lanes beside the seeds. Broken off,
+the same command goes on. A field with one value is only set: ``data.tasks`` to choose
+on the first tasks of a stream and report the others, ``seeds`` to choose with seeds
+that no result uses.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
+from jaxcl.benchmark import load
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
@@ -27,15 +32,11 @@ from .runs import grid, machine
 
 
 def main(argv: Sequence[str]) -> int:
-    file, _ = launch.config_file()
-    module = launch.load(file)
-    if not hasattr(module, "sweep"):
-        raise ValueError(f"{file} has no sweep(): row -> field -> values")
-    whole = module.sweep()
+    whole = _grid(_ROWS.value, _GRID.value)
     rows = _ROWS.value or list(whole)
     workdir = Path(_WORKDIR.value or Path("results") / f"{_CONFIG.value.name}_sweep")
-    configs = launch.row_configs(rows)
-    found = grid.points({row: grid.row_grid(whole, row) for row in rows}, configs)
+    by_row = {row: grid.row_grid(whole, row) for row in rows}
+    found = grid.points(by_row, launch.row_configs(rows))
     prepared = grid.prepare_points(found, workdir)
     try:
         results = grid.run_points(prepared)
@@ -50,9 +51,32 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
+    """What --grid says of the rows, or the config file's ``sweep()``."""
+    if given is None:
+        file, _ = launch.config_file()
+        module = load(file)
+        if not hasattr(module, "sweep"):
+            raise ValueError(f"{file} has no sweep(): row -> field -> values")
+        return module.sweep()
+    if not rows:
+        raise ValueError("--grid needs --strategies: the rows that it is for")
+    try:
+        fields = ast.literal_eval(given)
+    except (SyntaxError, ValueError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise ValueError(
+            f"--grid must be field -> values, as {{'method.strength': (0.1, 1.0)}}, "
+            f"got {given}"
+        )
+    return {row: fields for row in rows}
+
+
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME_sweep.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default all of sweep().")
+    _GRID = flags.DEFINE_string("grid", None, "Field -> values, for --strategies.")
     _CONFIG = config_flags.DEFINE_config_file(
         "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
     )

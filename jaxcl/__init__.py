@@ -16,6 +16,8 @@ from jaxcl.types import (
     strategy,
 )
 
+__version__ = "0.2.0.dev0"
+
 __all__ = [
     "Batch",
     "Context",

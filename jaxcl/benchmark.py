@@ -141,7 +141,8 @@ def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None
             continue
         node, _, leaf = key.rpartition(".")
         # A model's fields are the model's own: who builds it knows them.
-        if node != "model" and leaf not in (config[node] if node else config):
+        fields: Any = config[node] if node else config
+        if node != "model" and leaf not in fields:
             raise ValueError(f"{config.name} has no field {key!r}")
         config.update_from_flattened_dict({key: value})
 

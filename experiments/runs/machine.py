@@ -12,7 +12,9 @@ from types import FrameType
 
 import jax
 
-PACKAGES = ("jaxcl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+import jaxcl
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class UsageError(Exception):
@@ -48,7 +50,7 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "jaxcl": jaxcl.__version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

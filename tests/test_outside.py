@@ -1,0 +1,132 @@
+"""A method in a file outside the package, as README's "Adding a method" has it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.reporting.build import build
+from experiments.runs.load import find
+from experiments.runs.results import load
+
+ROOT = Path(__file__).parents[1]
+L2 = "my_package.methods:l2"
+SHORT = (
+    "--config.data.num_tasks=2",
+    "--config.data.train_per_task=30",
+    "--config.seeds=(0,1)",
+    "--config.train.epochs=1",
+)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A folder with a package that holds README's method."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    readme = (ROOT / "README.md").read_text()
+    (code,) = re.findall(r"```python\n((?:(?!```).)*def l2\(.*?)```", readme, re.S)
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "methods.py").write_text(code)
+    return folder
+
+
+def command(name, *arguments, folder):
+    done = subprocess.run(
+        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_it_runs_under_its_own_name(elsewhere, tmp_path):
+    out, err = command(
+        *["run", "--config=digits", f"--config.strategy={L2}", *SHORT],
+        *["--config.method.strength=3.0", f"--workdir={tmp_path}"],
+        folder=elsewhere,
+    )
+    assert re.search(r"^l2 ", out, re.M) and "BP" not in out.split("ACC  ")[0]
+    assert "digits/l2: task 2/2 done" in err
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["row"] == config["strategy"] == L2
+    assert config["method"] == {"strength": 3.0}
+    assert load(tmp_path).row == L2
+
+
+def test_it_is_compared_beside_another_and_reported(elsewhere, tmp_path):
+    out, _ = command(
+        *["compare", f"--config=digits:{L2}", "--config.method.strength=3.0"],
+        *[f"--strategies=ewc,{L2}", f"--workdir={tmp_path}", *SHORT],
+        folder=elsewhere,
+    )
+    assert re.search(r"^EWC ", out, re.M) and re.search(r"^l2 ", out, re.M)
+    runs = {
+        run: json.loads((run / "config.json").read_text()) for run in _runs(tmp_path)
+    }
+    assert {run.name: config["method"]["strength"] for run, config in runs.items()} == {
+        "ewc": 100.0,  # a setting of the other is not its own
+        "my_package.methods.l2": 3.0,
+    }
+    # From the folders alone, where the method's module cannot be imported.
+    found, _ = find([tmp_path])
+    text = build(found, tmp_path / "again")
+    assert re.search(r"^l2 ", text, re.M)
+    assert (tmp_path / "again" / "bars.png").stat().st_size > 5000
+
+
+def _runs(folder):
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_it_is_swept(elsewhere, tmp_path):
+    out, err = command(
+        *["sweep", "--config=digits", f"--strategies={L2}", *SHORT],
+        *["--grid={'method.strength': (0.1, 10.0)}", f"--workdir={tmp_path}"],
+        folder=elsewhere,
+    )
+    assert len(re.findall(r"^\s*l2 ", out, re.M)) == 2 and " *" in out
+    assert "digits/l2, 2 settings at once" in err  # its strength is traced
+    (row,) = [run for run in _runs(tmp_path)]
+    assert row.name == "my_package.methods.l2"
+
+
+def test_the_config_in_effect_is_printed(elsewhere):
+    out, _ = command(
+        *["compare", f"--config=digits:{L2}", f"--strategies=owm,{L2}"],
+        *["--config.method.strength=3.0", "--print_config"],
+        *["--config.optimizer.lr=0.25"],
+        folder=elsewhere,
+    )
+    owm, l2 = out.split("\n\n")
+    assert owm.startswith("# digits, owm") and "method.alpha = 1.0" in owm
+    assert f"row = '{L2}'" in l2 and "method.strength = 3.0" in l2
+    assert "optimizer.lr = 0.25" in owm and "optimizer.lr = 0.25" in l2
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["run", f"--config.strategy={L2}"], "needs a value for strength: --config"),
+        (["run", "--config.strategy=nosuch"], "unknown strategy 'nosuch'; known: agem"),
+        (["run", "--config.strategy=my_package:l2"], "cannot be imported"),
+        (
+            ["compare", f"--config.strategy={L2}", "--config.method.strength=1.0"],
+            f"is set for '{L2}', which is not among the rows: bp,",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_line(elsewhere, tmp_path, arguments, told):
+    name, *rest = arguments
+    with pytest.raises(AssertionError) as error:
+        command(
+            name, "--config=digits", f"--workdir={tmp_path}", *rest, folder=elsewhere
+        )
+    text = str(error.value)
+    assert told in text and "Traceback" not in text
