@@ -67,13 +67,12 @@ def test_it_is_compared_beside_another_and_reported(elsewhere, tmp_path):
         folder=elsewhere,
     )
     assert re.search(r"^EWC ", out, re.M) and re.search(r"^l2 ", out, re.M)
-    runs = {
-        run: json.loads((run / "config.json").read_text()) for run in _runs(tmp_path)
-    }
-    assert {run.name: config["method"]["strength"] for run, config in runs.items()} == {
-        "ewc": 100.0,  # a setting of the other is not its own
-        "my_package.methods.l2": 3.0,
-    }
+    strengths = {}
+    for run in _runs(tmp_path):
+        config = json.loads((run / "config.json").read_text())
+        strengths[run.name] = config["method"]["strength"]
+    # A setting of the other is not EWC's own.
+    assert strengths == {"ewc": 100.0, "my_package.methods.l2": 3.0}
     # From the folders alone, where the method's module cannot be imported.
     found, _ = find([tmp_path])
     text = build(found, tmp_path / "again")
