@@ -4,9 +4,14 @@ python -m experiments.compare --config=configs/digits.py \
     [--strategies=bp,bp_star,bp_star_star,ewc] [--workdir=DIR] [--config.field=value]
 
 Each method is a run in a folder of its own under the workdir; those already finished
-there are not run again. A field given on the command line holds for every method; to
-set one that only one method has, name that method: --config=configs/digits.py:ewc
---config.method.strength=3.0.
+there are not run again. A field given on the command line holds for every method; a
+setting of a method for the one that is named after the colon, a row of the table or an
+import path:
+
+python -m experiments.compare --config=digits:my_package.methods:l2 \
+    --strategies=ewc,my_package.methods:l2 --config.method.strength=3.0
+
+--print_config prints every row's config in effect and runs nothing.
 """
 
 from __future__ import annotations

@@ -2,8 +2,14 @@ r"""Runs one method on one benchmark, all seeds at once.
 
 python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
 
+A method from elsewhere is named by its import path, its settings are fields:
+
+python -m experiments.run --config=digits --config.strategy=my_package.methods:l2 \
+    --config.method.strength=3.0 --workdir=DIR
+
 The same command goes on where it was broken off. The workdir gets `config.json`,
 `metrics.jsonl`, `result.json`, checkpoints, and the table and figures of the run.
+--print_config prints every field in effect and runs nothing.
 """
 
 from __future__ import annotations
