@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -28,6 +28,7 @@ import optax
 from jaxcl.compose import transform_loss
 from jaxcl.data.cache import Source
 from jaxcl.data.scenarios import make_stream
+from jaxcl.data.stream import Base
 from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
 from jaxcl.setup import context
@@ -39,6 +40,7 @@ from jaxcl.types import Batch, Params, PyTree, strategy
 
 SEEDS = (0, 1)
 CLASSES, TASKS = 4, 2
+TASK = np.int32(1)  # in training
 
 
 class Case(NamedTuple):
@@ -64,7 +66,7 @@ class Error(NamedTuple):
 
     relative: float  # ‖Δ‖/‖g‖
     leaf: str
-    draws: int  # of inputs, until each seed had one without a kink
+    draws: int  # of inputs, until one kept away from kinks
 
 
 def cases(
@@ -189,21 +191,15 @@ def initial(model: str, norm: str, full: bool) -> tuple[PyTree, PyTree]:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *each)
 
 
-def check(case: Case) -> Error:
-    """The worst leaf of a case, over all seeds."""
-    prob = problem(case)
-    stream, (batch_size, distance) = prob.stream, batch_and_kink(case)
+def make_epoch(case: Case, prob: Problem) -> Callable[[int], Recorded]:
+    """The compiled epoch on a draw's images: what each seed's step saw, [S, ...]."""
     where = SeedMesh(len(SEEDS), case.seed_mode, jax.devices()[:1])
     fns = make_programs(prob, where)
-    mine, zero, task = (
-        where.spread(per_seed(prob)),
-        where.share(np.int32(0)),
-        np.int32(1),
-    )
-    net, model_state = initial(case.model, case.norm, case.full)
+    mine = where.spread(per_seed(prob))
     seed = jax.eval_shape(fns.init, (), mine, ())
     seed = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), seed)
-    blank = seed._replace(
+    net, model_state = initial(case.model, case.norm, case.full)
+    start = seed._replace(
         params=Params(net, {}),
         model_state=model_state,
         progress=seed.progress._replace(
@@ -211,14 +207,33 @@ def check(case: Case) -> Error:
             failed_task=np.full_like(seed.progress.failed_task, -1),
         ),
     )
-    setup = make_setup(prob.model, stream, batch_size)
+
+    def epoch(draw: int) -> Recorded:
+        base = where.share(images(case, prob, draw))
+        numbers = (where.share(np.int32(n)) for n in (TASK, 0, 1))
+        seed, _ = fns.epoch(where.spread(start), (mine, ()), (base, *numbers))
+        return where.gather(seed.strategy_state)
+
+    return epoch
+
+
+def images(case: Case, prob: Problem, draw: int) -> Base:
+    """The stream's arrays with the images of a draw; orders and labels stay."""
+    x = source(case, draw).train_x
+    return prob.stream.base._replace(train_x=x.reshape(len(x), -1))
+
+
+def check(case: Case) -> Error:
+    """The worst leaf of a case, over all seeds."""
+    prob = problem(case)
+    batch_size, distance = batch_and_kink(case)
+    setup = make_setup(prob.model, prob.stream, batch_size)
     loss = transform_loss(strategy(), setup.task_loss, setup.apply_fn)
 
-    def loss_of(net, model_state, batch, key):
-        ctx = context(
-            batch.x, batch.y, task=task, key=key, model_state=model_state
-        )._replace(batch=batch)
-        return loss(Params(net, {}), (), ctx)[0]
+    def loss_of(net, model_state, key, batch):
+        key = jax.random.wrap_key_data(key)
+        ctx = context(batch.x, batch.y, task=TASK, key=key, model_state=model_state)
+        return loss(Params(net, {}), (), ctx._replace(batch=batch))[0]
 
     def kink(*args):
         with watch_kinks() as found:
@@ -227,28 +242,29 @@ def check(case: Case) -> Error:
 
     if case.full:  # many draws are needed, one operation at a time takes too long
         kink = jax.jit(kink)
-    left, draw, worst = set(range(len(SEEDS))), 0, Error(0.0, "", 0)
-    while left:
-        draw += 1
-        images = source(case, draw).train_x
-        images = images.reshape(len(images), -1)
-        base = where.share(stream.base._replace(train_x=images))
-        shared = (base, where.share(task), zero, where.share(np.int32(1)))
-        seed, _ = fns.epoch(where.spread(blank), (mine, ()), shared)
-        seen = where.gather(seed.strategy_state)
-        for i in sorted(left):
-            at = jax.tree.map(lambda leaf: leaf[i], (net, model_state, seen))  # noqa: B023
+    epoch = make_epoch(case, prob)
+    seen, net = epoch(0), initial(case.model, case.norm, case.full)
+    worst = Error(0.0, "", 0)
+    for i in range(len(SEEDS)):
+        seed, mine = (
+            jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: B023
+            for tree in ((*net, seen.key), prob.stream.per_seed)
+        )
+        order = seen.batch.index[i]  # which does not depend on the images
+
+        def keeps_distance(draw: int) -> bool:
+            base = images(case, prob, draw)
+            batch = prob.stream.view(base, mine, "train", TASK).take(order)  # noqa: B023
             with jax.enable_x64(True):
-                key = jax.random.wrap_key_data(jnp.asarray(at[2].key))
-                args = (*map(double, (*at[:2], at[2].batch)), key)
-                if float(kink(*args)) < distance:
-                    continue
-                net64 = jax.tree.map(jnp.asarray, args[0])
-                exact = jax.grad(loss_of)(net64, *args[1:])
-            left.discard(i)
-            found = compare(at[2].grads, jax.tree.map(np.asarray, exact))
-            worst = max(worst, Error(*found, draw))
-    return worst._replace(draws=draw)
+                return float(kink(*double((*seed, batch)))) >= distance  # noqa: B023
+
+        draw = next(filter(keeps_distance, itertools.count(1)))
+        step = jax.tree.map(lambda leaf: leaf[i], epoch(draw))  # noqa: B023
+        with jax.enable_x64(True):
+            args = jax.tree.map(jnp.asarray, double((*seed, step.batch)))
+            exact = jax.tree.map(np.asarray, jax.grad(loss_of)(*args))
+        worst = max(worst, Error(*compare(step.grads, exact), draw))
+    return worst
 
 
 def compare(grads: PyTree, exact: PyTree) -> tuple[float, str]:
@@ -257,9 +273,11 @@ def compare(grads: PyTree, exact: PyTree) -> tuple[float, str]:
     norms = [np.linalg.norm(g) for _, g in flat]
     found = []
     for (path, g), norm, ours in zip(flat, norms, jax.tree.leaves(grads), strict=True):
-        difference = np.linalg.norm(ours - g)
         whole = norm if norm > 1e-10 * max(norms) else max(norms)
-        found.append((float(difference / whole), jax.tree_util.keystr(path)))
+        relative = float(np.linalg.norm(ours - g) / whole)
+        if np.isnan(relative):  # which a maximum would pass over
+            relative = np.inf
+        found.append((relative, jax.tree_util.keystr(path)))
     return max(found)
 
 
