@@ -119,7 +119,10 @@ RECORDED = Path(__file__).parents[1] / "experiments" / "results"
     "file, variant, folder",
     [(digits, "", "digits"), (permuted_mnist, "", "permuted_mnist")]
     + [(permuted_mnist_online, "", "permuted_mnist_online")]
-    + [(split_mnist, v, f"split_mnist_{v}") for v in ("task", "domain", "class")],
+    + [
+        (split_mnist, v, f"split_mnist_{v}")
+        for v in ("task", "domain", "class", "online")
+    ],
 )
 def test_a_recorded_run_is_still_what_its_config_says(file, variant, folder):
     """Fields that were there when it was recorded have the values they had."""

@@ -31,13 +31,13 @@ def python(*arguments, path, cwd):
 def test_the_library_needs_only_what_it_declares(tmp_path):
     """`import jaxcl` with the commands' packages out of reach.
 
-    Flax needs some of them, and brings them.
+    Flax and SciPy look for some of them: they are imported before.
     """
     blocked = {package.split(".")[0] for package in EXTRA}
     blocked |= {"sklearn", "tensorflow_datasets", "requests", "chex", "torch"}
     code, out, err = python(
         "-c",
-        "import sys, flax.linen, optax\n"
+        "import sys, flax.linen, optax, scipy.stats\n"
         f"for name in {sorted(blocked)}: sys.modules[name] = None\n"
         "import jaxcl\n"
         "print(jaxcl.__version__)\n",
