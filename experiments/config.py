@@ -136,9 +136,8 @@ def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    if ":" in config.name:
-        return imported(config.name, "optimizer")(config.lr)
-    if config.name not in OPTIMIZERS:
+    outside = ":" in config.name
+    if config.name not in OPTIMIZERS and not outside:
         raise ValueError(
             f"unknown optimizer {config.name!r}; known: {', '.join(OPTIMIZERS)}, or an "
             "import path 'package.module:factory' called with the learning rate"
@@ -155,7 +154,9 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     else:
         decay = config.weight_decay
         core = [optax.add_decayed_weights(decay)] if decay else []
-        if config.name == "adam":
+        if outside:
+            core.append(imported(config.name, "optimizer")(config.lr))
+        elif config.name == "adam":
             core.append(optax.adam(config.lr))
         else:
             core.append(optax.sgd(config.lr, momentum=config.momentum or None))

@@ -132,6 +132,7 @@ def context(
     *,
     task: int | jax.Array,
     step: int | jax.Array = 0,
+    epoch: int | jax.Array = 0,
     key: jax.Array | None = None,
     epoch_progress: float | jax.Array = 0.0,
     epoch_fraction: float | jax.Array = 0.0,
@@ -146,6 +147,7 @@ def context(
       y: int[B] targets.
       task: the task they belong to, which is the one in training.
       step: since the task's start.
+      epoch: of the task, from 0.
       key: a typed key of this step's own; by default derived from ``step``.
       epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
       epoch_fraction: share of the epoch's examples that came before this batch.
@@ -167,6 +169,7 @@ def context(
     return Context(
         task=jnp.asarray(task, jnp.int32),
         step=jnp.asarray(step, jnp.int32),
+        epoch=jnp.asarray(epoch, jnp.int32),
         epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
         epoch_fraction=jnp.asarray(epoch_fraction, jnp.float32),
         task_progress=jnp.asarray(task_progress, jnp.float32),

@@ -175,6 +175,24 @@ def test_classes_per_task(scenario, expected):
     assert classes_per_task(ref.make_setup(scenario)) == expected
 
 
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_tasks_of_unequal_size_fit(problem, finish, scenario):
+    """Six classes in four tasks, 2, 2, 1 and 1: room for 4 · 2 · 5, 30 taken."""
+    made = []
+
+    def make(setup):
+        assert classes_per_task(setup) == 2
+        method = agem(setup, per_class=5, batch_size=16)
+        made.append(method.init(jax.random.key(0), {})[1])
+        return method._replace(report=lambda state: {"kept": state.size / 30})
+
+    run = problem(make_strategy=make, scenario=scenario, num_tasks=4)
+    last = finish(run)
+    assert made[0].y.shape == (40,)
+    np.testing.assert_allclose(last.report["kept"][0], [10 / 30, 20 / 30, 25 / 30, 1])
+    assert np.isfinite(last.accuracy).all()
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from configs import (
@@ -326,3 +328,29 @@ runpy.run_module("experiments.{command}", run_name="__main__", alter_sys=True)
     runs = 2 if command == "compare" else 1
     expected = {"load": runs, "problem": runs, "check": runs}
     assert eval(process.stdout.splitlines()[-1]) == expected
+
+
+@pytest.mark.parametrize(
+    "field, wrap",
+    [
+        ("weight_decay", lambda inner: (optax.add_decayed_weights(0.5), inner)),
+        ("clip", lambda inner: (optax.clip_by_global_norm(0.5), inner)),
+    ],
+)
+def test_an_optimizer_by_import_path_is_clipped_and_decayed(quick, field, wrap):
+    settings = {"optimizer.name": "optax:sgd", "optimizer.lr": 0.1}
+    given = configs.problem(quick(**settings, **{f"optimizer.{field}": 0.5}))
+    wanted = optax.chain(*wrap(optax.sgd(0.1)))
+    params, grads = {"w": jnp.array([3.0, -1.0])}, {"w": jnp.array([2.0, 1.0])}
+
+    def step(optimizer):
+        return optimizer.update(grads, optimizer.init(params), params)[0]["w"]
+
+    np.testing.assert_array_equal(step(given.optimizer), step(wanted))
+    assert not np.allclose(step(given.optimizer), step(optax.sgd(0.1)))
+
+
+def test_an_optimizer_by_import_path_takes_no_momentum(quick):
+    settings = {"optimizer.name": "optax:sgd", "optimizer.momentum": 0.9}
+    with pytest.raises(ValueError, match="momentum is for sgd, not optax:sgd"):
+        configs.problem(quick(**settings))

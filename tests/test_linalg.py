@@ -172,6 +172,38 @@ def test_rls_update_survives_a_tiny_alpha_and_repeated_samples():
     assert np.isfinite(inverse).all() and np.abs(inverse).max() < 1e-4
 
 
+@pytest.mark.parametrize("form", ["one by one", "blocked"])
+def test_rls_update_holds_at_the_official_final_alpha(form):
+    """Two tasks of windows alike, α from 1 to 1e-5: what is left of P is still exact.
+
+    A gate of 64 ε ‖x‖², some 1e-4 here, leaves out most of what is to be taken.
+    """
+    rng = np.random.default_rng(8)
+    d, steps = 48, 120
+    axes, _ = np.linalg.qr(rng.normal(size=(d, d)))
+    spread = rng.normal(size=(2, steps, 9, d)) * 0.8 ** np.arange(d) @ axes.T
+    x = 2 * np.maximum(spread + 0.3 * rng.normal(size=d), 0).astype(np.float32)
+    alphas = (1e-5 ** np.linspace(0, 1, steps)).astype(np.float32)
+
+    def step(inverse, given):
+        rows, alpha = given
+        if form == "blocked":
+            return linalg.rls_update(inverse, rows, alpha), None
+        take = lambda p, row: (linalg.rls_update(p, row, alpha), None)  # noqa: E731
+        return jax.lax.scan(take, inverse, rows)[0], None
+
+    run = jax.jit(lambda inverse, rows: jax.lax.scan(step, inverse, (rows, alphas))[0])
+    inverse, paper = jnp.eye(d), np.eye(d)
+    for task in x:
+        inverse = run(inverse, task)
+        for rows, alpha in zip(np.float64(task), np.float64(alphas), strict=True):
+            for row in rows:
+                paper = paper_rls(paper, row, alpha)
+        error = np.linalg.norm(inverse - paper) / np.linalg.norm(paper)
+        assert error < 1e-4
+    assert np.trace(paper) < 0.05 * d  # nearly all is taken
+
+
 def test_rls_update_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"\(3, 3\) and \(4,\)"):
         linalg.rls_update(jnp.eye(3), jnp.zeros(4), 1.0)

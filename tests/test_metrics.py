@@ -134,6 +134,20 @@ def test_interval_is_scipys():
     assert (i.low95, i.high95) == pytest.approx(expected)
 
 
+def test_an_interval_ends_where_the_scale_does():
+    # mean .9, std .1, t(0.975, 2) = 4.30265: .9 ± .248 reaches above 1.
+    whole = metrics.interval([0.8, 0.9, 1.0])
+    i = metrics.interval([0.8, 0.9, 1.0], lowest=0, highest=1)
+    assert whole.high95 > 1.1 and i.high95 == 1
+    assert i._replace(high95=whole.high95) == whole
+    below = metrics.interval([-1.0, -0.9, -0.8], lowest=-1, highest=1)
+    assert below.low95 == -1 and below.high95 == pytest.approx(-0.9 + 0.2484, abs=1e-4)
+    # A mean that rounding carried past the end is not cut into a wrong interval.
+    assert metrics.interval([1 + 1e-8] * 2, lowest=0, highest=1).high95 == 1
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 1.5"):
+        metrics.interval([0.5, 1.5], lowest=0, highest=1)
+
+
 def test_interval_of_too_little():
     one = metrics.interval([0.5, math.nan])
     assert (one.mean, one.minimum, one.maximum) == (0.5, 0.5, 0.5)

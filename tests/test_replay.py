@@ -10,6 +10,8 @@ import reference as ref
 import jaxcl
 from jaxcl.strategies.er import DRAW, KEEP, derpp, er
 from jaxcl.strategies.ewc import ewc
+from jaxcl.training.programs import make_programs
+from jaxcl.training.seeds import SeedMesh
 
 CAPACITY, REPLAY = 9, 4
 
@@ -192,11 +194,57 @@ def test_capacity_below_the_classes_and_above_the_data(capacity):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(history[-1][0]))
 
 
+def reservoir_after(problem, epochs):
+    """Seed 0's memory after every task, trained as `protocol.run` does."""
+    mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
+    fns = make_programs(problem, mesh)
+    mine, base = mesh.spread(per_seed(problem)), mesh.share(problem.stream.base)
+    seed = fns.init((), mine, ())
+    for t in range(problem.stream.num_tasks):
+        task = mesh.share(np.int32(t))
+        seed = fns.begin(seed, (mine, mesh.real), ())
+        cache = fns.prepare(seed, mine, (base, task))
+        for e in range(epochs):
+            shared = (base, task, mesh.share(np.int32(e)), mesh.share(np.int32(10)))
+            seed, _ = fns.epoch(seed, (mine, cache), shared)
+        seed = fns.end(seed, (mine, cache), (base, task))
+    return jax.tree.map(lambda a: a[0], mesh.gather(seed.strategy_state.memory))
+
+
+@pytest.mark.parametrize("method", ["er", "derpp"])
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_the_first_epochs_offer_keeps_no_example_twice(problem, method, mode):
+    """Three tasks of 80, three epochs: 240 distinct examples, or copies of them."""
+    kept = {}
+    for offer in ("step", "first_epoch"):
+        settings = {"capacity": 300, "batch_size": 4, "offer": offer}
+        run = problem(method, settings, seeds=(0,), seed_mode=mode, plan={"epochs": 3})
+        store = reservoir_after(run, 3)
+        distinct = len(np.unique(store.x[: store.size], axis=0))
+        kept[offer] = (int(store.seen), int(store.size), distinct)
+        assert set(store.task[: store.size].tolist()) == {0, 1, 2}
+    assert kept["first_epoch"] == (240, 240, 240)
+    seen, size, distinct = kept["step"]
+    assert (seen, size) == (720, 300) and distinct < 230
+
+
+@pytest.mark.parametrize("method", ["er", "derpp"])
+def test_over_one_epoch_both_offers_are_one(problem, finish, method):
+    settings = {"capacity": 20, "batch_size": 4}
+    runs = [
+        finish(problem(method, settings | {"offer": offer}, plan={"epochs": 1}))
+        for offer in ("step", "first_epoch")
+    ]
+    np.testing.assert_array_equal(runs[0].accuracy, runs[1].accuracy)
+
+
 @pytest.mark.parametrize(
     "make, settings, message",
     [
         (er, {"capacity": 0}, "er: capacity and batch_size .* got 0 and 10"),
         (er, {"batch_size": 0}, "er: capacity and batch_size .* got 500 and 0"),
+        (er, {"offer": "epoch"}, "er: offer must be one of step, first_epoch, got"),
+        (derpp, {"offer": "task"}, "derpp: offer must be .* got 'task'"),
         (derpp, {"alpha": -1.0}, "derpp: alpha must be at least 0, got -1.0"),
         (derpp, {"beta": float("nan")}, "derpp: beta must be at least 0, got nan"),
     ],

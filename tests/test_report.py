@@ -21,6 +21,11 @@ from jaxcl import metrics
 from jaxcl.strategies import METHODS
 
 pytestmark = pytest.mark.filterwarnings("error")
+CONFIG = {
+    "measure": "test",
+    "data": {"dataset": "digits", "stream": "split", "mean": [0.5], "std": None},
+    "model": {"name": "mlp", "widths": [16, 16], "dropout": 0.0},
+}
 TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv"}
 IMAGES = {"bars.png", "tasks.png", "matrix.png"}
 
@@ -48,8 +53,14 @@ def make(row="bp", tasks=3, seeds=(0, 1, 2), shift=0.0, done=None, **fields):
         wall_s=12.5,
         device="cpu",
         versions={"jax": "0"},
+        config=CONFIG,
     )
     return result._replace(**fields)
+
+
+def changed(section, **fields):
+    """CONFIG with some fields of a section set otherwise."""
+    return CONFIG | {section: CONFIG[section] | fields}
 
 
 def fail(result, seed, status, from_task):
@@ -90,6 +101,7 @@ def test_round_trip(tmp_path):
         wall_s=float("nan"),
         notes=["a note"],
         space={"dense": np.array([[0.1, 0.2, np.nan]] * 3)},
+        config=None,
     )
     save(tmp_path, result)
     assert same(load(tmp_path), result)
@@ -175,6 +187,76 @@ def test_pairs_are_matched_by_seed_and_benchmark():
     assert row.test == pytest.approx((0, 0.05, 2))
     longer = make("gpm", tasks=4)
     assert [r.test for r in scores.rows([make("bp"), longer])] == [None, None]
+
+
+@pytest.mark.parametrize(
+    "config, apart",
+    [
+        (changed("model", widths=[16]), ("model.widths",)),
+        (changed("model", norm="batch_current"), ("model.norm",)),
+        (
+            changed("data", mean=[0.0], first_permuted=False),
+            ("data.first_permuted", "data.mean"),
+        ),
+        (changed("data", stratified=True), ("data.stratified",)),
+        (CONFIG | {"measure": "valid"}, ("measure",)),
+        (None, ("a config that is not known",)),
+    ],
+)
+def test_a_test_is_between_runs_of_one_network_and_data(config, apart):
+    found = [make("bp"), make("owm", shift=0.05, config=config)]
+    row = scores.rows(found)[1]
+    assert row.test is None and row.apart == apart
+    (note,) = tables.footnotes([row])
+    assert f"OWM: not tested against BP, from which it differs in {apart[0]}" in note
+    # Beside a BP of its own setting it is tested against that.
+    found.insert(1, make("bp", shift=0.01, config=config))
+    tested = scores.rows(found)[2]
+    if config is not None:
+        assert tested.test == pytest.approx((0, 0.04, 3)) and tested.apart == ()
+
+
+def test_a_field_that_a_config_does_not_name_has_its_default():
+    """An older run's config lacks the settings that came later."""
+    later = changed("data", stratified=False, mean=(0.5,), classes_per_task=None)
+    later |= {"model": CONFIG["model"] | {"norm": "none", "use_bias": True}}
+    row = scores.rows([make("bp"), make("gpm", shift=0.05, config=later)])[1]
+    assert row.test == pytest.approx((0, 0.05, 3)) and row.apart == ()
+
+
+def test_a_config_is_read_from_beside_a_result(tmp_path):
+    save(tmp_path, make())
+    assert "config" not in json.loads((tmp_path / "result.json").read_text())
+    assert load(tmp_path).config is None
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert load(tmp_path).config == CONFIG
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json: not valid JSON"):
+        load(tmp_path)
+
+
+def test_recorded_owm_is_not_tested_against_another_network():
+    folder = Path(scores.__file__).parent / "results" / "permuted_mnist"
+    found = [load(folder / name) for name in ("bp", "ewc", "owm")]
+    bp, ewc, owm = scores.rows(found)
+    assert bp.result.row == "bp" and ewc.test is not None
+    assert owm.test is None and "model.widths" in owm.apart
+
+
+def test_intervals_stay_on_their_scale():
+    # ACC .983, .987 and .997 by seed: the interval would reach above 1.
+    found = make(shift=0.35)
+    high = np.minimum(found.matrix, 1.0)
+    (row,) = scores.rows([found._replace(matrix=high)])
+    i = row.intervals["acc"]
+    plain = metrics.interval(row.scores["acc"])
+    assert plain.high95 > 1 and i.high95 == 1 and i.low95 == plain.low95
+    worst = np.zeros((3, 2, 2))
+    worst[:, 0, 0] = [1.0, 0.9, 1.0]
+    (row,) = scores.rows([make(tasks=2)._replace(matrix=worst)])
+    i = row.intervals["bwt"]
+    assert metrics.interval(row.scores["bwt"]).low95 < -1 and i.low95 == -1
+    assert row.intervals["fgt"].high95 == 1
 
 
 def test_labels_are_unique_and_say_what_differs():

@@ -1,19 +1,26 @@
 """What a comparison's table and figures say about each result."""
 
+import dataclasses
+import inspect
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jaxcl import metrics
+from jaxcl.data.scenarios import make_stream
+from jaxcl.nn.models import MODELS
 from jaxcl.strategies import METHODS, label
 
 from ..runs.results import OK, Result
 
-METRICS = ("acc", "bwt", "fgt", "fwt")
+# Metric -> the ends of its scale: an accuracy, or a difference of two.
+SCALES = {"acc": (0.0, 1.0), "bwt": (-1.0, 1.0), "fgt": (-1.0, 1.0), "fwt": (-1.0, 1.0)}
+METRICS = tuple(SCALES)
 STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
 
 
@@ -26,7 +33,9 @@ class Row(NamedTuple):
       scores: metric -> value per seed [S], over the tasks done; NaN for failed seeds.
       intervals: metric -> its statistics over the seeds.
       failed: (seed, what happened) of each failed seed.
-      test: ACC against BP's; None for BP, without one, or while unfinished.
+      test: ACC against BP's; None for BP, without one of the same network and data, or
+        while unfinished.
+      apart: where there is no test because of it, what BP's setting has otherwise.
     """
 
     result: Result
@@ -35,6 +44,7 @@ class Row(NamedTuple):
     intervals: dict[str, metrics.Interval]
     failed: list[tuple[int, str]]
     test: metrics.PairedTest | None
+    apart: tuple[str, ...] = ()
 
     @property
     def unfinished(self) -> bool:
@@ -62,11 +72,8 @@ def rows(results: Iterable[Result]) -> list[Row]:
     scored = [
         _score(r, label) for r, label in zip(results, _labels(results), strict=True)
     ]
-    references: dict[tuple[str, ...], Row] = {}
-    for row in scored:
-        if row.result.row == "bp" and not row.unfinished:
-            references.setdefault(benchmark_of(row.result), row)
-    return [row._replace(test=_against(row, references)) for row in scored]
+    references = [r for r in scored if r.result.row == "bp" and not r.unfinished]
+    return [_against(row, references) for row in scored]
 
 
 def benchmark_of(r: Result) -> tuple[str, ...]:
@@ -113,20 +120,60 @@ def _score(r: Result, label: str) -> Row:
     scores = {
         m: np.where(lost, np.nan, v) for m, v in zip(METRICS, values, strict=True)
     }
-    intervals = {m: metrics.interval(v) for m, v in scores.items()}
+    intervals = {
+        m: metrics.interval(v, lowest=SCALES[m][0], highest=SCALES[m][1])
+        for m, v in scores.items()
+    }
     return Row(r, label, scores, intervals, failed, None)
 
 
-def _against(
-    row: Row, references: dict[tuple[str, ...], Row]
-) -> metrics.PairedTest | None:
-    reference = references.get(benchmark_of(row.result))
-    if reference is None or row.result.row == "bp" or row.unfinished:
-        return None
+def _against(row: Row, references: Sequence[Row]) -> Row:
+    """The row with its test against the first BP that differs in the method alone."""
+    if row.result.row == "bp" or row.unfinished:
+        return row
+    apart = {
+        i: differences(row.result, reference.result)
+        for i, reference in enumerate(references)
+        if benchmark_of(reference.result) == benchmark_of(row.result)
+    }
+    if not apart:
+        return row
+    nearest = min(apart, key=lambda i: len(apart[i]))
+    if apart[nearest]:
+        return row._replace(apart=apart[nearest])
+    reference = references[nearest]
     # Two runs may have different seeds: pair by seed, not by position.
     shared = [s for s in row.result.seeds if s in reference.result.seeds]
     x, y = (
         [dict(zip(r.result.seeds, r.scores["acc"], strict=True))[s] for s in shared]
         for r in (row, reference)
     )
-    return metrics.paired_test(x, y)
+    return row._replace(test=metrics.paired_test(x, y))
+
+
+def differences(a: Result, b: Result) -> tuple[str, ...]:
+    """Fields of the network, the data and the measure in which two runs differ.
+
+    A field that a config does not name has its default. Where a config is not known
+    nothing says that the networks are the same.
+    """
+    if a.config is None or b.config is None:
+        return ("a config that is not known",)
+    x, y = _setting(a.config), _setting(b.config)
+    return tuple(k for k in sorted(x | y) if x.get(k) != y.get(k))
+
+
+def _setting(config: Any) -> dict[str, Any]:
+    data, model = config["data"], config["model"]
+    setting = {"measure": config["measure"], "data.tasks": None}
+    for name, p in inspect.signature(make_stream).parameters.items():
+        if p.default is not p.empty:
+            setting[f"data.{name}"] = p.default
+    if model["name"] in MODELS:
+        for field in dataclasses.fields(MODELS[model["name"]]):
+            if field.name not in ("parent", "name"):
+                setting[f"model.{field.name}"] = field.default
+    setting |= {f"data.{k}": v for k, v in data.items()}
+    setting |= {f"model.{k}": v for k, v in model.items()}
+    # As JSON has it: a tuple is a list.
+    return {k: json.dumps(v, default=str) for k, v in setting.items()}

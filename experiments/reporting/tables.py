@@ -29,8 +29,16 @@ FORMULAS = (
     ("Forgetting", "mean_{j<T} (max_{i<T} A[i, j] − A[T, j])"),
     ("FWT", "mean_{j>1} (A[j−1, j] − b_j), b = accuracy at random initialisation"),
     ("±", "standard deviation over seeds (ddof = 1)"),
-    ("95 % interval", "mean ± t(0.975, n − 1) · std / √n over the n seeds not failed"),
-    ("p", "paired t-test of ACC against BP over shared seeds, two-sided, uncorrected"),
+    (
+        "95 % interval",
+        "mean ± t(0.975, n − 1) · std / √n over the n seeds not failed, "
+        "cut at the ends of the scale",
+    ),
+    (
+        "p",
+        "paired t-test of ACC against BP with the same network and data over shared "
+        "seeds, two-sided, uncorrected",
+    ),
 )
 
 
@@ -110,6 +118,12 @@ def footnotes(table: Sequence[Row]) -> list[str]:
                 f"{UNFINISHED} {row.label}: unfinished, {done} of {tasks} tasks done; "
                 f"{over}; not tested against BP."
             )
+    notes += [
+        f"{row.label}: not tested against BP, from which it differs in "
+        f"{', '.join(row.apart)}."
+        for row in table
+        if row.apart
+    ]
     for tasks in sorted(
         {len(r.result.task_names) for r in table if r.result.scenario == "class"}
     ):

@@ -206,4 +206,5 @@ def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
         versions=machine.versions(),
         notes=told,
         space=done.report or None,
+        config=json.loads(config.to_json_best_effort()),
     )

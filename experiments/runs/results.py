@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FILE_NAME = "result.json"
+CONFIG_NAME = "config.json"
 OK = "ok"
 
 
@@ -37,6 +38,8 @@ class Result(NamedTuple):
       versions: package -> version.
       notes: anything a reader of the table has to know.
       space: layer -> share of its space or capacity taken after each task [S, T].
+      config: the run's config, from `config.json` beside the file; None: unknown. Not a
+        part of the file.
     """
 
     config_name: str
@@ -54,6 +57,7 @@ class Result(NamedTuple):
     versions: Mapping[str, str]
     notes: Sequence[str] = ()
     space: Mapping[str, NDArray[np.float64]] | None = None
+    config: Mapping[str, Any] | None = None
 
 
 def save(path: str | os.PathLike[str], result: Result) -> None:
@@ -69,6 +73,7 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
     file = _file(path)
     result = check(result, str(file))
     fields = result._asdict()
+    del fields["config"]
     for name in ("matrix", "baseline"):
         fields[name] = _nulls(fields[name])
     fields["wall_s"] = None if math.isnan(result.wall_s) else result.wall_s
@@ -107,16 +112,9 @@ def load(path: str | os.PathLike[str]) -> Result:
             f"{file}: no such file; a run writes it when its first task ends: run or "
             f"resume it, or name the run's own folder"
         )
-    try:
-        text = file.read_text(encoding="utf-8")
-        fields = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise ValueError(
-            f"{file}: not valid JSON ({error}); it may have been cut off or edited: "
-            f"resume the run to rewrite it, or remove its folder"
-        ) from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+    fields = _read(file)
+    beside = file.parent / CONFIG_NAME
+    fields["config"] = _read(beside) if beside.is_file() else None
     optional = Result._field_defaults
     missing = [k for k in Result._fields if k not in fields and k not in optional]
     if missing:
@@ -163,9 +161,9 @@ def check(result: Result, where: str) -> Result:
     for name in ("seeds", "status", "task_names", "notes"):
         if isinstance(getattr(r, name), str | Mapping | None):
             raise fail(f"{name} must be a list, got {getattr(r, name)!r}")
-    for name in ("versions", "space"):
+    for name in ("versions", "space", "config"):
         value = getattr(r, name)
-        if not isinstance(value, Mapping) and not (name == "space" and value is None):
+        if not isinstance(value, Mapping) and (name == "versions" or value is not None):
             raise fail(f"{name} must be an object, got {value!r}")
     try:
         r = r._replace(
@@ -201,6 +199,21 @@ def check(result: Result, where: str) -> Result:
         versions={str(k): str(v) for k, v in r.versions.items()},
         space=space or None,
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A strict JSON object; ValueError says what else was found."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        fields = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError(
+            f"{file}: not valid JSON ({error}); it may have been cut off or edited: "
+            f"resume the run to rewrite it, or remove its folder"
+        ) from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
+    return fields
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

@@ -16,10 +16,11 @@ from jaxcl.checks import require
 from jaxcl.heads import outputs_of
 from jaxcl.losses import distillation, squared_error
 from jaxcl.ops import memory
-from jaxcl.types import Setup, Strategy, strategy
+from jaxcl.types import Batch, Context, Setup, Strategy, strategy
 
 # A step's key is the network's own; replay takes keys folded from it by these.
 KEEP, DRAW = 1, 2
+OFFERS = ("step", "first_epoch")
 
 
 class ReplayState(NamedTuple):
@@ -34,7 +35,11 @@ class ReplayState(NamedTuple):
     drawn: tuple[memory.Sample, ...]  # weight 0 until something is stored
 
 
-def _check(method: str, capacity: int, batch_size: int) -> None:
+def _check(method: str, capacity: int, batch_size: int, offer: str) -> None:
+    require(
+        offer in OFFERS,
+        f"{method}: offer must be one of {', '.join(OFFERS)}, got {offer!r}",
+    )
     if capacity < 1 or batch_size < 1:
         raise ValueError(
             f"{method}: capacity and batch_size must be at least 1, got {capacity} and "
@@ -46,12 +51,22 @@ def _draw(store: memory.Memory, keys, n: int, setup: Setup) -> ReplayState:
     return ReplayState(store, tuple(memory.sample(store, k, n, setup) for k in keys))
 
 
+def _offered(offer: str, ctx: Context) -> Batch:
+    """A step's batch as the reservoir gets it: at weight 0 what it is not to see."""
+    if offer == "step":
+        return ctx.batch
+    weight = jnp.where(ctx.epoch == 0, ctx.batch.weight, 0)
+    return ctx.batch._replace(weight=weight)
+
+
 def _rows(out, n: int):
     """The output on a batch's own rows, for whoever reads it beside that batch."""
     return out._replace(logits=out.logits[:n])
 
 
-def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
+def er(
+    setup: Setup, *, capacity: int = 500, batch_size: int = 10, offer: str = "step"
+) -> Strategy:
     """Trains on each batch together with examples drawn from a reservoir.
 
     L = mean over the batch's B and the n drawn examples of the task's loss, in one
@@ -62,17 +77,22 @@ def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
       setup: the run's `Setup`.
       capacity: of the reservoir, over all tasks.
       batch_size: n, examples drawn a step.
+      offer: what the reservoir is offered: "step", every step's batch, an example once
+        per epoch, so that it may hold copies; "first_epoch", the batches of a task's
+        first epoch: each example once, and none twice in the reservoir. One epoch makes
+        no difference.
 
     Returns:
       A `Strategy` with a `ReplayState`.
 
     Raises:
-      ValueError: an argument below 1, with its value.
+      ValueError: an argument below 1, an unknown offer, with its value.
 
-    Differs from Mammoth's code in drawing with repeats. ``out.taps`` that later hooks
-    see hold the drawn examples' rows too: they are part of the gradient.
+    Differs from Mammoth's code, whose offer is "step", in drawing with repeats.
+    ``out.taps`` that later hooks see hold the drawn examples' rows too: they are part
+    of the gradient.
     """
-    _check("er", capacity, batch_size)
+    _check("er", capacity, batch_size, offer)
 
     def init(key, net):
         return {}, _draw(memory.empty(setup, capacity), [key], batch_size, setup)
@@ -90,7 +110,9 @@ def er(setup: Setup, *, capacity: int = 500, batch_size: int = 10) -> Strategy:
 
     def grads(state, g, params, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
-        store = memory.reservoir_add(state.memory, key, ctx.batch, setup.codec)
+        store = memory.reservoir_add(
+            state.memory, key, _offered(offer, ctx), setup.codec
+        )
         key = jax.random.fold_in(ctx.key, DRAW)
         return g, _draw(store, [key], batch_size, setup)
 
@@ -104,6 +126,7 @@ def derpp(
     beta: float = 0.5,
     capacity: int = 500,
     batch_size: int = 10,
+    offer: str = "step",
 ) -> Strategy:
     """Replays past examples with the outputs the network gave when it met them.
 
@@ -119,6 +142,10 @@ def derpp(
       beta: β ≥ 0; 0 is DER. Both 0 is fine-tuning.
       capacity: of the reservoir, over all tasks.
       batch_size: n, examples drawn a step for either term.
+      offer: what the reservoir is offered: "step", every step's batch, an example once
+        per epoch, so that it may hold copies; "first_epoch", the batches of a task's
+        first epoch: each example once, and none twice in the reservoir. Stored
+        logits are then those of the first epoch.
 
     Returns:
       A `Strategy` with a `ReplayState` whose memory holds logits [capacity, K].
@@ -126,12 +153,12 @@ def derpp(
     Raises:
       ValueError: an argument out of range, named with its value.
 
-    Differs from Mammoth's code in drawing with repeats, and in class-incremental runs
-    in the outputs: there the loss is over all K from the first task, here over those
-    of the tasks so far. The paper writes ‖·‖² without the mean over outputs; α is on
-    the code's scale, the mean's.
+    Differs from Mammoth's code, whose offer is "step", in drawing with repeats, and in
+    class-incremental runs in the outputs: there the loss is over all K from the first
+    task, here over those of the tasks so far. The paper writes ‖·‖² without the mean
+    over outputs; α is on the code's scale, the mean's.
     """
-    _check("derpp", capacity, batch_size)
+    _check("derpp", capacity, batch_size, offer)
     require(alpha >= 0, f"derpp: alpha must be at least 0, got {alpha}")
     require(beta >= 0, f"derpp: beta must be at least 0, got {beta}")
 
@@ -170,7 +197,7 @@ def derpp(
     def grads(state, g, params, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
         store = memory.reservoir_add(
-            state.memory, key, ctx.batch, setup.codec, out.logits
+            state.memory, key, _offered(offer, ctx), setup.codec, out.logits
         )
         keys = jax.random.split(jax.random.fold_in(ctx.key, DRAW))
         return g, _draw(store, keys, batch_size, setup)

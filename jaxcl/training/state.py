@@ -41,6 +41,7 @@ def context_of(
     return Context(
         task=task,
         step=seed.progress.step,
+        epoch=jnp.full((), -1, jnp.int32),
         epoch_progress=one,
         epoch_fraction=one,
         task_progress=one,

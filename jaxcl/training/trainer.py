@@ -200,6 +200,7 @@ def make_trainer(
             ctx = Context(
                 task=task,
                 step=step,
+                epoch=epoch,
                 epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
                 epoch_fraction=i * plan.batch_size / data.size,
                 task_progress=step / reduce(jnp.minimum, limits),
