@@ -10,6 +10,7 @@ import reference as ref
 import jaxcl
 from jaxcl.strategies.er import DRAW, KEEP, derpp, er
 from jaxcl.strategies.ewc import ewc
+from jaxcl.training.problem import per_seed
 from jaxcl.training.programs import make_programs
 from jaxcl.training.seeds import SeedMesh
 
