@@ -25,7 +25,7 @@ from .runs import machine
 from .runs.timers import CASES, Timer, convolution_step, jax_step, torch_step
 
 
-def contestants(name: str, lanes: str) -> dict[str, Timer]:
+def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
     """What is timed against each other in a case."""
     if name == "conv":
         return {
@@ -34,7 +34,7 @@ def contestants(name: str, lanes: str) -> dict[str, Timer]:
         }
     case = CASES[name]
     found = {
-        f"{label(row)}, {n} seed{'s' * (n > 1)}": jax_step(case, row, n, lanes)
+        f"{label(row)}, {n} seed{'s' * (n > 1)}": jax_step(case, row, n, seed_mode)
         for row in case.methods
         for n in ((1, 5) if row == "bp" else (5,))
     }
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console(width=100)
     rows = []
     for name in _CASES.value:
-        timers = contestants(name, _LANES.value)
+        timers = contestants(name, _SEED_MODE.value)
         times: dict[str, list[float]] = {what: [] for what in timers}
         for _ in range(_ROUNDS.value):
             for what, timer in timers.items():
@@ -96,6 +96,6 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     _CASES = flags.DEFINE_list("cases", ["mlp10", "mlp64", "alexnet"], "What to time.")
     _ROUNDS = flags.DEFINE_integer("rounds", 5, "Alternating rounds.")
-    _LANES = flags.DEFINE_string("lanes", "auto", "Seeds: auto, map or vmap.")
+    _SEED_MODE = flags.DEFINE_string("seed_mode", "auto", "Seeds: auto, map or vmap.")
     _OUT = flags.DEFINE_string("out", None, "Also write the figures to this JSON file.")
     launch.run(main)

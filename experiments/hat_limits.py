@@ -37,13 +37,12 @@ from ml_collections import ConfigDict, config_flags
 from jaxcl import metrics
 from jaxcl.nn.layers import NORMS
 from jaxcl.strategies import METHODS
-from jaxcl.strategies.hat import AT_CLAMP
 from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
 
 from . import launch
 from .reporting.style import DPI, STYLE
-from .runs import machine, notes
+from .runs import machine
 from .runs.execute import carry_out, prepare
 from .runs.results import OK, Result
 
@@ -138,7 +137,7 @@ def table(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str, 
     lines = []
     for point, result in zip(points, results, strict=True):
         healthy = np.array([s == OK for s in result.status])
-        space = result.space or {}
+        report = result.report
 
         def mean(values, healthy=healthy):
             return float(values[healthy].mean()) if healthy.any() else float("nan")
@@ -146,10 +145,11 @@ def table(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str, 
         line = {"curve": point.curve, "x": point.x, "seeds": len(healthy)}
         line["failed"] = int((~healthy).sum())
         line |= {name: mean(v) for name, v in scores(result).items()}
-        line["at clamp"] = mean(space[AT_CLAMP]) if AT_CLAMP in space else None
+        at_clamp = [mean(v) for v in report.get("at_clamp", {}).values()]
+        line["at clamp"] = max(at_clamp, default=None)
+        taken = report.get("taken", {}).values()
         line["fullest layer"] = max(
-            (mean(v[:, result.tasks_done - 1]) for v in notes.layers(space).values()),
-            default=None,
+            (mean(v[:, result.tasks_done - 1]) for v in taken), default=None
         )
         lines.append(line)
     return lines
@@ -212,7 +212,7 @@ def capacity_figure(
         far = np.stack([matrix[:, i, : i + 1].mean(1) for i in range(done)], 1).mean(0)
         learned.plot(task, new, color=METHODS[row].colour, label=row)
         seen.plot(task, far, color=METHODS[row].colour)
-        for name, taken in notes.layers(result.space or {}).items():
+        for name, taken in result.report.get("taken", {}).items():
             left = 100 * (1 - taken[healthy, :done].mean(0))
             free.plot(task, left, color=METHODS[row].colour, lw=0.8)
             free.text(task[-1], left[-1], f" {name}", size=6, va="center")

@@ -8,7 +8,7 @@ python -m experiments.sweep --config=configs/digits.py --strategies=my_package:l
 The grid is the config file's ``sweep()``, row -> field -> values, or for the rows named
 what ``--grid`` gives. Every combination of a row's values is a run, in a folder of its
 own under the workdir, measured on the validation examples. Settings that can be traced
-(strengths, rates) are trained at once, as further lanes beside the seeds. Broken off,
+(strengths, rates) are trained at once, as further seeds. Broken off,
 the same command goes on. A field with one value is only set: ``data.tasks`` to choose
 on the first tasks of a stream and report the others, ``seeds`` to choose with seeds
 that no result uses.

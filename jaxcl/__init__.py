@@ -1,8 +1,15 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
 from jaxcl import losses, metrics, nn, ops, strategies, transforms
-from jaxcl.compose import chain, transform_loss, transform_optimizer
-from jaxcl.setup import array_data, context, setup_for, setup_for_linen
+from jaxcl.compose import (
+    OptState,
+    after_task,
+    chain,
+    init_params,
+    transform_loss,
+    transform_optimizer,
+)
+from jaxcl.setup import array_data, context, context_of, setup_for, setup_for_linen
 from jaxcl.types import (
     Batch,
     Context,
@@ -23,14 +30,18 @@ __all__ = [
     "Context",
     "LayerSpec",
     "NormSpec",
+    "OptState",
     "Output",
     "Params",
     "Setup",
     "Strategy",
     "TaskData",
+    "after_task",
     "array_data",
     "chain",
     "context",
+    "context_of",
+    "init_params",
     "losses",
     "metrics",
     "nn",

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxcl.heads import hold_still, outputs_of, shares_all_outputs, with_gradient
+from jaxcl.transforms import warn_unless_linear
 from jaxcl.types import (
     ApplyFn,
     Context,
     LossFn,
     Output,
     Params,
+    PyTree,
     Setup,
     State,
     Strategy,
-    TaskLoss,
+    TaskData,
 )
+
+
+class OptState(NamedTuple):
+    """State of `transform_optimizer`'s transformation."""
+
+    inner: PyTree  # the optimizer's
+    strategy: State
 
 
 def chain(*members: Strategy) -> Strategy:
@@ -29,10 +38,10 @@ def chain(*members: Strategy) -> Strategy:
 
     ``forward`` and ``loss`` nest, the first member innermost; gradients, updates, model
     state and parameters thread through the members in order. State, aux and cache are
-    tuples with an entry a member, and each member sees a key of its own (member i gets
-    ``fold_in(key, i)``). What they add to the validation loss is summed. Reports are
-    merged; a name that two members report is told apart by the member's number, as in
-    "0:hidden_0".
+    tuples with an entry per member, and each member sees a key of its own (member i
+    gets ``fold_in(key, i)``). What they add to the validation loss is summed. Reports
+    are merged; a layer of a quantity that two members report is told apart by the
+    member's number, as in ``{"taken": {"0:hidden_0": …, "1:hidden_0": …}}``.
 
     Args:
       *members: strategies, at least one.
@@ -47,34 +56,10 @@ def chain(*members: Strategy) -> Strategy:
         raise ValueError("chain() needs at least one strategy, got none")
 
     def own(ctx: Context, i: int) -> Context:
-        # `prepare` ran before there was a context; a context made outside this
+        # `before_task` ran before there was a context; a context made outside this
         # project's loop may carry no cache at all.
         cache = ctx.cache[i] if ctx.cache != () else ()
         return ctx._replace(key=jax.random.fold_in(ctx.key, i), cache=cache)
-
-    def init(key, net):
-        pairs = [m.init(jax.random.fold_in(key, i), net) for i, m in enumerate(members)]
-        return tuple(aux for aux, _ in pairs), tuple(state for _, state in pairs)
-
-    def prepare(state, data):
-        return tuple(m.prepare(s, data) for m, s in zip(members, state, strict=True))
-
-    def forward(state, aux, apply_fn, ctx):
-        for i, m in enumerate(members):
-            apply_fn = m.forward(state[i], aux[i], apply_fn, own(ctx, i))
-        return apply_fn
-
-    def loss(state, loss_fn):
-        for i, m in enumerate(members):
-            loss_fn = _lift_loss(m, i, state[i], loss_fn, own)
-        return loss_fn
-
-    def thread(call, value, state):
-        states = []
-        for i, m in enumerate(members):
-            value, s = call(m, i, state[i], value)
-            states.append(s)
-        return value, tuple(states)
 
     def at(tree: Params, i: int) -> Params:
         return Params(tree.net, tree.aux[i])
@@ -83,68 +68,100 @@ def chain(*members: Strategy) -> Strategy:
         aux = tuple(new.aux if j == i else a for j, a in enumerate(tree.aux))
         return Params(new.net, aux)
 
-    def grads(state, g, params, ctx, out):
-        def call(m, i, s, g):
-            new, s = m.grads(s, at(g, i), at(params, i), own(ctx, i), out)
-            return put(g, i, new), s
+    def thread(call, tree: Params, state):
+        """Passes a tree through the members, each seeing and changing its own aux."""
+        states = []
+        for i, m in enumerate(members):
+            new, s = call(m, i, at(tree, i), state[i])
+            tree = put(tree, i, new)
+            states.append(s)
+        return tree, tuple(states)
 
-        return thread(call, g, state)
+    def init_aux(key, net):
+        return tuple(
+            m.init_aux(jax.random.fold_in(key, i), net) for i, m in enumerate(members)
+        )
 
-    def updates(state, u, g, params, ctx, out):
-        def call(m, i, s, u):
-            new, s = m.updates(s, at(u, i), at(g, i), at(params, i), own(ctx, i), out)
-            return put(u, i, new), s
+    def init(params):
+        return tuple(m.init(at(params, i)) for i, m in enumerate(members))
 
-        return thread(call, u, state)
+    def before_task(state, data):
+        pairs = zip(members, state, strict=True)
+        return tuple(m.before_task(s, data) for m, s in pairs)
 
-    def in_play(state, ctx):
-        parts = [m.in_play(state[i], own(ctx, i)) for i, m in enumerate(members)]
+    def forward(apply_fn, state, aux, *, ctx):
+        for i, m in enumerate(members):
+            apply_fn = m.forward(apply_fn, state[i], aux[i], ctx=own(ctx, i))
+        return apply_fn
+
+    def loss(loss_fn, state):
+        for i, m in enumerate(members):
+            loss_fn = _lift_loss(m, i, state[i], loss_fn, own)
+        return loss_fn
+
+    def grads(grads, state, params, *, ctx, out):
+        def call(m, i, g, s):
+            return m.grads(g, s, at(params, i), ctx=own(ctx, i), out=out)
+
+        return thread(call, grads, state)
+
+    def updates(updates, state, params, *, grads, ctx, out):
+        def call(m, i, u, s):
+            mine, g = own(ctx, i), at(grads, i)
+            return m.updates(u, s, at(params, i), grads=g, ctx=mine, out=out)
+
+        return thread(call, updates, state)
+
+    def in_play(state, *, ctx):
+        parts = [m.in_play(state[i], ctx=own(ctx, i)) for i, m in enumerate(members)]
         return reduce(jnp.logical_or, parts)
 
-    def model_state(state, old, new, ctx):
+    def model_state(new, state, *, old, ctx):
         for i, m in enumerate(members):
-            new = m.model_state(state[i], old, new, own(ctx, i))
+            new = m.model_state(new, state[i], old=old, ctx=own(ctx, i))
         return new
 
-    def validation(state, params, ctx):
+    def validation(params, state, *, task):
         return sum(
-            m.validation(state[i], at(params, i), own(ctx, i))
+            m.validation(at(params, i), state[i], task=task)
             for i, m in enumerate(members)
         )
 
-    def after_task(state, params, ms, ctx, data):
-        def call(m, i, s, p):
-            new, s = m.after_task(s, at(p, i), ms, own(ctx, i), data)
-            return put(p, i, new), s
+    def after_task(params, state, *, data, model_state, task, key):
+        def call(m, i, p, s):
+            mine = jax.random.fold_in(key, i)
+            return m.after_task(
+                p, s, data=data, model_state=model_state, task=task, key=mine
+            )
 
         return thread(call, params, state)
 
     def report(state):
         parts = [m.report(s) for m, s in zip(members, state, strict=True)]
-        count = Counter(name for part in parts for name in part)
-        return {
-            name if count[name] == 1 else f"{i}:{name}": value
-            for i, part in enumerate(parts)
-            for name, value in part.items()
-        }
-
-    def check(optimizer):
-        for m in members:
-            m.check(optimizer)
+        count = Counter((q, layer) for part in parts for q in part for layer in part[q])
+        merged: dict[str, dict[str, jax.Array]] = {}
+        for i, part in enumerate(parts):
+            for quantity, layers in part.items():
+                for layer, value in layers.items():
+                    alone = count[quantity, layer] == 1
+                    name = layer if alone else f"{i}:{layer}"
+                    merged.setdefault(quantity, {})[name] = value
+        return merged
 
     return Strategy(
-        init,
-        prepare,
-        forward,
-        loss,
-        grads,
-        updates,
-        in_play,
-        model_state,
-        validation,
-        after_task,
-        report,
-        check,
+        init_aux=init_aux,
+        init=init,
+        before_task=before_task,
+        forward=forward,
+        loss=loss,
+        grads=grads,
+        updates=updates,
+        in_play=in_play,
+        model_state=model_state,
+        validation=validation,
+        after_task=after_task,
+        report=report,
+        needs_linear=any(m.needs_linear for m in members),
     )
 
 
@@ -159,12 +176,26 @@ def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> Lo
             return inner(Params(p.net, aux), c._replace(key=ctx.key, cache=ctx.cache))
 
         own_ctx = own(ctx, i)
-        return member.loss(state, below)(Params(params.net, params.aux[i]), own_ctx)
+        return member.loss(below, state)(Params(params.net, params.aux[i]), own_ctx)
 
     return loss_fn
 
 
-def transform_loss(strategy: Strategy, task_loss: TaskLoss, apply_fn: ApplyFn):
+def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
+    """The parameters that training starts from: the network's and the strategy's own.
+
+    Args:
+      strategy: any `Strategy`.
+      key: a typed key, for what the strategy draws (HAT's embeddings).
+      net: the network's parameters.
+
+    Returns:
+      A `Params` of ``net`` itself and the strategy's ``aux``.
+    """
+    return Params(net, strategy.init_aux(key, net))
+
+
+def transform_loss(strategy: Strategy, setup: Setup):
     """A strategy's loss as a plain function to differentiate.
 
     With f the model, f' = ``strategy.forward`` of it and ℓ the task's loss, the result
@@ -172,32 +203,28 @@ def transform_loss(strategy: Strategy, task_loss: TaskLoss, apply_fn: ApplyFn):
 
     Args:
       strategy: any `Strategy`.
-      task_loss: ``(logits[B, K], batch, task) -> scalar``.
-      apply_fn: ``(net, model_state, x, task, key, train) -> Output``.
+      setup: the run's `Setup`; gives f and ℓ.
 
     Returns:
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
       ``jax.value_and_grad(..., has_aux=True)``.
 
-    Example: one EWC step in a loop of one's own is in `jaxcl.transform_optimizer`.
+    Example: one step in a loop of one's own is in `jaxcl.transform_optimizer`.
     """
 
     def loss_fn(params: Params, state: State, ctx: Context):
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            f = strategy.forward(state, p.aux, apply_fn, c)
+            f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
-            return task_loss(out.logits, c.batch, c.task), out
+            return setup.task_loss(out.logits, c.batch, c.task), out
 
-        return strategy.loss(state, bare)(params, ctx)
+        return strategy.loss(bare, state)(params, ctx)
 
     return loss_fn
 
 
 def transform_optimizer(
-    strategy: Strategy,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    setup: Setup,
+    strategy: Strategy, optimizer: optax.GradientTransformation, setup: Setup
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optax optimizer in a strategy's gradient and update hooks.
 
@@ -217,17 +244,19 @@ def transform_optimizer(
     Args:
       strategy: any `Strategy`.
       optimizer: an optax transformation over `Params`.
-      state: the strategy's state that ``init`` starts from, from ``strategy.init``.
       setup: the run's `Setup`; its ``heads`` name the classifier, whose leaves have the
         K outputs as their last axis.
 
     Returns:
-      An optax transformation whose state is ``(inner_state, strategy_state)`` and whose
+      An optax transformation whose state is an `OptState` and whose
       ``update(grads, state, params, ctx=..., out=...)`` takes the step's `Context` and
       `Output`; further keywords go on to ``optimizer``.
 
     Raises:
       ValueError: on update, no parameter that ``setup.heads`` names has K outputs.
+
+    Warns where the strategy needs an optimizer whose updates stay in the subspace of
+    its gradients and this one's do not. Must not be called inside jit.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl
@@ -237,36 +266,84 @@ def transform_optimizer(
       ...                         heads=(("head",),))
       >>> method = frozen(setup)
       >>> net = {"head": {"kernel": jnp.zeros([3, 2])}}
-      >>> aux, state = method.init(jax.random.key(0), net)
-      >>> params = jaxcl.Params(net, aux)
-      >>> tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), state, setup)
-      >>> loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+      >>> params = jaxcl.init_params(method, jax.random.key(0), net)
+      >>> tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+      >>> loss = jaxcl.transform_loss(method, setup)
       >>> opt_state = tx.init(params)
       >>> ctx = jaxcl.context(jnp.ones([2, 3]), jnp.array([0, 1]), task=1)
-      >>> grads, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+      >>> grad = jax.grad(loss, has_aux=True)
+      >>> grads, out = grad(params, opt_state.strategy, ctx)
       >>> updates, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
       >>> params = optax.apply_updates(params, updates)
     """
+    warn_unless_linear(strategy, optimizer)
+    return hook_in(strategy, optimizer, setup)
+
+
+def hook_in(
+    strategy: Strategy, optimizer: optax.GradientTransformation, setup: Setup
+) -> optax.GradientTransformationExtraArgs:
+    """`transform_optimizer` without judging the optimizer; may be called inside jit."""
     inner = optax.with_extra_args_support(optimizer)
     holds = not shares_all_outputs(setup)
 
-    def init(params: Params):
-        return inner.init(params), state
+    def init(params: Params) -> OptState:
+        return OptState(inner.init(params), strategy.init(params))
 
     def update(
         grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any
     ):
-        inner_state, old = opt_state
-        new, s = strategy.grads(old, grads, params, ctx, out)
-        updates, inner_state = inner.update(new, inner_state, params, **extra)
+        old = opt_state.strategy
+        new, state = strategy.grads(grads, old, params, ctx=ctx, out=out)
+        raw, inner_state = inner.update(new, opt_state.inner, params, **extra)
+        updates = cast(Params, raw)
         if holds:
             in_play = (
                 outputs_of(setup, ctx.batch, ctx.task)
                 | with_gradient(setup, grads.net, new.net)
-                | strategy.in_play(old, ctx)
+                | strategy.in_play(old, ctx=ctx)
             )
             updates = updates._replace(net=hold_still(setup, updates.net, in_play))
-        updates, s = strategy.updates(s, updates, new, params, ctx, out)
-        return updates, (inner_state, s)
+        updates, state = strategy.updates(
+            updates, state, params, grads=new, ctx=ctx, out=out
+        )
+        return updates, OptState(inner_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def after_task(
+    strategy: Strategy,
+    params: Params,
+    opt_state: OptState,
+    data: TaskData,
+    *,
+    task: int | jax.Array,
+    key: jax.Array | None = None,
+    model_state: PyTree = (),
+) -> tuple[Params, OptState]:
+    """Ends a task in a training loop of one's own.
+
+    Args:
+      strategy: any `Strategy`.
+      params: after the task's last step.
+      opt_state: of `transform_optimizer`'s transformation.
+      data: the task's training examples; see `jaxcl.array_data`.
+      task: counted from 0.
+      key: a typed key, for what is drawn (examples of a Fisher); by default one of the
+        task's own.
+      model_state: the model's running statistics.
+
+    Returns:
+      The parameters and the state that the next task starts from. The optimizer's own
+      part is as it was: to restart it, ``opt_state._replace(inner=...)``.
+    """
+    params, state = strategy.after_task(
+        params,
+        opt_state.strategy,
+        data=data,
+        model_state=model_state,
+        task=jnp.asarray(task, jnp.int32),
+        key=jax.random.key(task) if key is None else key,
+    )
+    return params, opt_state._replace(strategy=state)

@@ -132,13 +132,9 @@ def context(
     *,
     task: int | jax.Array,
     step: int | jax.Array = 0,
-    epoch: int | jax.Array = 0,
+    seed: int | jax.Array = 0,
     key: jax.Array | None = None,
-    epoch_progress: float | jax.Array = 0.0,
-    epoch_fraction: float | jax.Array = 0.0,
-    task_progress: float | jax.Array = 0.0,
-    model_state: PyTree | None = None,
-    cache: PyTree = (),
+    **moment: Any,
 ) -> Context:
     """A `Context` for a training loop of one's own.
 
@@ -147,13 +143,11 @@ def context(
       y: int[B] targets.
       task: the task they belong to, which is the one in training.
       step: since the task's start.
-      epoch: of the task, from 0.
-      key: a typed key of this step's own; by default derived from ``step``.
-      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
-      epoch_fraction: share of the epoch's examples that came before this batch.
-      task_progress: share of the task done.
-      model_state: the model's running statistics, by default none.
-      cache: what the strategy's ``prepare`` returned.
+      seed: of the run; the step's default key is drawn from it.
+      key: a typed key of this step's own; by default one that differs between seeds,
+        tasks and steps.
+      **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
+        task_progress, model_state, cache.
 
     Returns:
       A `Context` in which every example has weight 1.
@@ -166,6 +160,40 @@ def context(
         weight=jnp.ones((n,), jnp.float32),
         index=jnp.arange(n),
     )
+    if key is None:
+        key = jax.random.key(seed)
+        for number in (task, step):
+            key = jax.random.fold_in(key, number)
+    return context_of(batch, task=task, step=step, key=key, **moment)
+
+
+def context_of(
+    batch: Batch,
+    *,
+    task: int | jax.Array,
+    key: jax.Array,
+    step: int | jax.Array = 0,
+    epoch: int | jax.Array = 0,
+    epoch_progress: float | jax.Array = 0.0,
+    epoch_fraction: float | jax.Array = 0.0,
+    task_progress: float | jax.Array = 0.0,
+    model_state: PyTree | None = None,
+    cache: PyTree = (),
+) -> Context:
+    """The `Context` of a step on a batch.
+
+    Args:
+      batch: the step's examples.
+      task: the task in training.
+      key: a typed key of this step's own.
+      step: since the task's start.
+      epoch: of the task, from 0.
+      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
+      epoch_fraction: share of the epoch's examples that came before this batch.
+      task_progress: share of the task done.
+      model_state: the model's running statistics, by default none.
+      cache: what the strategy's ``before_task`` returned.
+    """
     return Context(
         task=jnp.asarray(task, jnp.int32),
         step=jnp.asarray(step, jnp.int32),
@@ -173,7 +201,7 @@ def context(
         epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
         epoch_fraction=jnp.asarray(epoch_fraction, jnp.float32),
         task_progress=jnp.asarray(task_progress, jnp.float32),
-        key=jax.random.key(step) if key is None else key,
+        key=key,
         batch=batch,
         model_state={} if model_state is None else model_state,
         cache=cache,
@@ -181,7 +209,7 @@ def context(
 
 
 def array_data(x: jax.Array, y: jax.Array, task: int | jax.Array = 0) -> TaskData:
-    """Plain arrays as the `TaskData` that `prepare` and `after_task` read.
+    """Plain arrays as the `TaskData` that `before_task` and `after_task` read.
 
     Args:
       x: [N, ...] network inputs.

@@ -12,7 +12,7 @@ import optax
 from jaxcl.checks import require
 from jaxcl.ops import gates
 from jaxcl.ops.linalg import EXACT, tree_dot
-from jaxcl.types import PyTree
+from jaxcl.types import PyTree, Strategy
 
 GIVEN = ("basis", "projector")
 
@@ -104,6 +104,58 @@ def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
     )
 
 
+def project_onto() -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by a projector that each leaf may have: G ← P G.
+
+    With G a leaf as a matrix [d, n], n its last axis; an HWIO kernel is
+    [kh * kw * C, O]. P need not be a projector in the strict sense: OWM's shrinks each
+    direction by how much of it is taken.
+
+    Returns:
+      An optax transformation without state whose
+      ``update(updates, state, params, projector=tree)`` takes a tree like ``updates``
+      with P [d, d] for the leaves to treat and None for leaves, or whole subtrees, that
+      pass.
+
+    Raises:
+      ValueError: on update, a P that does not fit its leaf.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, jaxcl
+      >>> tx = optax.chain(jaxcl.transforms.project_onto(), optax.sgd(1.0))
+      >>> params = {"w": jnp.ones([2, 3]), "b": jnp.ones(3)}
+      >>> free = {"w": jnp.diag(jnp.array([0.0, 1.0])), "b": None}
+      >>> step, _ = tx.update(params, tx.init(params), params, projector=free)
+      >>> optax.apply_updates(params, step)["w"].tolist()
+      [[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+
+    Source: Zeng et al., Continual learning of context-dependent processing in neural
+    networks, Nature Machine Intelligence 2019, https://arxiv.org/abs/1810.01256, eq. 1,
+    on kernels laid out [inputs, outputs].
+    """
+
+    def one(projector, part):
+        if projector is None:
+            return part
+        d = part.size // part.shape[-1] if part.ndim > 1 else 0
+        if projector.shape != (d, d):
+            raise ValueError(
+                f"a projector of shape {list(projector.shape)} does not fit an array "
+                f"of shape {list(part.shape)}, a matrix of {d} rows"
+            )
+        moved = jnp.matmul(projector, part.reshape(d, -1), precision=EXACT)
+        return moved.reshape(part.shape)
+
+    def update(updates, state, params=None, *, projector: PyTree, **extra):
+        del params, extra
+        new = jax.tree.map(one, projector, updates, is_leaf=lambda p: p is None)
+        return new, state
+
+    return optax.GradientTransformationExtraArgs(
+        lambda params: optax.EmptyState(), update
+    )
+
+
 def project_conflicting() -> optax.GradientTransformationExtraArgs:
     """Removes from a gradient what would raise, to first order, a reference loss.
 
@@ -189,29 +241,33 @@ def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
     return True
 
 
-def warn_unless_kept(optimizer: optax.GradientTransformation, method: str) -> None:
-    """Warns if projecting gradients before `optimizer` does not protect the weights.
+def warn_unless_linear(
+    strategy: Strategy, optimizer: optax.GradientTransformation
+) -> None:
+    """Warns if a strategy that projects gradients protects nothing under an optimizer.
 
     Args:
+      strategy: judged by its field ``needs_linear``.
       optimizer: the one that receives the projected gradients.
-      method: its name, for the message.
     """
+    if not strategy.needs_linear:
+        return
     try:
         kept = keeps_subspace(optimizer)
     except Exception as error:  # it may want the parameters it was written for
         warnings.warn(
-            f"{method} projects gradients; whether this optimizer's updates stay in "
-            f"the subspace of its gradients could not be tried: {error}",
-            stacklevel=2,
+            "this strategy projects gradients; whether this optimizer's updates stay "
+            f"in the subspace of its gradients could not be tried: {error}",
+            stacklevel=3,
         )
         return
     if not kept:
         warnings.warn(
-            f"{method} projects gradients, and this optimizer's updates leave the "
+            "this strategy projects gradients, and this optimizer's updates leave the "
             "subspace that its gradients lie in (as Adam's and weight decay do): "
             'earlier tasks are not protected; use where="updates", or plain SGD with '
             "or without momentum",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

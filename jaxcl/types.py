@@ -8,11 +8,10 @@ own fields keeps for ever what they held at its first trace.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import optax
 
 PyTree = Any
 State = Any
@@ -55,7 +54,7 @@ class Context(NamedTuple):
     key: jax.Array  # a typed key of this step's own
     batch: Batch
     model_state: PyTree
-    cache: PyTree  # what `prepare` returned
+    cache: PyTree  # what `before_task` returned
 
 
 class LayerSpec(NamedTuple):
@@ -136,64 +135,170 @@ LossFn = Callable[[Params, Context], tuple[jax.Array, Output]]
 """A scalar to minimise and the forward pass it came from."""
 
 
+class InitAux(Protocol):
+    """Makes what the strategy trains beside the network, once per run."""
+
+    def __call__(self, key: jax.Array, net: PyTree) -> PyTree: ...
+
+
+class Init(Protocol):
+    """Makes the state that a run starts from; it may not alias the parameters."""
+
+    def __call__(self, params: Params) -> State: ...
+
+
+class BeforeTask(Protocol):
+    """Makes what the hooks read as ``ctx.cache``, at the start of every task.
+
+    It is never checkpointed but made anew when a run resumes, in the middle of a task
+    too: it may read only what training does not change.
+    """
+
+    def __call__(self, state: State, data: TaskData) -> PyTree: ...
+
+
+class Forward(Protocol):
+    """Wraps the model: gates, inputs projected in the backward pass."""
+
+    def __call__(
+        self, apply_fn: ApplyFn, state: State, aux: PyTree, *, ctx: Context
+    ) -> ApplyFn: ...
+
+
+class TransformLoss(Protocol):
+    """Wraps the loss: penalties, replay."""
+
+    def __call__(self, loss_fn: LossFn, state: State) -> LossFn: ...
+
+
+class TransformGrads(Protocol):
+    """An optax update function on the gradients, before the optimizer sees them."""
+
+    def __call__(
+        self, grads: Params, state: State, params: Params, *, ctx: Context, out: Output
+    ) -> tuple[Params, State]: ...
+
+
+class TransformUpdates(Protocol):
+    """An optax update function on the updates: the last word on what moves."""
+
+    def __call__(
+        self,
+        updates: Params,
+        state: State,
+        params: Params,
+        *,
+        grads: Params,
+        ctx: Context,
+        out: Output,
+    ) -> tuple[Params, State]: ...
+
+
+class TransformModelState(Protocol):
+    """Chooses the running statistics after a step, from those before and after it."""
+
+    def __call__(
+        self, new: PyTree, state: State, *, old: PyTree, ctx: Context
+    ) -> PyTree: ...
+
+
+class InPlay(Protocol):
+    """Outputs that a step trains beside those of the batch's tasks: bool[K] or bool[].
+
+    By replay or a reference gradient; those that the step's gradient reaches need not
+    be named.
+    """
+
+    def __call__(self, state: State, *, ctx: Context) -> jax.Array: ...
+
+
+class Validation(Protocol):
+    """What the method charges for beside errors, added to the validation loss."""
+
+    def __call__(
+        self, params: Params, state: State, *, task: jax.Array
+    ) -> jax.Array: ...
+
+
+class AfterTask(Protocol):
+    """Consolidates the selected parameters, once at the end of every task."""
+
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        *,
+        data: TaskData,
+        model_state: PyTree,
+        task: jax.Array,
+        key: jax.Array,
+    ) -> tuple[Params, State]: ...
+
+
+class Report(Protocol):
+    """Scalars to keep beside the accuracies: ``{quantity: {layer: float32[]}}``."""
+
+    def __call__(self, state: State) -> dict[str, dict[str, jax.Array]]: ...
+
+
 class Strategy(NamedTuple):
     """A continual-learning method as pure functions; see `strategy` for the defaults.
 
+    ``grads`` and ``updates`` take and return what an optax update function does: the
+    subject, the state, the parameters, then keywords.
+
     Attributes:
-      init: ``(key, net) -> (aux, state)``.
-      prepare: ``(state, data) -> cache`` at a task's start; reaches the hooks as
-        ``ctx.cache``. Never checkpointed but made anew on resume, in the middle of a
-        task too: it may read only state that training does not change.
-      forward: ``(state, aux, apply_fn, ctx) -> apply_fn``. Gates, projected backward.
-      loss: ``(state, loss_fn) -> loss_fn``. Penalties, replay.
-      grads: ``(state, grads, params, ctx, out) -> (grads, state)`` before optax.
-      updates: ``(state, updates, grads, params, ctx, out) -> (updates, state)`` after
-        optax and the learning rate's decay: the last word on what moves. Outputs that
-        are not in play stand still already.
-      in_play: ``(state, ctx) -> bool[K]``, or a bool[] for all alike: the outputs that
-        the step trains beside those of the batch's own tasks, by replay or a reference
-        gradient. Those that the step's gradient reaches need not be named.
-      model_state: ``(state, old, new, ctx) -> model_state``.
-      validation: ``(state, params, ctx) -> scalar``, added to each epoch's validation
-        loss, which patience and best weights may follow: what the method charges for
-        beside errors. The context is of no batch; it has the task in training.
-      after_task: ``(state, params, model_state, ctx, data) -> (params, state)`` with
-        the selected parameters, once at a task's end.
-      report: ``(state) -> dict[str, scalar]`` after each task, to be kept beside the
-        accuracies: for methods that use a network up, the share of each layer's space
-        that is taken, named by the layer. The names may not depend on the state.
-      check: ``(optimizer) -> None`` once before anything is traced; warns of, or
-        refuses, an optimizer under which the method does not hold what it promises.
+      init_aux: `InitAux`, ``(key, net) -> aux``.
+      init: `Init`, ``(params) -> state``.
+      before_task: `BeforeTask`, ``(state, data) -> cache``.
+      forward: `Forward`, ``(apply_fn, state, aux, *, ctx) -> apply_fn``.
+      loss: `TransformLoss`, ``(loss_fn, state) -> loss_fn``.
+      grads: `TransformGrads`, ``(grads, state, params, *, ctx, out)``
+        ``-> (grads, state)``.
+      updates: `TransformUpdates`, ``(updates, state, params, *, grads, ctx, out)``
+        ``-> (updates, state)``. Outputs that are not in play stand still already.
+      in_play: `InPlay`, ``(state, *, ctx) -> bool[K]``.
+      model_state: `TransformModelState`, ``(new, state, *, old, ctx) -> model_state``.
+      validation: `Validation`, ``(params, state, *, task) -> scalar``.
+      after_task: `AfterTask`,
+        ``(params, state, *, data, model_state, task, key) -> (params, state)``.
+      report: `Report`, ``(state) -> {quantity: {layer: scalar}}``. The names may not
+        depend on the state.
+      needs_linear: whether the method protects earlier tasks only under an optimizer
+        whose updates stay in the subspace that its gradients lie in: SGD, momentum.
+        Judged where the optimizer is first seen, outside jit.
     """
 
-    init: Callable[..., tuple[PyTree, State]]
-    prepare: Callable[..., PyTree]
-    forward: Callable[..., ApplyFn]
-    loss: Callable[..., LossFn]
-    grads: Callable[..., tuple[PyTree, State]]
-    updates: Callable[..., tuple[PyTree, State]]
-    in_play: Callable[[State, Context], jax.Array]
-    model_state: Callable[..., PyTree]
-    validation: Callable[..., jax.Array]
-    after_task: Callable[..., tuple[Params, State]]
-    report: Callable[[State], dict[str, jax.Array]]
-    check: Callable[[optax.GradientTransformation], None]
+    init_aux: InitAux
+    init: Init
+    before_task: BeforeTask
+    forward: Forward
+    loss: TransformLoss
+    grads: TransformGrads
+    updates: TransformUpdates
+    in_play: InPlay
+    model_state: TransformModelState
+    validation: Validation
+    after_task: AfterTask
+    report: Report
+    needs_linear: bool = False
 
 
 def strategy(
     *,
-    init: Callable[..., Any] | None = None,
-    prepare: Callable[..., Any] | None = None,
-    forward: Callable[..., Any] | None = None,
-    loss: Callable[..., Any] | None = None,
-    grads: Callable[..., Any] | None = None,
-    updates: Callable[..., Any] | None = None,
-    in_play: Callable[..., Any] | None = None,
-    model_state: Callable[..., Any] | None = None,
-    validation: Callable[..., Any] | None = None,
-    after_task: Callable[..., Any] | None = None,
-    report: Callable[..., Any] | None = None,
-    check: Callable[..., Any] | None = None,
+    init_aux: InitAux | None = None,
+    init: Init | None = None,
+    before_task: BeforeTask | None = None,
+    forward: Forward | None = None,
+    loss: TransformLoss | None = None,
+    grads: TransformGrads | None = None,
+    updates: TransformUpdates | None = None,
+    in_play: InPlay | None = None,
+    model_state: TransformModelState | None = None,
+    validation: Validation | None = None,
+    after_task: AfterTask | None = None,
+    report: Report | None = None,
+    needs_linear: bool = False,
 ) -> Strategy:
     """Builds a `Strategy`; a hook that is not given does nothing.
 
@@ -201,17 +306,22 @@ def strategy(
       A `Strategy` whose missing hooks pass their subject through unchanged, so that
       ``strategy()`` is plain fine-tuning with empty state ``()``.
     """
+
+    def same_params(params, state, **extra):
+        return params, state
+
     return Strategy(
-        init=init or (lambda key, net: ({}, ())),
-        prepare=prepare or (lambda state, data: ()),
-        forward=forward or (lambda state, aux, apply_fn, ctx: apply_fn),
-        loss=loss or (lambda state, loss_fn: loss_fn),
-        grads=grads or (lambda state, g, params, ctx, out: (g, state)),
-        updates=updates or (lambda state, u, g, params, ctx, out: (u, state)),
-        in_play=in_play or (lambda state, ctx: jnp.zeros((), bool)),
-        model_state=model_state or (lambda state, old, new, ctx: new),
-        validation=validation or (lambda state, params, ctx: jnp.zeros(())),
-        after_task=after_task or (lambda state, params, ms, ctx, data: (params, state)),
+        init_aux=init_aux or (lambda key, net: {}),
+        init=init or (lambda params: ()),
+        before_task=before_task or (lambda state, data: ()),
+        forward=forward or (lambda apply_fn, state, aux, *, ctx: apply_fn),
+        loss=loss or (lambda loss_fn, state: loss_fn),
+        grads=grads or (lambda grads, state, params, **extra: (grads, state)),
+        updates=updates or (lambda updates, state, params, **extra: (updates, state)),
+        in_play=in_play or (lambda state, *, ctx: jnp.zeros((), bool)),
+        model_state=model_state or (lambda new, state, *, old, ctx: new),
+        validation=validation or (lambda params, state, *, task: jnp.zeros(())),
+        after_task=after_task or same_params,
         report=report or (lambda state: {}),
-        check=check or (lambda optimizer: None),
+        needs_linear=needs_linear,
     )

@@ -7,9 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from jaxcl.strategies import METHODS
-from jaxcl.strategies.hat import SHARED
 
-from ..runs import notes
 from .scores import Row
 from .style import band, name_of, panels_of, ticks
 
@@ -18,7 +16,7 @@ def space(rows: Sequence[Row]) -> Figure:
     """Share of each layer's space taken after each task: a panel a method."""
     figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
     for ax, row in zip(panels, rows, strict=True):
-        layers = notes.layers(row.result.space or {})
+        layers = row.result.report.get("taken", {})
         t = len(row.result.task_names)
         shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
         for k, (layer, share) in enumerate(layers.items()):
@@ -42,13 +40,13 @@ def capacity(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), across, squeeze=False, sharey=True)
     for row, line in zip(rows, grid, strict=True):
-        space = row.result.space or {}
+        report = row.result.report
         layers = shared_layers(row)
         for ax in line[len(layers) :]:
             ax.remove()
         for ax, layer in zip(line, layers, strict=False):
-            taken = 100 * space[layer][row.finished_seeds].mean(axis=0)
-            shared = 100 * space[layer + SHARED][row.finished_seeds].mean(axis=0)
+            taken = 100 * report["taken"][layer][row.finished_seeds].mean(axis=0)
+            shared = 100 * report["shared"][layer][row.finished_seeds].mean(axis=0)
             task = np.arange(1, len(taken) + 1)
             claimed = np.diff(taken, prepend=0)
             ax.bar(task, shared, color="#B3B3B3", label="shared")
@@ -66,5 +64,4 @@ def capacity(rows: Sequence[Row]) -> Figure:
 
 def shared_layers(row: Row) -> list[str]:
     """Layers of which a result tells what each task reused."""
-    space = row.result.space or {}
-    return [name for name in notes.layers(space) if name + SHARED in space]
+    return list(row.result.report.get("shared", {}))

@@ -18,13 +18,13 @@ from jaxcl.training.protocol import Interrupted, TaskDone
 
 from .. import config as configs
 from . import machine, notes, results
-from .log import Log, of_lanes
+from .log import Log, of_seeds
 from .progress import Display
 from .results import Result
 
 
 class Part(NamedTuple):
-    """One config's run: the lanes of its seeds, and the folder it goes to."""
+    """One config's run: its seeds, and the folder it goes to."""
 
     config: ConfigDict
     workdir: Path
@@ -35,7 +35,7 @@ class Job(NamedTuple):
 
     Attributes:
       problem: its seeds are those of the first part, then those of the second, ….
-      parts: whose lanes they are. The seconds of a part are its share of all.
+      parts: whose seeds they are. The seconds of a part are its share of all.
       checkpoints: folder of the state that the parts have in common.
     """
 
@@ -89,7 +89,7 @@ def carry_out(job: Job) -> list[Result]:
     problem, parts = job.problem, job.parts
     write = machine.is_main_process()
     ends = np.cumsum([len(part.config.seeds) for part in parts]).tolist()
-    lanes = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+    rows = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
     logs = []
     for part in parts:
         if write:
@@ -114,7 +114,7 @@ def carry_out(job: Job) -> list[Result]:
             checked=True,
         ):
             show.show(event)
-            own = [of_lanes(event, mine, 1 / many) for mine in lanes]
+            own = [of_seeds(event, mine, 1 / many) for mine in rows]
             for log, part_event in zip(logs, own, strict=True):
                 log.write(part_event)
             if isinstance(event, TaskDone):
@@ -205,6 +205,6 @@ def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
         device=machine.device(),
         versions=machine.versions(),
         notes=told,
-        space=done.report or None,
+        report=done.report,
         config=json.loads(config.to_json_best_effort()),
     )

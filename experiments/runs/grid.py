@@ -131,7 +131,7 @@ def prepare_points(found: Sequence[Point], workdir: Path) -> Sweep:
 
 
 def _as_one(parts: tuple[Part, ...]) -> Job | None:
-    """The parts as lanes of one problem; None if their settings cannot be traced."""
+    """The parts as seeds of one problem; None if their settings cannot be traced."""
     problem = joined([part.config for part in parts])
     validate(problem)
     if not can_trace(problem):

@@ -1,4 +1,4 @@
-"""metrics.jsonl, and which of a run's lanes are whose."""
+"""metrics.jsonl, and which of a problem's seeds are whose."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import numpy as np
 
 from jaxcl.training.protocol import EpochDone, Started, TaskDone
@@ -14,26 +15,26 @@ from jaxcl.training.trainer import EpochMetrics
 Event = TypeVar("Event", Started, EpochDone, TaskDone)
 
 
-def of_lanes(event: Event, lanes: slice, share: float) -> Event:
-    """An event as it would be of a run of some of the lanes only.
+def of_seeds(event: Event, rows: slice, share: float) -> Event:
+    """An event as it would be of a run of some of the seeds only.
 
     Args:
-      event: of all lanes.
-      lanes: which.
+      event: of all seeds.
+      rows: which.
       share: of the seconds.
     """
     if isinstance(event, Started):
         return event
     seconds = event.seconds * share
     if isinstance(event, EpochDone):
-        metrics = EpochMetrics(*(values[lanes] for values in event.metrics))
+        metrics = EpochMetrics(*(values[rows] for values in event.metrics))
         return event._replace(metrics=metrics, seconds=seconds)
     return event._replace(
-        accuracy=event.accuracy[lanes],
-        baseline=event.baseline[lanes],
-        status=event.status[lanes],
-        steps=event.steps[lanes],
-        report={name: values[lanes] for name, values in event.report.items()},
+        accuracy=event.accuracy[rows],
+        baseline=event.baseline[rows],
+        status=event.status[rows],
+        steps=event.steps[rows],
+        report=jax.tree.map(lambda values: values[rows], event.report),
         seconds=seconds,
     )
 

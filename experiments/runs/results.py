@@ -37,7 +37,7 @@ class Result(NamedTuple):
       device: what it ran on.
       versions: package -> version.
       notes: anything a reader of the table has to know.
-      space: layer -> share of its space or capacity taken after each task [S, T].
+      report: quantity -> layer -> what the strategy reports after each task [S, T].
       config: the run's config, from `config.json` beside the file; None: unknown. Not a
         part of the file.
     """
@@ -56,7 +56,7 @@ class Result(NamedTuple):
     device: str
     versions: Mapping[str, str]
     notes: Sequence[str] = ()
-    space: Mapping[str, NDArray[np.float64]] | None = None
+    report: Mapping[str, Mapping[str, NDArray[np.float64]]] = {}
     config: Mapping[str, Any] | None = None
 
 
@@ -77,10 +77,10 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
     for name in ("matrix", "baseline"):
         fields[name] = _nulls(fields[name])
     fields["wall_s"] = None if math.isnan(result.wall_s) else result.wall_s
-    if result.space is None:
-        del fields["space"]
-    else:
-        fields["space"] = {k: _nulls(v) for k, v in result.space.items()}
+    fields["report"] = {
+        quantity: {layer: _nulls(values) for layer, values in layers.items()}
+        for quantity, layers in result.report.items()
+    }
     text = json.dumps(fields, allow_nan=False, indent=1)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
@@ -161,10 +161,13 @@ def check(result: Result, where: str) -> Result:
     for name in ("seeds", "status", "task_names", "notes"):
         if isinstance(getattr(r, name), str | Mapping | None):
             raise fail(f"{name} must be a list, got {getattr(r, name)!r}")
-    for name in ("versions", "space", "config"):
+    for name in ("versions", "report", "config"):
         value = getattr(r, name)
-        if not isinstance(value, Mapping) and (name == "versions" or value is not None):
+        if not isinstance(value, Mapping) and (name != "config" or value is not None):
             raise fail(f"{name} must be an object, got {value!r}")
+    for name, value in r.report.items():
+        if not isinstance(value, Mapping):
+            raise fail(f"report[{name!r}] must be an object, got {value!r}")
     try:
         r = r._replace(
             seeds=[int(s) for s in r.seeds],
@@ -187,8 +190,12 @@ def check(result: Result, where: str) -> Result:
         raise fail(f"tasks_done must lie in 0..{t}, got {r.tasks_done}")
     if math.isinf(r.wall_s):
         raise fail(f"wall_s must be finite, got {r.wall_s}")
-    space = r.space and {
-        str(k): array(f"space[{k!r}]", v, "[S, T]", (s, t)) for k, v in r.space.items()
+    report = {
+        str(quantity): {
+            str(layer): array(f"report[{quantity!r}][{layer!r}]", v, "[S, T]", (s, t))
+            for layer, v in layers.items()
+        }
+        for quantity, layers in r.report.items()
     }
     return r._replace(
         matrix=array("matrix", r.matrix, "[S, T, T]", (s, t, t)),
@@ -197,7 +204,7 @@ def check(result: Result, where: str) -> Result:
         task_names=[str(v) for v in r.task_names],
         notes=[str(v) for v in r.notes],
         versions={str(k): str(v) for k, v in r.versions.items()},
-        space=space or None,
+        report=report,
     )
 
 

@@ -115,7 +115,7 @@ def source(case: Case) -> Source:
     return Source("random", x, y, x[:test], y[:test], names, 255, mean, std)
 
 
-def jax_step(case: Case, row: str, num_seeds: int, lanes: str) -> Timer:
+def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
     """Readies a run at its third task; each call times an epoch of it.
 
     Returns:
@@ -133,33 +133,33 @@ def jax_step(case: Case, row: str, num_seeds: int, lanes: str) -> Timer:
         make_strategy=partial(strategies.make, name, settings=case.methods[row]),
         optimizer=optax.sgd(0.01),
         plan=Plan(epochs=1, batch_size=case.batch),
-        lanes=lanes,
+        seed_mode=seed_mode,
     )
-    where = SeedMesh(num_seeds, lanes)
-    fns = make_programs(problem, where)
+    where = SeedMesh(num_seeds, seed_mode)
+    programs = make_programs(problem, where)
     mine, base = where.spread(per_seed(problem)), where.share(stream.base)
 
     def number(value: int) -> jax.Array:
         return where.share(np.int32(value))
 
-    lane = fns.init((), mine, ())
+    seed = programs.init((), mine, ())
     cache: Any = ()
     extra: Any = ()
     for task in range(3):
         shared = (base, number(task))
-        lane = fns.begin(lane, (mine, where.real), ())
-        cache = fns.prepare(lane, mine, shared)
+        seed = programs.begin(seed, (mine, where.real), ())
+        cache = programs.before_task(seed, mine, shared)
         extra = (*shared, number(0), number(case.steps))
-        lane, _ = fns.epoch(lane, (mine, cache), extra)
+        seed, _ = programs.epoch(seed, (mine, cache), extra)
         if task < 2:
-            lane = fns.end(lane, (mine, cache), shared)
-    held = {"lane": lane}
+            seed = programs.end(seed, mine, shared)
+    held = {"seed": seed}
 
     def timed() -> float:
-        jax.block_until_ready(held["lane"])
+        jax.block_until_ready(held["seed"])
         start = time.perf_counter()
-        held["lane"], metrics = fns.epoch(held["lane"], (mine, cache), extra)
-        jax.block_until_ready((held["lane"], metrics))
+        held["seed"], metrics = programs.epoch(held["seed"], (mine, cache), extra)
+        jax.block_until_ready((held["seed"], metrics))
         seconds = time.perf_counter() - start
         return seconds / (case.steps * num_seeds)
 

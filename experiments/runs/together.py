@@ -1,4 +1,4 @@
-"""Which configs can be trained at once, as lanes of one problem."""
+"""Which configs can be trained at once, as seeds of one problem."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def together(found: Sequence[ConfigDict]) -> list[list[int]]:
 
 
 def joined(found: Sequence[ConfigDict]) -> Problem:
-    """The problem whose lanes are the seeds of the first config, of the second, ….
+    """The problem whose seeds are those of the first config, of the second, ….
 
     Args:
       found: configs that differ in nothing but what may be traced; see `together`.
@@ -40,7 +40,7 @@ def joined(found: Sequence[ConfigDict]) -> Problem:
     whole.seeds = tuple(first.seeds) * len(found)
     problem = configs.problem(whole)
 
-    def lanes(values: Sequence[float]) -> tuple[float, ...]:
+    def per_seed(values: Sequence[float]) -> tuple[float, ...]:
         return tuple(value for value in values for _ in range(n))
 
     settings: dict[str, tuple[float, ...]] = {}
@@ -51,13 +51,13 @@ def joined(found: Sequence[ConfigDict]) -> Problem:
         if len(set(values)) == 1:
             continue
         if node == "optimizer":
-            rates = lanes([value / first.optimizer.lr for value in values])
+            rates = per_seed([value / first.optimizer.lr for value in values])
         else:
-            settings[leaf] = lanes(values)
+            settings[leaf] = per_seed(values)
     return problem._replace(rates=rates, settings=settings)
 
 
 def _traced(config: ConfigDict) -> list[str]:
-    """Fields that may differ between lanes."""
+    """Fields that may differ between them."""
     own = [f"method.{k}" for k, v in config.method.items() if isinstance(v, float)]
     return own + (["optimizer.lr"] if config.optimizer.name in OPTIMIZERS else [])

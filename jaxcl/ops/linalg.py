@@ -43,6 +43,11 @@ def tree_dot(a: PyTree, b: PyTree) -> jax.Array:
     return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
 
 
+def tree_copy(tree: PyTree) -> PyTree:
+    """The same values in buffers of their own, so that either tree may be donated."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def tree_where(condition: jax.Array, then: PyTree, otherwise: PyTree) -> PyTree:
     """Chooses whole trees by a scalar bool."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)

@@ -81,35 +81,55 @@ def input_is_cheaper(setup: Setup, layer: LayerSpec) -> bool:
     return setup.example.shape[0] * layer.positions < layer.n_out
 
 
-def map_leaves(
+def on_kernels(
+    net: PyTree, layers: Sequence[LayerSpec], given: dict[str, jax.Array]
+) -> PyTree:
+    """A tree like ``net`` with a layer's array at its kernel, and None elsewhere.
+
+    Args:
+      net: a tree like the network's parameters.
+      layers: the layers that ``given`` is about.
+      given: layer name -> array; layers that are not in it have None.
+
+    Returns:
+      What `jaxcl.transforms.project_out` and `project_onto` take.
+    """
+    by_path = {layer.path: given.get(layer.name) for layer in layers}
+    return jax.tree_util.tree_map_with_path(lambda p, _: by_path.get(_names(p)), net)
+
+
+def map_rest(
     net: PyTree,
     layers: Sequence[LayerSpec],
     free: Sequence[tuple[str, ...]],
-    *,
-    kernel: Callable[[LayerSpec, jax.Array], jax.Array],
-    rest: Callable[[jax.Array], jax.Array],
+    fn: Callable[[jax.Array], jax.Array],
 ) -> PyTree:
-    """Maps a tree like the network's parameters by what a leaf is.
+    """Maps the biases, normalisation and whatever else is no kernel and in no head.
 
     Args:
-      net: the tree.
-      layers: whose kernels are mapped by ``kernel``.
-      free: path prefixes of the leaves that are left as they are.
-      kernel: of a projected layer's kernel.
-      rest: of biases, normalisation and whatever else there is.
-
-    Returns:
-      A tree of the same structure.
+      net: a tree like the network's parameters.
+      layers: whose kernels are left as they are.
+      free: path prefixes of the heads, which are left as they are.
+      fn: of every other leaf.
     """
-    by_path = {layer.path: layer for layer in layers}
+    left = {layer.path for layer in layers}
 
     def one(path, leaf):
-        names = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-        if names in by_path:
-            return kernel(by_path[names], leaf)
-        return leaf if _starts(names, free) else rest(leaf)
+        names = _names(path)
+        return leaf if names in left or _starts(names, free) else fn(leaf)
 
     return jax.tree_util.tree_map_with_path(one, net)
+
+
+def kernels(net: PyTree, layers: Sequence[LayerSpec]) -> list[jax.Array]:
+    """The kernels of some layers, in the order of the tree."""
+    wanted = {layer.path for layer in layers}
+    leaves = jax.tree_util.tree_leaves_with_path(net)
+    return [leaf for path, leaf in leaves if _names(path) in wanted]
+
+
+def _names(path) -> tuple[str, ...]:
+    return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
 
 
 def _starts(path: tuple[str, ...], prefixes: Sequence[tuple[str, ...]]) -> bool:

@@ -111,20 +111,20 @@ def agem(
     block = kept if per_class is None else kept * classes_per_task(setup)
     project = project_conflicting()
 
-    def init(key, net):
-        return {}, memory.empty(setup, setup.num_tasks * block)
+    def init(params):
+        return memory.empty(setup, setup.num_tasks * block)
 
-    def grads(state, g, params, ctx, out):
+    def grads(grads, state, params, *, ctx, out):
         r = reference_gradient(setup, params.net, batch_size, state, ctx)
-        net, _ = project.update(g.net, project.init(g.net), reference=r)
-        return g._replace(net=net), state
+        net, _ = project.update(grads.net, project.init(grads.net), reference=r)
+        return grads._replace(net=net), state
 
-    def in_play(state, ctx):
+    def in_play(state, *, ctx):
         return outputs_of(setup, drawn(setup, batch_size, state, ctx), ctx.task)
 
-    def after_task(state, params, model_state, ctx, data):
+    def after_task(params, state, *, data, model_state, task, key):
         position, keep = memory.choose(
-            data, ctx.key, per_task=per_task, per_class=per_class
+            data, key, per_task=per_task, per_class=per_class
         )
         rows = min(block, data.capacity)
         weight = keep[:rows].astype(jnp.float32)

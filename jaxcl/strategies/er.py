@@ -51,6 +51,11 @@ def _draw(store: memory.Memory, keys, n: int, setup: Setup) -> ReplayState:
     return ReplayState(store, tuple(memory.sample(store, k, n, setup) for k in keys))
 
 
+def _nothing(store: memory.Memory, draws: int, n: int, setup: Setup) -> ReplayState:
+    """The state before anything is stored: draws of weight 0, whatever the key."""
+    return _draw(store, jax.random.split(jax.random.key(0), draws), n, setup)
+
+
 def _offered(offer: str, ctx: Context) -> Batch:
     """A step's batch as the reservoir gets it: at weight 0 what it is not to see."""
     if offer == "step":
@@ -94,10 +99,10 @@ def er(
     """
     _check("er", capacity, batch_size, offer)
 
-    def init(key, net):
-        return {}, _draw(memory.empty(setup, capacity), [key], batch_size, setup)
+    def init(params):
+        return _nothing(memory.empty(setup, capacity), 1, batch_size, setup)
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         def replayed(params, ctx):
             batch = memory.with_replay(ctx.batch, state.drawn[0].batch)
             value, out = loss_fn(params, ctx._replace(batch=batch))
@@ -105,16 +110,16 @@ def er(
 
         return replayed
 
-    def in_play(state, ctx):
+    def in_play(state, *, ctx):
         return outputs_of(setup, state.drawn[0].batch, ctx.task)
 
-    def grads(state, g, params, ctx, out):
+    def grads(grads, state, params, *, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
         store = memory.reservoir_add(
             state.memory, key, _offered(offer, ctx), setup.codec
         )
         key = jax.random.fold_in(ctx.key, DRAW)
-        return g, _draw(store, [key], batch_size, setup)
+        return grads, _draw(store, [key], batch_size, setup)
 
     return strategy(init=init, loss=loss, grads=grads, in_play=in_play)
 
@@ -162,13 +167,13 @@ def derpp(
     require(alpha >= 0, f"derpp: alpha must be at least 0, got {alpha}")
     require(beta >= 0, f"derpp: beta must be at least 0, got {beta}")
 
-    def init(key, net):
+    def init(params):
         kind = jnp.result_type(float)
         logits = jax.ShapeDtypeStruct(setup.logit_mask.shape[1:], kind)
         store = memory.empty(setup, capacity, logits)
-        return {}, _draw(store, jax.random.split(key), batch_size, setup)
+        return _nothing(store, 2, batch_size, setup)
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         def replayed(params, ctx):
             dark, seen = state.drawn
             # At weight 0 the drawn rows pass through the network and whatever is
@@ -189,17 +194,17 @@ def derpp(
 
         return replayed
 
-    def in_play(state, ctx):
+    def in_play(state, *, ctx):
         dark, seen = state.drawn
         matched = (alpha > 0) & (dark.batch.weight > 0).any()  # on all K outputs
         return matched | ((beta > 0) & outputs_of(setup, seen.batch, ctx.task))
 
-    def grads(state, g, params, ctx, out):
+    def grads(grads, state, params, *, ctx, out):
         key = jax.random.fold_in(ctx.key, KEEP)
         store = memory.reservoir_add(
             state.memory, key, _offered(offer, ctx), setup.codec, out.logits
         )
         keys = jax.random.split(jax.random.fold_in(ctx.key, DRAW))
-        return g, _draw(store, keys, batch_size, setup)
+        return grads, _draw(store, keys, batch_size, setup)
 
     return strategy(init=init, loss=loss, grads=grads, in_play=in_play)

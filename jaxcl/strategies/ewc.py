@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxcl.checks import require
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
+from jaxcl.ops.linalg import tree_copy
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
 
@@ -207,11 +208,11 @@ def ewc(
 
     weight = strength * decay if decay_penalty else strength
 
-    def init(key, net):
-        zeros = jax.tree.map(jnp.zeros_like, net)
-        return {}, EWCState(zeros, net, jnp.zeros(()))
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params.net)
+        return EWCState(zeros, tree_copy(params.net), jnp.zeros(()))
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         return quadratic_penalty(
             loss_fn,
             anchor=state.anchor,
@@ -222,21 +223,21 @@ def ewc(
             has_aux=True,
         )
 
-    def after_task(state, params, model_state, ctx, data):
+    def after_task(params, state, *, data, model_state, task, key):
         new = fisher_diagonal(
             setup,
             params.net,
             model_state,
             data,
-            ctx.task,
-            ctx.key,
+            task,
+            key,
             kind=fisher,
             samples=samples,
             chunk=chunk,
         )
         if online:
             kept = jax.tree.map(lambda f: decay * f, state.importance)
-            return params, EWCState(add(kept, new), params.net, state.offset)
+            return params, EWCState(add(kept, new), tree_copy(params.net), state.offset)
         return params, merge_quadratics(state, new, params.net)
 
     return strategy(init=init, loss=loss, after_task=after_task)

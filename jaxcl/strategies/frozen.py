@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.heads import head_mask
-from jaxcl.types import Params, Setup, Strategy, strategy
+from jaxcl.types import Setup, Strategy, strategy
 
 
 def frozen(setup: Setup) -> Strategy:
@@ -35,7 +35,7 @@ def frozen(setup: Setup) -> Strategy:
     if not setup.heads:
         raise ValueError("frozen needs setup.heads to name the classifier, got ()")
 
-    def forward(state, aux, apply_fn, ctx):
+    def forward(apply_fn, state, aux, *, ctx):
         def apply(net, model_state, x, task, key, train):
             first = jnp.zeros_like(task)
 
@@ -61,13 +61,13 @@ def frozen(setup: Setup) -> Strategy:
 
         return apply
 
-    def updates(state, u, grads, params, ctx, out):
+    def updates(updates, state, params, *, grads, ctx, out):
         first = ctx.task == 0
 
         def mask(update, is_head):
             return update if is_head else jnp.where(first, update, 0)
 
-        net = jax.tree.map(mask, u.net, head_mask(setup, u.net))
-        return Params(net, u.aux), state
+        net = jax.tree.map(mask, updates.net, head_mask(setup, updates.net))
+        return updates._replace(net=net), state
 
     return strategy(forward=forward, updates=updates)

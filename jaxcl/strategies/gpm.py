@@ -20,12 +20,13 @@ from jaxcl.strategies._projection import (
     check_choice,
     choose_layers,
     input_is_cheaper,
-    map_leaves,
+    map_rest,
+    on_kernels,
     per_layer,
     project_inputs,
     rows,
 )
-from jaxcl.transforms import remove, warn_unless_kept
+from jaxcl.transforms import project_out
 from jaxcl.types import LayerSpec, Setup, Strategy, TaskData, strategy
 
 CACHE_LIMIT = 2**30
@@ -101,7 +102,7 @@ def gpm(
         all its outputs (permuted MNIST), not if each has its own.
 
     Returns:
-      A `Strategy` with a `GPMState`; it reports the share count/d of each layer.
+      A `Strategy` with a `GPMState`; it reports "taken", count/d of each layer.
 
     Raises:
       ValueError: an argument out of range, a layer that cannot be projected, by name.
@@ -130,6 +131,7 @@ def gpm(
     if min(size.values()) < 1:
         raise ValueError(f"gpm: samples must be at least 1, got {samples}")
 
+    project = project_out("projector")
     by_input = [
         layer.name
         for layer in layers
@@ -138,16 +140,16 @@ def gpm(
         and (_can_be_cached(layer) or input_is_cheaper(setup, layer))
     ]
 
-    def init(key, net):
+    def init(params):
         basis, count = {}, {}
         for layer in layers:
             # No task can add more directions than it has samples.
             most = setup.num_tasks * size[layer.name] * layer.positions
             basis[layer.name] = jnp.zeros([layer.d_in, min(layer.d_in, most)])
             count[layer.name] = jnp.zeros([], jnp.int32)
-        return {}, GPMState(basis, count)
+        return GPMState(basis, count)
 
-    def prepare(state, data):
+    def before_task(state, data):
         m = projectors(state.basis)
         inputs = {
             layer.name: projected_inputs(data, m[layer.name])
@@ -159,16 +161,16 @@ def gpm(
         return GPMCache(m, inputs)
 
     def cache_of(state, ctx) -> GPMCache:
-        # Loops that run no `prepare` pay for the projectors at every step.
+        # Loops that run no `before_task` pay for the projectors at every step.
         return GPMCache(projectors(state.basis), {}) if ctx.cache == () else ctx.cache
 
-    def forward(state, aux, apply_fn, ctx):
+    def forward(apply_fn, state, aux, *, ctx):
         if not by_input:
             return apply_fn
         cache = cache_of(state, ctx)
         index = ctx.batch.index
 
-        def project(layer, x):
+        def out_of_used(layer, x):
             m = cache.projector[layer.name]
 
             def anew():
@@ -182,34 +184,26 @@ def gpm(
             return jax.lax.cond((index >= 0).all(), lambda: at_hand, anew)
 
         swapped = [layer for layer in layers if layer.name in by_input]
-        return project_inputs(apply_fn, swapped, project)
+        return project_inputs(apply_fn, swapped, out_of_used)
 
     def project_tree(tree, done, state, ctx):
         m = cache_of(state, ctx).projector
         first = ctx.task == 0
 
-        def kernel(layer, leaf):
-            if layer.name in done:
-                return leaf
-            return remove(leaf, m[layer.name], "projector")
-
-        net = map_leaves(
-            tree.net,
-            layers,
-            free,
-            kernel=kernel,
-            rest=lambda leaf: jnp.where(first, leaf, 0),
-        )
+        left = {name: matrix for name, matrix in m.items() if name not in done}
+        space = on_kernels(tree.net, layers, left)
+        net, _ = project.update(tree.net, project.init(tree.net), subspace=space)
+        net = map_rest(net, layers, free, lambda leaf: jnp.where(first, leaf, 0))
         return tree._replace(net=net)
 
-    def grads(state, g, params, ctx, out):
-        return project_tree(g, by_input, state, ctx), state
+    def grads(grads, state, params, *, ctx, out):
+        return project_tree(grads, by_input, state, ctx), state
 
-    def updates(state, u, g, params, ctx, out):
-        return project_tree(u, (), state, ctx), state
+    def updates(updates, state, params, *, grads, ctx, out):
+        return project_tree(updates, (), state, ctx), state
 
-    def after_task(state, params, model_state, ctx, data):
-        order_key, key = jax.random.split(ctx.key)
+    def after_task(params, state, *, data, model_state, task, key):
+        order_key, key = jax.random.split(key)
         n = min(max(size.values()), data.capacity)
         position = shuffled(order_key, data.size, data.capacity)[:n]
         batch = data.take(position)
@@ -224,13 +218,13 @@ def gpm(
                 state.basis[name],
                 state.count[name],
                 rows(layer, tap * weight).T,
-                level[name] + threshold_step * ctx.task,
-                crossing=ctx.task > 0,
+                level[name] + threshold_step * task,
+                crossing=task > 0,
             )
         return params, GPMState(basis, count)
 
     def report(state):
-        return {la.name: state.count[la.name] / la.d_in for la in layers}
+        return {"taken": {la.name: state.count[la.name] / la.d_in for la in layers}}
 
     hooks = (
         {"forward": forward, "grads": grads}
@@ -239,12 +233,10 @@ def gpm(
     )
     return strategy(
         init=init,
-        prepare=prepare,
+        before_task=before_task,
         after_task=after_task,
         report=report,
-        check=lambda optimizer: (
-            warn_unless_kept(optimizer, "gpm") if where == "grads" else None
-        ),
+        needs_linear=where == "grads",
         **hooks,
     )
 

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxcl.checks import require
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
-from jaxcl.ops.gates import DERIVATIVES, anneal, clamp, compensate, gate
+from jaxcl.ops.gates import DERIVATIVES, anneal, clamp, gate
 from jaxcl.strategies._projection import check_choice
 from jaxcl.strategies._units import (
     Used,
@@ -30,12 +30,10 @@ from jaxcl.strategies._units import (
     refuse,
     require_rules,
 )
-from jaxcl.transforms import mask_updates
+from jaxcl.transforms import compensate, mask_updates
 from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
 
 PROGRESS = ("batches", "examples")
-AT_CLAMP = "embeddings at the clamp"
-SHARED = " shared"
 
 
 class HATState(NamedTuple):
@@ -43,7 +41,7 @@ class HATState(NamedTuple):
 
     used: Used  # float32[C] the highest gate any past task has put on a unit
     shared: dict[str, jax.Array]  # float32[] share of the layer the last task reused
-    at_clamp: jax.Array  # float32[] share of the last task's embeddings at ±clamp
+    at_clamp: dict[str, jax.Array]  # float32[] share of its embeddings at ±bound
 
 
 def hat(
@@ -98,9 +96,10 @@ def hat(
 
     Returns:
       A `Strategy` with float32 embeddings [T, C] per layer as aux and an `HATState`. It
-      reports, by layer, the share of units taken so far (1 − it is free; its growth is
-      what the task claimed), "LAYER shared", what the task used of what was taken,
-      and the share of its embeddings that ended at the clamp. Shares are mean gates.
+      reports, by layer, "taken", the share of units taken so far (its growth is what
+      the task claimed), "shared", what the task used of what was taken, and
+      "at_clamp", the share of the task's embeddings that ended at ±bound. Shares are
+      mean gates.
 
     Raises:
       ValueError: an argument out of range, or a setup HAT cannot protect, named. In
@@ -120,18 +119,20 @@ def hat(
     layers = {x.name: x for x in setup.layers if not is_head(setup, x)}
     places = gate_places(setup, layers)
     rules = mask_rules(setup, layers)
+    steepen, hold = compensate(s_max), mask_updates()
 
-    def init(key, net):
+    def init_aux(key, net):
         require_rules(net, rules)
-        aux = {
+        return {
             name: jax.random.normal(
                 jax.random.fold_in(key, i), (setup.num_tasks, x.n_out)
             )
             for i, (name, x) in enumerate(layers.items())
         }
+
+    def init(params):
         used = {name: jnp.zeros(x.n_out) for name, x in layers.items()}
-        zero = jnp.zeros(())
-        return aux, HATState(used, {name: zero for name in used}, zero)
+        return HATState(used, *({n: jnp.zeros(()) for n in used} for _ in range(2)))
 
     def slope(ctx) -> jax.Array:
         batches = epoch_progress == "batches"
@@ -140,17 +141,7 @@ def hat(
     def open_gates(aux, task, s) -> Used:
         return {name: gate(e[task], s, derivative) for name, e in aux.items()}
 
-    def priced(loss_fn, state, s):
-        """The loss with the regulariser, of gates at the slope s(ctx)."""
-        return gate_sparsity(
-            loss_fn,
-            gates=lambda params, ctx: open_gates(params.aux, ctx.task, s(ctx)),
-            used=state.used,
-            strength=strength,
-            has_aux=True,
-        )
-
-    def forward(state, aux, apply_fn, ctx):
+    def forward(apply_fn, state, aux, *, ctx):
         def gates(task, train):
             _require_declared(setup, task)
             if train:
@@ -161,31 +152,40 @@ def hat(
 
         return scale_units(apply_fn, gates)
 
-    def loss(state, loss_fn):
-        return priced(loss_fn, state, slope)
+    def loss(loss_fn, state):
+        return gate_sparsity(
+            loss_fn,
+            gates=lambda params, ctx: open_gates(params.aux, ctx.task, slope(ctx)),
+            used=state.used,
+            strength=strength,
+            has_aux=True,
+        )
 
-    def validation(state, params, ctx):
-        def nothing(params, ctx):
-            return jnp.zeros(()), None
-
-        return priced(nothing, state, lambda ctx: s_max)(params, ctx)[0]
+    def validation(params, state, *, task):
+        price = gate_sparsity(
+            lambda aux: jnp.zeros(()),
+            gates=lambda aux: open_gates(aux, task, s_max),
+            used=state.used,
+            strength=strength,
+        )
+        return price(params.aux)
 
     def masks(state, net, task) -> PyTree:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: rules[keys(path)](state.used, task), net
         )
 
-    def grads(state, g, params, ctx, out):
-        s = slope(ctx)
-
+    def grads(grads, state, params, *, ctx, out):
         def reach(g, m):
             return jnp.where(m > 0, g, 0)
 
-        net = jax.tree.map(reach, g.net, masks(state, g.net, ctx.task))
-        aux = jax.tree.map(lambda g, e: compensate(g, e, s, s_max), g.aux, params.aux)
+        net = jax.tree.map(reach, grads.net, masks(state, grads.net, ctx.task))
+        aux, _ = steepen.update(
+            grads.aux, steepen.init(grads.aux), params.aux, s=slope(ctx)
+        )
         return Params(net, aux), state
 
-    def updates(state, u, g, params, ctx, out):
+    def updates(updates, state, params, *, grads, ctx, out):
         task = ctx.task
         _require_declared(setup, task)
 
@@ -193,25 +193,27 @@ def hat(
             moved = clamp(u[task], e[task], bound)
             return jnp.zeros_like(u).at[task].set(moved)
 
-        mask = masks(state, u.net, task)
-        net, _ = mask_updates().update(u.net, (), mask=mask)
-        return Params(net, jax.tree.map(row, u.aux, params.aux)), state
+        mask = masks(state, updates.net, task)
+        net, _ = hold.update(updates.net, hold.init(updates.net), mask=mask)
+        return Params(net, jax.tree.map(row, updates.aux, params.aux)), state
 
-    def after_task(state, params, model_state, ctx, data):
-        a = open_gates(params.aux, ctx.task, s_max)
+    def after_task(params, state, *, data, model_state, task, key):
+        a = open_gates(params.aux, task, s_max)
         shared = {n: jnp.minimum(a[n], u).mean() for n, u in state.used.items()}
         used = {n: jnp.maximum(a[n], u) for n, u in state.used.items()}
         # A clamped embedding ends within a rounding of the bound.
         edge = bound * (1 - 1e-5)
-        e = jnp.concatenate([e[ctx.task] for e in params.aux.values()])
-        return params, HATState(used, shared, (jnp.abs(e) >= edge).mean())
+        at_clamp = {n: (jnp.abs(e[task]) >= edge).mean() for n, e in params.aux.items()}
+        return params, HATState(used, shared, at_clamp)
 
     def report(state):
-        taken = {name: u.mean() for name, u in state.used.items()}
-        shared = {f"{name}{SHARED}": v for name, v in state.shared.items()}
-        return {**taken, **shared, AT_CLAMP: state.at_clamp}
+        taken = {name: state.used[name].mean() for name in layers}
+        shared = {name: state.shared[name] for name in layers}
+        at_clamp = {name: state.at_clamp[name] for name in layers}
+        return {"taken": taken, "shared": shared, "at_clamp": at_clamp}
 
     return strategy(
+        init_aux=init_aux,
         init=init,
         forward=forward,
         loss=loss,

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcl.checks import require
 from jaxcl.losses import distillation, soft_divergence
+from jaxcl.ops.linalg import tree_copy
 from jaxcl.types import PyTree, Setup, Strategy, strategy
 
 
@@ -85,12 +86,12 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
         temperature > 0, f"lwf: temperature must be greater than 0, got {temperature}"
     )
 
-    def init(key, net):
+    def init(params):
         # No statistics yet; while no task has ended the teacher's say counts nothing.
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), setup.model_state)
-        return {}, LwFState(net, blank)
+        return LwFState(tree_copy(params.net), blank)
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         def distilled(params, ctx):
             batch = ctx.batch
             key = jax.random.fold_in(ctx.key, 1)  # not read: no dropout
@@ -118,11 +119,11 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
 
         return distilled
 
-    def in_play(state, ctx):
+    def in_play(state, *, ctx):
         # At a task's first step the two networks agree: there is no gradient yet.
         return (strength > 0) & old_outputs(setup, ctx.task).asked.any(0)
 
-    def after_task(state, params, model_state, ctx, data):
-        return params, LwFState(params.net, model_state)
+    def after_task(params, state, *, data, model_state, task, key):
+        return params, LwFState(tree_copy(params.net), tree_copy(model_state))
 
     return strategy(init=init, loss=loss, in_play=in_play, after_task=after_task)

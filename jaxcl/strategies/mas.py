@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require
 from jaxcl.losses import quadratic_penalty
+from jaxcl.ops.linalg import tree_copy
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
 
@@ -112,10 +113,11 @@ def mas(
             f"mas: samples and chunk must be positive, got {samples} and {chunk}"
         )
 
-    def init(key, net):
-        return {}, MASState(jax.tree.map(jnp.zeros_like, net), net)
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params.net)
+        return MASState(zeros, tree_copy(params.net))
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         return quadratic_penalty(
             loss_fn,
             anchor=state.anchor,
@@ -125,18 +127,18 @@ def mas(
             has_aux=True,
         )
 
-    def after_task(state, params, model_state, ctx, data):
+    def after_task(params, state, *, data, model_state, task, key):
         new = sensitivity(
             setup,
             params.net,
             model_state,
             data,
-            ctx.task,
-            ctx.key,
+            task,
+            key,
             samples=samples,
             chunk=chunk,
         )
         importance = jax.tree.map(jnp.add, state.importance, new)
-        return params, MASState(importance, params.net)
+        return params, MASState(importance, tree_copy(params.net))
 
     return strategy(init=init, loss=loss, after_task=after_task)

@@ -21,12 +21,14 @@ from jaxcl.strategies._projection import (
     check_choice,
     choose_layers,
     input_is_cheaper,
-    map_leaves,
+    kernels,
+    map_rest,
+    on_kernels,
     per_layer,
     project_inputs,
     rows,
 )
-from jaxcl.transforms import warn_unless_kept
+from jaxcl.transforms import project_onto
 from jaxcl.types import Context, LayerSpec, Setup, Strategy, strategy
 
 PROGRESS = ("epoch", "task")
@@ -89,8 +91,8 @@ def owm(
         all its outputs.
 
     Returns:
-      A `Strategy` with an `OWMState`; it reports 1 − tr P/d of each layer, the share of
-      its input space that is taken.
+      A `Strategy` with an `OWMState`; it reports "taken", 1 − tr P/d of each layer: the
+      share of its input space that is no longer free.
 
     Raises:
       ValueError: an argument out of range, a layer that cannot be projected, by name.
@@ -121,6 +123,7 @@ def owm(
         norm_penalty >= 0, f"owm: norm_penalty must be at least 0, got {norm_penalty}"
     )
 
+    project = project_onto()
     by_input = [
         layer
         for layer in layers
@@ -131,8 +134,8 @@ def owm(
         and input_is_cheaper(setup, layer)
     ]
 
-    def init(key, net):
-        return {}, OWMState({layer.name: jnp.eye(layer.d_in) for layer in layers})
+    def init(params):
+        return OWMState({layer.name: jnp.eye(layer.d_in) for layer in layers})
 
     def grown(state: OWMState, layer: LayerSpec, tap, ctx: Context) -> jax.Array:
         share = ctx.epoch_progress if progress == "epoch" else ctx.task_progress
@@ -141,25 +144,18 @@ def owm(
         mean = mean_rows(layer, tap, ctx.batch.weight, window_stride)
         return rls_update(state.inverse[layer.name], mean, now)
 
-    def forward(state, aux, apply_fn, ctx):
-        def project(layer, x):
+    def forward(apply_fn, state, aux, *, ctx):
+        def onto_free(layer, x):
             # Computed again from the taps after the backward pass: the compiler finds
             # that it is the same.
             return jnp.matmul(x, grown(state, layer, x, ctx), precision=EXACT)
 
-        return project_inputs(apply_fn, by_input, project) if by_input else apply_fn
+        return project_inputs(apply_fn, by_input, onto_free) if by_input else apply_fn
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         def penalised(params, ctx):
             value, out = loss_fn(params, ctx)
-            squares = []
-            map_leaves(
-                params.net,
-                layers,
-                free,
-                kernel=lambda layer, w: squares.append(jnp.sum(w * w)),
-                rest=lambda w: None,
-            )
+            squares = [jnp.sum(w * w) for w in kernels(params.net, layers)]
             # The root has no derivative at 0; far below any weight's rounding it has.
             return value + norm_penalty * sum(jnp.sqrt(s + 1e-30) for s in squares), out
 
@@ -168,32 +164,21 @@ def owm(
     def project_tree(tree, done, state, ctx, out):
         inverse = {la.name: grown(state, la, out.taps[la.name], ctx) for la in layers}
 
-        def kernel(layer, leaf):
-            if layer in done:
-                return leaf
-            matrix = leaf.reshape(layer.d_in, -1)
-            moved = jnp.matmul(inverse[layer.name], matrix, precision=EXACT)
-            return moved.reshape(leaf.shape)
-
-        net = map_leaves(
-            tree.net,
-            layers,
-            free,
-            kernel=kernel,
-            rest=jnp.zeros_like,
-        )
+        left = {la.name: inverse[la.name] for la in layers if la not in done}
+        onto = on_kernels(tree.net, layers, left)
+        net, _ = project.update(tree.net, project.init(tree.net), projector=onto)
+        net = map_rest(net, layers, free, jnp.zeros_like)
         return tree._replace(net=net), OWMState(inverse)
 
-    def grads(state, g, params, ctx, out):
-        return project_tree(g, by_input, state, ctx, out)
+    def grads(grads, state, params, *, ctx, out):
+        return project_tree(grads, by_input, state, ctx, out)
 
-    def updates(state, u, g, params, ctx, out):
-        return project_tree(u, (), state, ctx, out)
+    def updates(updates, state, params, *, grads, ctx, out):
+        return project_tree(updates, (), state, ctx, out)
 
     def report(state):
-        return {
-            la.name: 1 - jnp.trace(state.inverse[la.name]) / la.d_in for la in layers
-        }
+        share = {n: 1 - jnp.trace(p) / p.shape[0] for n, p in state.inverse.items()}
+        return {"taken": {layer.name: share[layer.name] for layer in layers}}
 
     hooks = (
         {"forward": forward, "grads": grads}
@@ -204,8 +189,6 @@ def owm(
         init=init,
         loss=loss,
         report=report,
-        check=lambda optimizer: (
-            warn_unless_kept(optimizer, "owm") if where == "grads" else None
-        ),
+        needs_linear=where == "grads",
         **hooks,
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require
 from jaxcl.losses import quadratic_penalty
+from jaxcl.ops.linalg import tree_copy
 from jaxcl.types import PyTree, Setup, Strategy, strategy
 
 
@@ -31,7 +32,8 @@ def consolidate(state: SIState, net: PyTree, damping: float) -> SIState:
         return jnp.maximum(importance + path / ((new - old) ** 2 + damping), 0)
 
     importance = jax.tree.map(grow, state.importance, state.path, net, state.anchor)
-    return SIState(importance, net, jax.tree.map(jnp.zeros_like, state.path))
+    zeros = jax.tree.map(jnp.zeros_like, state.path)
+    return SIState(importance, tree_copy(net), zeros)
 
 
 def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
@@ -64,13 +66,13 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     require(strength >= 0, f"si: strength must be at least 0, got {strength}")
     require(damping > 0, f"si: damping must be greater than 0, got {damping}")
 
-    def init(key, net):
+    def init(params):
         def zeros():
-            return jax.tree.map(jnp.zeros_like, net)
+            return jax.tree.map(jnp.zeros_like, params.net)
 
-        return {}, SIState(zeros(), net, zeros())
+        return SIState(zeros(), tree_copy(params.net), zeros())
 
-    def loss(state, loss_fn):
+    def loss(loss_fn, state):
         return quadratic_penalty(
             loss_fn,
             anchor=state.anchor,
@@ -80,7 +82,7 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
             has_aux=True,
         )
 
-    def updates(state, u, grads, params, ctx, out):
+    def updates(updates, state, params, *, grads, ctx, out):
         def extend(path, update, g, importance, theta, anchor):
             pull = 2 * strength * importance * (theta - anchor)
             return path - (g - pull) * update
@@ -88,15 +90,15 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
         path = jax.tree.map(
             extend,
             state.path,
-            u.net,
+            updates.net,
             grads.net,
             state.importance,
             params.net,
             state.anchor,
         )
-        return u, state._replace(path=path)
+        return updates, state._replace(path=path)
 
-    def after_task(state, params, model_state, ctx, data):
+    def after_task(params, state, *, data, model_state, task, key):
         return params, consolidate(state, params.net, damping)
 
     return strategy(init=init, loss=loss, updates=updates, after_task=after_task)

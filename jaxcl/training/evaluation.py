@@ -9,13 +9,15 @@ import jax.numpy as jnp
 
 from jaxcl.heads import mask_logits
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.training.state import SeedState, context_of
+from jaxcl.setup import context_of
+from jaxcl.training.state import SeedState
 from jaxcl.types import Setup, Strategy, TaskData
 
+Evaluate = Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]
+"""``(seed, data, current task) -> (accuracy, loss)``"""
 
-def make_evaluate(
-    setup: Setup, strategy: Strategy, batch_size: int
-) -> Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]:
+
+def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate:
     """Builds the function that evaluates one seed on one task.
 
     The examples come in a random order that is always the same: data sets are often
@@ -52,11 +54,10 @@ def make_evaluate(
         def body(i, totals):
             position, weight = batch_positions(order, i, size, data.size)
             batch = data.take(position)._replace(weight=weight)
-            ctx = context_of(seed, batch, current, key)
-            f = strategy.forward(
-                seed.strategy_state, seed.params.aux, setup.apply_fn, ctx
-            )
-            out = f(seed.params.net, seed.model_state, batch.x, batch.task, key, False)
+            ctx = context_of(batch, task=current, key=key, model_state=seed.model_state)
+            net, aux = seed.params
+            f = strategy.forward(setup.apply_fn, seed.strategy_state, aux, ctx=ctx)
+            out = f(net, seed.model_state, batch.x, batch.task, key, False)
             logits = mask_logits(setup, out.logits, batch.task, current)
             right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
             # A class that is not in play yet has a loss of 1e38; count no such thing.
@@ -73,7 +74,7 @@ def make_evaluate(
         n = jnp.maximum(n, 1)
         accuracy, loss = right / n, loss / n
         # Weights that are not finite predict class 0: that is not an accuracy.
-        failed = seed.progress.failed_task >= 0
+        failed = seed.progress.failed
         return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
 
     return evaluate

@@ -15,6 +15,7 @@ from jaxcl.data.stream import SeedView, Stream
 from jaxcl.setup import setup_for_linen
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
+from jaxcl.transforms import warn_unless_linear
 from jaxcl.types import Setup, Strategy
 
 
@@ -112,7 +113,9 @@ def validate(problem: Problem) -> None:
     _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
         chosen = {name: values[i] for name, values in problem.settings.items()}
-        problem.make_strategy(setup, **chosen).check(problem.optimizer)
+        strategy = problem.make_strategy(setup, **chosen)
+        if i == 0:
+            warn_unless_linear(strategy, problem.optimizer)
 
 
 def _require_batches_to_normalise(setup: Setup, stream: Stream, plan: Plan) -> None:

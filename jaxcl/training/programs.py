@@ -24,11 +24,11 @@ class Programs(NamedTuple):
 
     init: Callable[..., Any]  # ((), mine, ()) -> seed
     begin: Callable[..., Any]  # (seed, (mine, real), ()) -> seed
-    prepare: Callable[..., Any]  # (seed, mine, (base, task)) -> cache
+    before_task: Callable[..., Any]  # (seed, mine, (base, task)) -> cache
     epoch: Callable[..., Any]  # (seed, (mine, cache), (base, task, epoch, longest))
-    end: Callable[..., Any]  # (seed, (mine, cache), (base, task)) -> seed
+    end: Callable[..., Any]  # (seed, mine, (base, task)) -> seed
     evaluate: Callable[..., Any]  # (seed, mine, (base, task)) -> accuracies [T]
-    report: Callable[..., Any]  # (seed, mine, ()) -> name -> scalar
+    report: Callable[..., Any]  # (seed, mine, ()) -> quantity -> layer -> scalar
 
 
 def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
@@ -71,10 +71,10 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
         mine, real = given
         return trainer(mine).begin(seed, real, mine.rate)
 
-    def prepare(seed, mine, shared):
+    def before_task(seed, mine, shared):
         base, task = shared
         data = stream.view(base, mine.data, "train", task, joint)
-        return trainer(mine).prepare(seed, data)
+        return trainer(mine).before_task(seed, data)
 
     def epoch(seed, given, shared):
         (mine, cache), (base, task, number, longest) = given, shared
@@ -89,11 +89,11 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
             longest,
         )
 
-    def end(seed, given, shared):
-        (mine, cache), (base, task) = given, shared
+    def end(seed, mine, shared):
+        base, task = shared
         data = stream.view(base, mine.data, "train", task, joint)
         end_key = jax.random.fold_in(key(mine, task), 1)
-        return trainer(mine).end(seed, cache, data, task, end_key)
+        return trainer(mine).end(seed, data, task, end_key)
 
     def evaluate(seed, mine, shared):
         base, current = shared
@@ -111,7 +111,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
     return Programs(
         init=over(init, "init"),
         begin=over(begin, "begin", donate=True),
-        prepare=over(prepare, "prepare"),
+        before_task=over(before_task, "before_task"),
         epoch=over(epoch, "epoch", donate=True),
         end=over(end, "end", donate=True),
         evaluate=over(evaluate, "evaluate"),
@@ -132,10 +132,10 @@ def can_trace(problem: Problem) -> bool:
     try:
         seed = jax.eval_shape(programs.init, (), mine, ())
         seed = jax.eval_shape(programs.begin, seed, (mine, mesh.real), ())
-        cache = jax.eval_shape(programs.prepare, seed, mine, (base, zero))
+        cache = jax.eval_shape(programs.before_task, seed, mine, (base, zero))
         of_task = (base, zero, zero, zero)
         seed, _ = jax.eval_shape(programs.epoch, seed, (mine, cache), of_task)
-        jax.eval_shape(programs.end, seed, (mine, cache), (base, zero))
+        jax.eval_shape(programs.end, seed, mine, (base, zero))
         jax.eval_shape(programs.evaluate, seed, mine, (base, zero))
     except TypeError:  # JAX's errors about tracers are of this kind
         return False

@@ -8,9 +8,9 @@ the files. All arithmetic is in `jaxcl.training.trainer`, all placement in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,9 @@ from jaxcl.training.state import Progress, SeedState
 from jaxcl.training.trainer import EpochMetrics
 from jaxcl.types import PyTree
 
+RunReport = dict[str, dict[str, np.ndarray]]
+"""quantity -> layer -> float32[S, T] so far, NaN where not measured."""
+
 
 class RunState(NamedTuple):
     """All a run needs to go on; host arrays."""
@@ -31,7 +34,7 @@ class RunState(NamedTuple):
     trained: PyTree  # SeedState, leading [S]
     accuracy: np.ndarray  # float32[S, T, T]
     baseline: np.ndarray  # float32[S, T] at random initialisation
-    report: dict[str, np.ndarray]  # each float32[S, T], `Strategy.report` by task
+    report: RunReport  # `Strategy.report` by task
     task: np.ndarray  # int64[] the next epoch's task
     epoch: np.ndarray  # int64[] the next epoch
     steps: np.ndarray  # int64[S] taken so far
@@ -60,7 +63,7 @@ class TaskDone(NamedTuple):
     status: tuple[str, ...]  # per seed: "ok" or "failed: task t, epoch e", 1-based
     steps: np.ndarray  # [S]
     seconds: float
-    report: dict[str, np.ndarray]  # name -> [S, T] so far, NaN where not measured
+    report: RunReport
 
 
 class Interrupted(Exception):
@@ -96,39 +99,27 @@ def run(
       CheckpointError: the state on disk cannot be read or written.
       Interrupted: `stop` returned True; the state is saved.
     """
-    stream, plan, seeds = problem.stream, problem.plan, problem.seeds
+    num_tasks, plan = problem.stream.num_tasks, problem.plan
     if not checked:
         validate(problem)
-    mesh = mesh or SeedMesh(len(seeds), problem.seed_mode)
-    fns = make_programs(problem, mesh)
+    mesh = mesh or SeedMesh(len(problem.seeds), problem.seed_mode)
+    programs = make_programs(problem, mesh)
     store = Checkpoints(checkpoints) if checkpoints else None
-
     mine = mesh.spread(per_seed(problem))
-    base = mesh.share(stream.base)
+    base = mesh.share(problem.stream.base)
 
     def number(value: int) -> jax.Array:
         return mesh.share(np.int32(value))
 
-    num_tasks = stream.num_tasks
-    trained = fns.init((), mine, ())
-    names = list(mesh.gather(fns.report(trained, mine, ())))
-    unknown = np.full((len(seeds), num_tasks), np.nan, np.float32)
-    state = RunState(
-        trained=None,
-        accuracy=np.full((len(seeds), num_tasks, num_tasks), np.nan, np.float32),
-        baseline=unknown,
-        report={name: unknown for name in names},
-        task=np.int64(0),
-        epoch=np.int64(0),
-        steps=np.zeros(len(seeds), np.int64),
-        seconds=np.float64(0),
-    )
+    trained = programs.init((), mine, ())
+    names = _names(mesh.gather(programs.report(trained, mine, ())))
+    state = _fresh(problem, names)
     newest = store.latest() if store else None
     if store and newest is not None:
         state = store.restore(newest, state._replace(trained=mesh.gather(trained)))
         trained = mesh.spread(state.trained)
     else:
-        measured = fns.evaluate(trained, mine, (base, number(0)))
+        measured = programs.evaluate(trained, mine, (base, number(0)))
         state = state._replace(baseline=mesh.gather(measured))
     began = time.monotonic() - float(state.seconds)
     saved = time.monotonic()
@@ -140,21 +131,14 @@ def run(
         if store:
             # The number grows with every epoch of every task, whatever their count.
             step = int(state.task) * 1_000_000 + int(state.epoch)
-            seconds = np.float64(elapsed())
-            store.save(
-                step, state._replace(trained=mesh.gather(trained), seconds=seconds)
+            whole = state._replace(
+                trained=mesh.gather(trained), seconds=np.float64(elapsed())
             )
+            store.save(step, whole)
 
     def task_done(state: RunState, trained: SeedState, seconds: float) -> TaskDone:
-        return TaskDone(
-            task=int(state.task) - 1,
-            accuracy=state.accuracy,
-            baseline=state.baseline,
-            status=_status(mesh.gather(trained.progress)),
-            steps=state.steps,
-            seconds=seconds,
-            report={name: state.report[name] for name in names},
-        )
+        status = _status(mesh.gather(trained.progress))
+        return _task_done(state, names, status, seconds)
 
     yield Started(int(state.task), int(state.epoch), newest is not None)
     if state.task == num_tasks:
@@ -162,12 +146,12 @@ def run(
     for task in range(int(state.task), num_tasks):
         shared = (base, number(task))
         if state.epoch == 0:
-            trained = fns.begin(trained, (mine, mesh.real), ())
-        cache = fns.prepare(trained, mine, shared)
+            trained = programs.begin(trained, (mine, mesh.real), ())
+        cache = programs.before_task(trained, mine, shared)
         longest = number(_longest_epoch(problem, task))
         while not _finished(mesh, trained, plan, int(state.epoch)):
             epoch = int(state.epoch)
-            trained, metrics = fns.epoch(
+            trained, metrics = programs.epoch(
                 trained, (mine, cache), (*shared, number(epoch), longest)
             )
             metrics = mesh.gather(metrics)
@@ -181,23 +165,78 @@ def run(
                 saved = time.monotonic()
             if stopping:
                 raise Interrupted
-        trained = fns.end(trained, (mine, cache), shared)
-        accuracy = state.accuracy.copy()
-        accuracy[:, task] = mesh.gather(fns.evaluate(trained, mine, shared))
-        report = {name: past.copy() for name, past in state.report.items()}
-        for name, now in mesh.gather(fns.report(trained, mine, ())).items():
-            report[name][:, task] = now
-        state = state._replace(
-            accuracy=accuracy,
-            report=report,
-            task=np.int64(task + 1),
-            epoch=np.int64(0),
-        )
+        trained = programs.end(trained, mine, shared)
+        accuracy = mesh.gather(programs.evaluate(trained, mine, shared))
+        report = mesh.gather(programs.report(trained, mine, ()))
+        state = _with_task(state, task, accuracy, report)
         save(state, trained)
         saved = time.monotonic()
         yield task_done(state, trained, elapsed())
         if task + 1 < num_tasks and mesh.any_host(stop()):
             raise Interrupted
+
+
+def _names(report: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Quantities and layers of a report, in the strategy's order.
+
+    Trees of dicts that pass through JAX or a checkpoint come back sorted.
+    """
+    return {quantity: tuple(layers) for quantity, layers in report.items()}
+
+
+def _fresh(problem: Problem, names: Mapping[str, tuple[str, ...]]) -> RunState:
+    """The state of a run in which nothing has been trained."""
+    seeds, tasks = len(problem.seeds), problem.stream.num_tasks
+    unknown = np.full((seeds, tasks), np.nan, np.float32)
+    return RunState(
+        trained=None,
+        accuracy=np.full((seeds, tasks, tasks), np.nan, np.float32),
+        baseline=unknown,
+        report={q: dict.fromkeys(layers, unknown) for q, layers in names.items()},
+        task=np.int64(0),
+        epoch=np.int64(0),
+        steps=np.zeros(seeds, np.int64),
+        seconds=np.float64(0),
+    )
+
+
+def _with_task(state: RunState, task: int, accuracy, report) -> RunState:
+    """The state after a task's end, with what was measured then."""
+
+    def put(past: np.ndarray, now: np.ndarray) -> np.ndarray:
+        past = past.copy()
+        past[:, task] = now
+        return past
+
+    return state._replace(
+        accuracy=put(state.accuracy, accuracy),
+        report={
+            quantity: {layer: put(past, report[quantity][layer]) for layer, past in of}
+            for quantity, of in ((q, v.items()) for q, v in state.report.items())
+        },
+        task=np.int64(task + 1),
+        epoch=np.int64(0),
+    )
+
+
+def _task_done(
+    state: RunState,
+    names: Mapping[str, tuple[str, ...]],
+    status: tuple[str, ...],
+    seconds: float,
+) -> TaskDone:
+    return TaskDone(
+        task=int(state.task) - 1,
+        accuracy=state.accuracy,
+        baseline=state.baseline,
+        status=status,
+        steps=state.steps,
+        seconds=seconds,
+        report={
+            quantity: {layer: state.report[quantity][layer] for layer in layers}
+            for quantity, layers in names.items()
+        },
+    )
 
 
 def _longest_epoch(problem: Problem, task: int) -> int:

@@ -1,13 +1,13 @@
-"""Everything a seed carries through a run, and the moments it is looked at in."""
+"""Everything a seed carries through a run."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxcl.types import Batch, Context, Params, PyTree, State, TaskData
+from jaxcl.compose import OptState
+from jaxcl.types import Params, PyTree, State
 
 
 class Progress(NamedTuple):
@@ -22,37 +22,21 @@ class Progress(NamedTuple):
     failed_task: jax.Array  # int32[], -1 if healthy
     failed_epoch: jax.Array  # int32[]
 
+    @property
+    def failed(self) -> jax.Array:
+        """bool[] whether the seed has diverged, in this task or before."""
+        return self.failed_task >= 0
+
 
 class SeedState(NamedTuple):
     """Everything a seed carries from epoch to epoch."""
 
     params: Params
     model_state: PyTree
-    opt_state: PyTree
-    strategy_state: State
+    opt_state: OptState  # the optimizer's state and the strategy's
     best: PyTree  # (params, model_state), or () where the last weights are taken
     progress: Progress
 
-
-def context_of(
-    seed: SeedState, batch: Batch, task, key, cache=(), progress=1.0
-) -> Context:
-    one = jnp.full((), progress, jnp.float32)
-    return Context(
-        task=task,
-        step=seed.progress.step,
-        epoch=jnp.full((), -1, jnp.int32),
-        epoch_progress=one,
-        epoch_fraction=one,
-        task_progress=one,
-        key=key,
-        batch=batch,
-        model_state=seed.model_state,
-        cache=cache,
-    )
-
-
-def idle_context(seed: SeedState, data: TaskData, task, key, cache) -> Context:
-    """The context of a task's end: its batch is the task's first example."""
-    batch = data.take(jnp.zeros((1,), jnp.int32))
-    return context_of(seed, batch, task, key, cache)
+    @property
+    def strategy_state(self) -> State:
+        return self.opt_state.strategy

@@ -1,4 +1,4 @@
-"""Training one seed on one task: the pure functions that the protocol lays over seeds.
+"""Training one seed on one task: the pure functions that are laid over all seeds.
 
 Nothing here knows of devices, files or other seeds. An epoch is one loop on the device
 over batches of shuffled positions; its length is a traced bound, so that tasks of any
@@ -16,21 +16,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.compose import transform_loss, transform_optimizer
+from jaxcl.compose import OptState, hook_in, init_params, transform_loss
 from jaxcl.ops.linalg import tree_where
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.training.evaluation import make_evaluate
+from jaxcl.setup import context_of
+from jaxcl.training.evaluation import Evaluate, make_evaluate
 from jaxcl.training.plan import Plan
-from jaxcl.training.state import Progress, SeedState, idle_context
-from jaxcl.types import (
-    Context,
-    Params,
-    PyTree,
-    Setup,
-    State,
-    Strategy,
-    TaskData,
-)
+from jaxcl.training.selection import mark_failure, select
+from jaxcl.training.state import Progress, SeedState
+from jaxcl.types import Context, PyTree, Setup, Strategy, TaskData
+
+InitModel = Callable[[jax.Array], tuple[PyTree, PyTree]]
+"""``key -> (net, model_state)``"""
+Report = OrderedDict[str, OrderedDict[str, jax.Array]]
+"""quantity -> layer -> float32[]"""
 
 
 class EpochMetrics(NamedTuple):
@@ -48,11 +47,63 @@ class Trainer(NamedTuple):
 
     init: Callable[..., SeedState]
     begin: Callable[..., SeedState]
-    prepare: Callable[..., PyTree]
+    before_task: Callable[..., PyTree]
     epoch: Callable[..., tuple[SeedState, EpochMetrics]]
     end: Callable[..., SeedState]
-    evaluate: Callable[..., tuple[jax.Array, jax.Array]]
-    report: Callable[..., OrderedDict[str, jax.Array]]
+    evaluate: Evaluate
+    report: Callable[..., Report]
+
+
+def make_trainer(
+    setup: Setup,
+    strategy: Strategy,
+    optimizer: optax.GradientTransformation,
+    plan: Plan,
+    init_model: InitModel,
+    *,
+    masked: bool,
+) -> Trainer:
+    """Builds the functions that train and evaluate one seed.
+
+    Args:
+      setup: the run's `Setup`.
+      strategy: any `Strategy`.
+      optimizer: optax transformation, restarted at the start of each task.
+      plan: schedule and selection.
+      init_model: ``key -> (net, model_state)``.
+      masked: True where seeds run in lockstep (`jax.vmap`): every seed takes the
+        longest seed's number of steps and the surplus is undone. False where each
+        runs its own loop (`jax.lax.map`).
+
+    Returns:
+      A `Trainer`.
+    """
+    inner = optax.chain(optimizer, scale_by_lr())
+    tx = hook_in(strategy, inner, setup)
+    evaluate = make_evaluate(setup, strategy, plan.eval_batch_size)
+
+    def before_task(seed: SeedState, data: TaskData) -> PyTree:
+        return strategy.before_task(seed.strategy_state, data)
+
+    def report(seed: SeedState) -> Report:
+        # Jit would sort the keys of a plain dict; a figure wants the strategy's order.
+        return OrderedDict(
+            (
+                quantity,
+                OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in part.items()),
+            )
+            for quantity, part in strategy.report(seed.strategy_state).items()
+        )
+
+    return Trainer(
+        init=make_init(strategy, tx, plan, init_model),
+        begin=make_begin(inner, plan),
+        before_task=before_task,
+        epoch=make_epoch(setup, strategy, tx, plan, evaluate, masked),
+        end=make_end(strategy, plan),
+        evaluate=evaluate,
+        report=report,
+    )
 
 
 def scale_by_lr() -> optax.GradientTransformationExtraArgs:
@@ -67,44 +118,23 @@ def scale_by_lr() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
 
 
-def make_trainer(
-    setup: Setup,
+def make_init(
     strategy: Strategy,
-    optimizer: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
     plan: Plan,
-    init_model: Callable[[jax.Array], tuple[PyTree, PyTree]],
-    *,
-    masked: bool,
-) -> Trainer:
-    """Builds the functions that train and evaluate one seed.
-
-    Args:
-      setup: the run's `Setup`.
-      strategy: any `Strategy`.
-      optimizer: optax transformation, restarted at each task.
-      plan: schedule and selection.
-      init_model: ``key -> (net, model_state)``.
-      masked: True where seeds run in lockstep (`jax.vmap`): every seed takes the
-        longest seed's number of steps and the surplus is undone. False where each
-        runs its own loop (`jax.lax.map`).
-
-    Returns:
-      A `Trainer`.
-    """
-    inner = optax.chain(optimizer, scale_by_lr())
-    loss_fn = transform_loss(strategy, setup.task_loss, setup.apply_fn)
+    init_model: InitModel,
+) -> Callable[[jax.Array], SeedState]:
+    """Builds ``key -> SeedState``, what a seed starts its first task from."""
 
     def init(key: jax.Array) -> SeedState:
         model_key, strategy_key = jax.random.split(key)
         net, model_state = init_model(model_key)
-        aux, state = strategy.init(strategy_key, net)
-        params = Params(net, aux)
+        params = init_params(strategy, strategy_key, net)
         zero, none = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
         return SeedState(
             params=params,
             model_state=model_state,
-            opt_state=inner.init(params),
-            strategy_state=state,
+            opt_state=tx.init(params),
             best=(params, model_state) if plan.select == "best" else (),
             progress=Progress(
                 step=zero,
@@ -118,8 +148,16 @@ def make_trainer(
             ),
         )
 
+    return init
+
+
+def make_begin(
+    inner: optax.GradientTransformation, plan: Plan
+) -> Callable[..., SeedState]:
+    """Builds the start of a task: optimizer, patience and selection begin anew."""
+
     def begin(seed: SeedState, real: jax.Array, rate: jax.Array) -> SeedState:
-        """Restarts optimizer, patience and selection; what only pads does not train.
+        """Restarts a seed; what only pads does not train.
 
         Args:
           seed: the seed's state.
@@ -133,32 +171,100 @@ def make_trainer(
             best_score=jnp.full((), -jnp.inf),
             patience_score=jnp.full((), -jnp.inf),
             bad_epochs=zero,
-            done=~real | (seed.progress.failed_task >= 0),
+            done=~real | seed.progress.failed,
         )
         return seed._replace(
-            opt_state=inner.init(seed.params),
+            opt_state=seed.opt_state._replace(inner=inner.init(seed.params)),
             best=(seed.params, seed.model_state) if plan.select == "best" else (),
             progress=progress,
         )
 
-    evaluate = make_evaluate(setup, strategy, plan.eval_batch_size)
+    return begin
 
-    def prepare(seed: SeedState, data: TaskData) -> PyTree:
-        return strategy.prepare(seed.strategy_state, data)
 
-    def train_step(carry, ctx: Context, lr_scale: jax.Array):
-        params, _, opt_state, state = carry
-        (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state, ctx
+def make_step(
+    setup: Setup, strategy: Strategy, tx: optax.GradientTransformationExtraArgs
+) -> Callable[..., tuple]:
+    """Builds one step, ``(carry, ctx, lr_scale) -> (carry, loss)``.
+
+    The carry is ``(params, model_state, opt_state)``.
+    """
+    loss_fn = transform_loss(strategy, setup)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def step(carry, ctx: Context, lr_scale: jax.Array):
+        params, model_state, opt_state = carry
+        (loss, out), grads = gradient(params, opt_state.strategy, ctx)
+        updates, new = tx.update(
+            grads, opt_state, params, ctx=ctx, out=out, lr_scale=lr_scale
         )
-        tx = transform_optimizer(strategy, inner, state, setup)
-        updates, carried = tx.update(
-            grads, (opt_state, state), params, ctx=ctx, out=out, lr_scale=lr_scale
+        opt_state = cast(OptState, new)
+        model_state = strategy.model_state(
+            out.model_state, opt_state.strategy, old=model_state, ctx=ctx
         )
-        opt_state, state = cast(tuple[PyTree, State], carried)
-        model_state = strategy.model_state(state, ctx.model_state, out.model_state, ctx)
-        params = optax.apply_updates(params, updates)
-        return (params, model_state, opt_state, state), loss
+        return (optax.apply_updates(params, updates), model_state, opt_state), loss
+
+    return step
+
+
+def make_epoch(
+    setup: Setup,
+    strategy: Strategy,
+    tx: optax.GradientTransformationExtraArgs,
+    plan: Plan,
+    evaluate: Evaluate,
+    masked: bool,
+) -> Callable[..., tuple[SeedState, EpochMetrics]]:
+    """Builds an epoch: its loop over batches, then validation and what follows it."""
+    step = make_step(setup, strategy, tx)
+
+    def train(seed, cache, data, task, epoch, key, longest):
+        """The loop: the seed after it, the sum of its losses, the steps it took."""
+        before = seed.progress
+        order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
+        order = shuffled(order_key, data.size, data.capacity)
+        per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
+        limits = [] if plan.epochs is None else [per_epoch * plan.epochs]
+        steps = per_epoch
+        if plan.max_steps is not None:
+            limits.append(jnp.asarray(plan.max_steps))
+            steps = jnp.clip(plan.max_steps - before.step, 0, per_epoch)
+        steps = jnp.where(before.done, 0, steps)
+
+        def body(i, carry):
+            carry, total = carry
+            position, weight = batch_positions(order, i, plan.batch_size, data.size)
+            number = before.step + i
+            ctx = context_of(
+                data.take(position)._replace(weight=weight),
+                task=task,
+                key=jax.random.fold_in(step_key, i),
+                step=number,
+                epoch=epoch,
+                epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
+                epoch_fraction=i * plan.batch_size / data.size,
+                task_progress=number / reduce(jnp.minimum, limits),
+                model_state=carry[1],
+                cache=cache,
+            )
+            new, loss = step(carry, ctx, before.lr_scale)
+            if masked:
+                live = i < steps
+                new = tree_where(live, new, carry)
+                loss = jnp.where(live, loss, 0)
+            return new, total + loss
+
+        carry = (seed.params, seed.model_state, seed.opt_state)
+        bound = longest if masked else steps
+        carry, total = jax.lax.fori_loop(0, bound, body, (carry, jnp.zeros(())))
+        params, model_state, opt_state = carry
+        seed = seed._replace(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            progress=before._replace(step=before.step + steps),
+        )
+        return seed, total, steps
 
     def epoch(
         seed: SeedState,
@@ -174,7 +280,7 @@ def make_trainer(
 
         Args:
           seed: the seed's state.
-          cache: from ``prepare``.
+          cache: from ``before_task``.
           data: the task's training data.
           valid: its validation data, or None.
           task: int32[].
@@ -182,127 +288,48 @@ def make_trainer(
           key: the seed's key for this task.
           longest: int32[] steps of the longest seed's epoch; read if ``masked``.
         """
-        before = seed.progress
-        order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
-        order = shuffled(order_key, data.size, data.capacity)
-        per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
-        limits = [] if plan.epochs is None else [per_epoch * plan.epochs]
-        steps = per_epoch
-        if plan.max_steps is not None:
-            limits.append(jnp.asarray(plan.max_steps))
-            steps = jnp.clip(plan.max_steps - before.step, 0, per_epoch)
-        steps = jnp.where(before.done, 0, steps)
-
-        def body(i, carry):
-            inner_carry, total = carry
-            position, weight = batch_positions(order, i, plan.batch_size, data.size)
-            step = before.step + i
-            ctx = Context(
-                task=task,
-                step=step,
-                epoch=epoch,
-                epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
-                epoch_fraction=i * plan.batch_size / data.size,
-                task_progress=step / reduce(jnp.minimum, limits),
-                key=jax.random.fold_in(step_key, i),
-                batch=data.take(position)._replace(weight=weight),
-                model_state=inner_carry[1],
-                cache=cache,
-            )
-            new, loss = train_step(inner_carry, ctx, before.lr_scale)
-            if masked:
-                live = i < steps
-                new = tree_where(live, new, inner_carry)
-                loss = jnp.where(live, loss, 0)
-            return new, total + loss
-
-        carry = (seed.params, seed.model_state, seed.opt_state, seed.strategy_state)
-        bound = longest if masked else steps
-        carry, total = jax.lax.fori_loop(0, bound, body, (carry, jnp.zeros(())))
-        seed = SeedState(*carry, best=seed.best, progress=before)
+        lr_scale = seed.progress.lr_scale
+        seed, total, steps = train(seed, cache, data, task, epoch, key, longest)
         trained = steps > 0
         loss = jnp.where(trained, total / jnp.maximum(steps, 1), jnp.nan)
-
-        # A sum of squares overflows before a weight does; look at the weights.
-        finite = [jnp.isfinite(p).all() for p in jax.tree.leaves(seed.params)]
-        healthy = jnp.isfinite(total) & jnp.stack(finite).all()
-        failed = trained & ~healthy & (before.failed_task < 0)
-
-        if valid is None:
-            valid_loss = valid_accuracy = jnp.full((), jnp.nan)
-            seed = seed._replace(
-                progress=before._replace(step=before.step + steps, done=before.done)
-            )
-        else:
+        valid_loss = valid_accuracy = jnp.full((), jnp.nan)
+        if valid is not None:
             valid_accuracy, valid_loss = evaluate(seed, valid, task)
-            ctx = idle_context(seed, valid, task, key, cache)
-            charge = strategy.validation(seed.strategy_state, seed.params, ctx)
-            valid_loss = valid_loss + charge
-            seed = select(seed, valid_accuracy, valid_loss, trained, steps)
-        progress = seed.progress
+            state = seed.strategy_state
+            valid_loss = valid_loss + strategy.validation(seed.params, state, task=task)
+            seed = select(plan, seed, valid_accuracy, valid_loss, trained)
         if plan.max_steps is not None:
-            progress = progress._replace(
-                done=progress.done | (progress.step >= plan.max_steps)
-            )
-        progress = progress._replace(
-            done=progress.done | failed,
-            failed_task=jnp.where(failed, task, progress.failed_task),
-            failed_epoch=jnp.where(failed, epoch, progress.failed_epoch),
-        )
-        metrics = EpochMetrics(loss, valid_loss, valid_accuracy, before.lr_scale, steps)
-        return seed._replace(progress=progress), metrics
+            over = seed.progress.step >= plan.max_steps
+            done = seed.progress.done | over
+            seed = seed._replace(progress=seed.progress._replace(done=done))
+        seed = mark_failure(seed, total, trained, task, epoch)
+        return seed, EpochMetrics(loss, valid_loss, valid_accuracy, lr_scale, steps)
 
-    def select(seed, accuracy, loss, trained, steps) -> SeedState:
-        """Keeps the best weights; decays the rate of a seed that has stalled."""
-        p = seed.progress
-        scores = {"accuracy": accuracy, "loss": -loss}
-        score, followed = scores[plan.select_metric], scores[plan.patience_metric]
-        better = trained & (score > p.best_score)
-        progressed = trained & (followed > p.patience_score)
-        bad = jnp.where(progressed, 0, p.bad_epochs + 1)
-        lr_scale, done = p.lr_scale, p.done
-        if plan.patience is not None:
-            decay = trained & (bad >= plan.patience)
-            lr_scale = jnp.where(decay, lr_scale / plan.lr_factor, lr_scale)
-            bad = jnp.where(decay, 0, bad)
-            done = done | (decay & (plan.lr * lr_scale < plan.lr_min))
-        best = seed.best
-        if plan.select == "best":
-            best = tree_where(better, (seed.params, seed.model_state), best)
-        return seed._replace(
-            best=best,
-            progress=p._replace(
-                step=p.step + steps,
-                lr_scale=lr_scale,
-                best_score=jnp.where(better, score, p.best_score),
-                patience_score=jnp.where(progressed, followed, p.patience_score),
-                bad_epochs=jnp.where(trained, bad, p.bad_epochs),
-                done=done,
-            ),
-        )
+    return epoch
 
-    def end(seed: SeedState, cache: PyTree, data: TaskData, task, key) -> SeedState:
+
+def make_end(strategy: Strategy, plan: Plan) -> Callable[..., SeedState]:
+    """Builds the end of a task."""
+
+    def end(seed: SeedState, data: TaskData, task, key) -> SeedState:
         """Loads the selected weights and lets the strategy consolidate."""
         if plan.select == "best":
             params, model_state = seed.best
             seed = seed._replace(params=params, model_state=model_state)
-        ctx = idle_context(seed, data, task, key, cache)
 
         def consolidate(seed: SeedState) -> SeedState:
             params, state = strategy.after_task(
-                seed.strategy_state, seed.params, seed.model_state, ctx, data
+                seed.params,
+                seed.strategy_state,
+                data=data,
+                model_state=seed.model_state,
+                task=task,
+                key=key,
             )
-            return seed._replace(params=params, strategy_state=state)
+            opt_state = seed.opt_state._replace(strategy=state)
+            return seed._replace(params=params, opt_state=opt_state)
 
-        failed = seed.progress.failed_task >= 0
+        failed = seed.progress.failed
         return jax.lax.cond(failed, lambda seed: seed, consolidate, seed)
 
-    def report(seed: SeedState) -> OrderedDict[str, jax.Array]:
-        """What the strategy says of its state, as float32 scalars.
-
-        Jit would sort the keys of a plain dict; a figure wants the strategy's order.
-        """
-        values = strategy.report(seed.strategy_state)
-        return OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in values.items())
-
-    return Trainer(init, begin, prepare, epoch, end, evaluate, report)
+    return end
