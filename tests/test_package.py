@@ -8,13 +8,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import setuptools
 
 import jaxcl
 from experiments.__main__ import COMMANDS, EXTRA
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
 
 
 def python(*arguments, path, cwd):
@@ -48,18 +48,8 @@ def test_the_library_needs_only_what_it_declares(tmp_path):
     assert out.strip() == jaxcl.__version__
 
 
-@pytest.fixture
-def setup_arguments(monkeypatch):
-    """What setup.py hands to setuptools."""
-    found = {}
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(setuptools, "setup", lambda **given: found.update(given))
-    exec((ROOT / "setup.py").read_text(), {})
-    return found
-
-
-def test_all_that_is_installed_lies_under_jaxcl(setup_arguments):
-    packages, folders = (setup_arguments[k] for k in ("packages", "package_dir"))
+def test_all_that_is_installed_lies_under_jaxcl():
+    packages, folders = (SETUPTOOLS[k] for k in ("packages", "package-dir"))
     assert all(name.split(".")[0] == "jaxcl" for name in packages)
     assert not [name for name in packages if "results" in name or "__" in name]
     installed = set()
