@@ -6,7 +6,7 @@ half as many epochs.
     python -m experiments.compare --config=configs/split_tiny_imagenet.py
 
 The data set is taken from TFDS's manual folder (tiny-imagenet-200.zip) or downloaded.
-An archive with fewer images a class works; say so with any figure measured on it. The
+An archive with fewer images per class works; say so with any figure measured on it. The
 whole setting is for an accelerator; ``fast`` (three tasks, 500 images each, quarter
 width, two epochs) is a test. ``toy`` is a small network, an eighth of the width without
 biases, 20 epochs with momentum .9 at a rate of .02 that stays; GPM has its paper's norm

@@ -116,7 +116,7 @@ def capacity_points() -> list[Point]:
     for row, config in zip(ROWS, launch.row_configs(ROWS), strict=True):
         threshold = config.method.get("threshold")
         if config.data.scenario != "task" and isinstance(threshold, tuple):
-            # A head a task is not projected; the threshold of the shared one goes.
+            # A head per task is not projected; the threshold of the shared one goes.
             config.method.threshold = threshold[:-1]
         config.data.scenario = "task"
         points.append(Point(row, config.data.num_tasks, config, row))
@@ -133,7 +133,7 @@ def scores(result: Result) -> dict[str, np.ndarray]:
 
 
 def table(points: Sequence[Point], results: Sequence[Result]) -> list[dict[str, Any]]:
-    """A line a run: means over the seeds that did not fail."""
+    """A line per run: means over the seeds that did not fail."""
     lines = []
     for point, result in zip(points, results, strict=True):
         healthy = np.array([s == OK for s in result.status])

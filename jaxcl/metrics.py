@@ -111,7 +111,7 @@ def forward_transfer(matrix: ArrayLike, baseline: ArrayLike) -> Array:
         np.broadcast_shapes(a.shape[:-2], b.shape[:-1])
     except ValueError:
         raise ValueError(
-            f"baseline must be [..., T], one accuracy a task, and fit the matrix; got "
+            f"baseline must be [..., T], one accuracy per task, and fit the matrix; got "
             f"baseline {b.shape} for matrix {a.shape}"
         ) from None
     return _mean(np.diagonal(a, 1, -2, -1) - b[..., 1:])
@@ -222,7 +222,7 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     rounding) t is 0/0 or infinite: p is then 1 where d = 0, else its limit 0.
 
     Args:
-      values: one number a seed [S].
+      values: one number per seed [S].
       reference: the same seeds' numbers of the reference [S].
 
     Returns:
@@ -234,7 +234,7 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     x, y = _vector(values, "values"), _vector(reference, "reference")
     if x.shape != y.shape:
         raise ValueError(
-            f"a paired test needs one value and one reference a seed, got shapes "
+            f"a paired test needs one value and one reference per seed, got shapes "
             f"{x.shape} and {y.shape}"
         )
     both = np.isfinite(x) & np.isfinite(y)
@@ -261,7 +261,7 @@ def _matrix(matrix: ArrayLike) -> Array:
 def _vector(values: ArrayLike, name: str) -> Array:
     x = np.asarray(values, float)
     if x.ndim != 1:
-        raise ValueError(f"{name} must be [S], one a seed, got shape {x.shape}")
+        raise ValueError(f"{name} must be [S], one per seed, got shape {x.shape}")
     return x
 
 

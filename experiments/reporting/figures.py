@@ -84,7 +84,7 @@ def bars(rows: Sequence[Row]) -> Figure:
 
 
 def tasks(rows: Sequence[Row]) -> Figure:
-    """Accuracy of each task from when it was learned on: a panel a method."""
+    """Accuracy of each task from when it was learned on: a panel per method."""
     most = max(len(row.result.task_names) for row in rows)
     figure, panels = panels_of(rows, 2.5, 2.1, sharey=True)
     lowest = 100.0

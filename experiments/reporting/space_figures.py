@@ -13,7 +13,7 @@ from .style import band, name_of, panels_of, ticks
 
 
 def space(rows: Sequence[Row]) -> Figure:
-    """Share of each layer's space taken after each task: a panel a method."""
+    """Share of each layer's space taken after each task: a panel per method."""
     figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
     for ax, row in zip(panels, rows, strict=True):
         layers = row.result.report.get("taken", {})

@@ -1,4 +1,4 @@
-"""The comparison table: a line a method, as text, Markdown and CSV.
+"""The comparison table: a line per method, as text, Markdown and CSV.
 
 Nothing is left out silently: failed seeds are counted in the line and named beneath the
 table, unfinished runs are marked, and every formula is stated.
@@ -75,7 +75,7 @@ def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
 
 
 def csv_table(table: Sequence[Row]) -> str:
-    """The raw numbers, a line a method; accuracies in [0, 1], empty where undefined."""
+    """The raw numbers, a line per method; accuracies in [0, 1], empty where undefined."""
     header = ["method", "row", "family", "config", "scenario", "tasks", "tasks_done"]
     header += ["seeds", "failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
     header += ["p_vs_bp", "difference_vs_bp", "pairs_vs_bp", "wall_s", "steps"]
@@ -91,7 +91,7 @@ def csv_table(table: Sequence[Row]) -> str:
 
 
 def csv_seeds(table: Sequence[Row]) -> str:
-    """The raw numbers, a line a method and seed."""
+    """The raw numbers, a line per method and seed."""
     header = ["method", "row", "config", "scenario", "seed", *METRICS, "status"]
     lines = [
         [row.label, row.result.row, row.result.config_name, row.result.scenario, seed]

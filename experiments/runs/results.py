@@ -183,7 +183,7 @@ def check(result: Result, where: str) -> Result:
     if not s or len(set(r.seeds)) != s:
         raise fail(f"seeds must be at least one and distinct, got {list(r.seeds)}")
     if len(r.status) != s:
-        raise fail(f"status must be one a seed, got {len(r.status)} for {s} seeds")
+        raise fail(f"status must be one per seed, got {len(r.status)} for {s} seeds")
     if not t:
         raise fail("task_names must name at least one task")
     if not 0 <= r.tasks_done <= t:

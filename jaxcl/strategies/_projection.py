@@ -53,7 +53,7 @@ def choose_layers(
 def per_layer(
     method: str, name: str, value: Any, layers: Sequence[LayerSpec]
 ) -> dict[str, Any]:
-    """A number for all layers, or a sequence with one a layer, by layer name.
+    """A number for all layers, or a sequence with one per layer, by layer name.
 
     Raises:
       ValueError: a sequence of another length.

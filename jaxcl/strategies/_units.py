@@ -59,7 +59,7 @@ def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
                 f"hat refuses {norm.name!r}, a BatchNorm whose statistics all tasks "
                 "share: later tasks move them, and with them what earlier tasks "
                 "compute, though no protected weight moves; use norm 'none', 'group', "
-                "'layer' or 'batch_per_task' (one BatchNorm a task)"
+                "'layer' or 'batch_per_task' (one BatchNorm per task)"
             )
         if norm.follows is None:
             raise ValueError(

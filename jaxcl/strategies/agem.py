@@ -82,7 +82,7 @@ def agem(
       per_class: examples kept of each class of a task; None where per_task is given.
       per_task: examples kept of each task, whatever their classes; needs
         per_class=None. A task or class that has fewer gives all it has.
-      batch_size: examples a step's reference gradient is taken on.
+      batch_size: examples per step for the reference gradient.
 
     Returns:
       A `Strategy` whose state is a `memory.Memory` of num_tasks times what a task

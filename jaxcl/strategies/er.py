@@ -81,7 +81,7 @@ def er(
     Args:
       setup: the run's `Setup`.
       capacity: of the reservoir, over all tasks.
-      batch_size: n, examples drawn a step.
+      batch_size: n, examples drawn per step.
       offer: what the reservoir is offered: "step", every step's batch, an example once
         per epoch, so that it may hold copies; "first_epoch", the batches of a task's
         first epoch: each example once, and none twice in the reservoir. One epoch makes
@@ -146,7 +146,7 @@ def derpp(
       alpha: α ≥ 0.
       beta: β ≥ 0; 0 is DER. Both 0 is fine-tuning.
       capacity: of the reservoir, over all tasks.
-      batch_size: n, examples drawn a step for either term.
+      batch_size: n, examples drawn per step for either term.
       offer: what the reservoir is offered: "step", every step's batch, an example once
         per epoch, so that it may hold copies; "first_epoch", the batches of a task's
         first epoch: each example once, and none twice in the reservoir. Stored

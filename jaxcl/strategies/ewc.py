@@ -184,7 +184,7 @@ def ewc(
 
     Returns:
       A `Strategy` with an `EWCState`. The separate form too holds one quadratic, not
-      one a task; see `merge_quadratics`.
+      one per task; see `merge_quadratics`.
 
     Raises:
       ValueError: an argument out of range, named with its value.

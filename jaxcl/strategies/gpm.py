@@ -88,10 +88,10 @@ def gpm(
 
     Args:
       setup: the run's `Setup`.
-      threshold: share of the energy in (0, 1], for all layers or one a layer, in the
+      threshold: share of the energy in (0, 1], for all layers or one per layer, in the
         order they run.
       threshold_step: added with every task.
-      samples: examples that represent a task, for all layers or one a layer.
+      samples: examples that represent a task, for all layers or one per layer.
       where: "grads" projects before the optimizer, as the paper does, exact under SGD
         with or without momentum; "updates" projects what moves, exact under all.
       form: "auto" projects a layer's input in the backward pass where that is cheaper

@@ -54,7 +54,7 @@ def hat(
     epoch_progress: str = "batches",
     refuse_shared_norm: bool = True,
 ) -> Strategy:
-    """Gives each task units of its own and holds the weights between used units.
+    """Gives each task units of its own and protects the weights between used units.
 
     In task t each unit's output is multiplied by its gate a = σ(s e_t), s annealed from
     1/s_max to s_max over each epoch; at evaluation s = s_max, and the gates are those
@@ -77,7 +77,7 @@ def hat(
     u_i = max over branches. A normalisation that mixes units (group, layer) has gates
     before it, which keeps units of later tasks out of its statistics, and after it,
     which closes what its shift opens; its scale and shift are held like a bias. One
-    BatchNorm a task, or one with the batch's own statistics (examples of one task, in
+    BatchNorm per task, or one with the batch's own statistics (examples of one task, in
     evaluation too), has gates after it only: it treats units apart, and would undo a
     gate before it.
 

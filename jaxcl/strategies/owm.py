@@ -75,7 +75,7 @@ def owm(
 
     Args:
       setup: the run's `Setup`.
-      alpha: > 0, for all layers or one a layer, in the order they run.
+      alpha: > 0, for all layers or one per layer, in the order they run.
       alpha_decay: > 0, the factor at the end of the progress; likewise.
       progress: of the "epoch" or the "task".
       window_stride: ≥ 1; 2 as the official code, 1 takes every window. A window that is
