@@ -111,7 +111,7 @@ def forward_transfer(matrix: ArrayLike, baseline: ArrayLike) -> Array:
         np.broadcast_shapes(a.shape[:-2], b.shape[:-1])
     except ValueError:
         raise ValueError(
-            f"baseline must be [..., T], one accuracy per task, and fit the matrix; got "
+            f"baseline must be [..., T], an accuracy per task, fitting the matrix; got "
             f"baseline {b.shape} for matrix {a.shape}"
         ) from None
     return _mean(np.diagonal(a, 1, -2, -1) - b[..., 1:])

@@ -75,7 +75,7 @@ def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
 
 
 def csv_table(table: Sequence[Row]) -> str:
-    """The raw numbers, a line per method; accuracies in [0, 1], empty where undefined."""
+    """Raw numbers, a line per method; accuracies in [0, 1], empty where undefined."""
     header = ["method", "row", "family", "config", "scenario", "tasks", "tasks_done"]
     header += ["seeds", "failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
     header += ["p_vs_bp", "difference_vs_bp", "pairs_vs_bp", "wall_s", "steps"]

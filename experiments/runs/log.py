@@ -40,7 +40,7 @@ def of_seeds(event: Event, rows: slice, share: float) -> Event:
 
 
 class Log:
-    """metrics.jsonl: a line per epoch and per task, each written once, resumed or not."""
+    """metrics.jsonl: a line per epoch and task, each written once, resumed or not."""
 
     def __init__(self, file: Path | None):
         self.file = file
