@@ -9,10 +9,10 @@ from each task (BP: the last; BP*: those of best validation accuracy).
 
 The whole setting is for an accelerator: 110 ms per step and seed on two cores, and some
 10,000 steps per task. ``fast`` (three tasks, 500 images each, quarter width, two
-epochs) takes a minute there. ``half`` is what two cores do in twenty minutes per method: the
-first five tasks at half the width, 12 epochs with momentum .9 at a rate of .02 (GPM:
-its paper's .01) that stays. ``class`` makes it class-incremental: one
-head over the classes so far.
+epochs) takes a minute there. ``half`` is what two cores do in twenty minutes per
+method: the first five tasks at half the width, 12 epochs with momentum .9 at a rate of
+.02 (GPM: its paper's .01) that stays. ``class`` makes it class-incremental: one head
+over the classes so far.
 
 Published, five seeds, average accuracy: BP 63.23, BP* 68.1, BP** 76.32, EWC 68.34.
 """

@@ -121,7 +121,7 @@ class Stream(NamedTuple):
         )
 
     def capacity(self, part: str, joint: bool = False) -> int:
-        """The size of the largest task of any seed; joint: of all its tasks together."""
+        """The size of the largest task of any seed; joint: of all tasks together."""
         offset = np.asarray(getattr(self.per_seed, part).offset)
         return int(offset[:, -1].max() if joint else np.diff(offset, axis=1).max())
 
