@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.nn import capture, inspection
+from jaxcl.nn.capture import LinenModel
 from jaxcl.types import (
     AS_IT_IS,
     Batch,
@@ -78,7 +78,7 @@ def setup_for(
 
 
 def setup_for_linen(
-    model: nn.Module,
+    model: LinenModel,
     example: jax.ShapeDtypeStruct,
     *,
     logit_mask: jax.Array,

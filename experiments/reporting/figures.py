@@ -34,7 +34,7 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
     """Draws every figure there is data for."""
     with matplotlib.rc_context(STYLE):
         drawn = {"bars": bars(rows), "tasks": tasks(rows), "matrix": matrix(rows)}
-        with_space = [row for row in rows if "taken" in row.result.report]
+        with_space = [row for row in rows if row.result.report.get("taken")]
         if with_space:
             drawn["space"] = space(with_space)
         else:

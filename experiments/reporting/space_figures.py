@@ -63,5 +63,6 @@ def capacity(rows: Sequence[Row]) -> Figure:
 
 
 def shared_layers(row: Row) -> list[str]:
-    """Layers of which a result tells what each task reused."""
-    return list(row.result.report.get("shared", {}))
+    """Layers of which a result tells what each task claimed and what it reused."""
+    report = row.result.report
+    return [name for name in report.get("shared", {}) if name in report["taken"]]

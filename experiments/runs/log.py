@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxcl.training.epoch import EpochMetrics
 from jaxcl.training.protocol import EpochDone, Started, TaskDone
-from jaxcl.training.trainer import EpochMetrics
 
 Event = TypeVar("Event", Started, EpochDone, TaskDone)
 

@@ -52,7 +52,7 @@ def of_task(report: Report, task: int, status: Sequence[str]) -> list[str]:
         for name, values in so_far("at_clamp").items()
         if _first(values, CLAMPED_ABOVE)
     ]
-    for name in shared:
+    for name in (name for name in shared if name in taken):
         before = taken[name][:, task - 1] if task else 0.0
         uses = taken[name][:, task] - before + shared[name][:, task]
         closed = int((uses < CLOSED_BELOW).sum())

@@ -37,7 +37,8 @@ class Result(NamedTuple):
       device: what it ran on.
       versions: package -> version.
       notes: anything a reader of the table has to know.
-      report: quantity -> layer -> what the strategy reports after each task [S, T].
+      report: quantity -> layer -> what the strategy reports after each task [S, T];
+        NaN: not measured, or not finite.
       config: the run's config, from `config.json` beside the file; None: unknown. Not a
         part of the file.
     """
@@ -144,13 +145,17 @@ def check(result: Result, where: str) -> Result:
     def fail(problem: str) -> ValueError:
         return ValueError(f"{where}: {problem}; run the config again to rewrite it")
 
-    def array(name: str, value: Any, axes: str, shape: tuple[int, ...]) -> NDArray:
+    def numbers(name: str, value: Any, axes: str, shape: tuple[int, ...]) -> NDArray:
         try:
             a = np.asarray(value, float)
         except (TypeError, ValueError):
             raise fail(f"{name} must be numbers or null, of shape {axes}") from None
         if a.shape != shape:
             raise fail(f"{name} must be {axes} = {shape}, got {a.shape}")
+        return a
+
+    def shares(name: str, value: Any, axes: str, shape: tuple[int, ...]) -> NDArray:
+        a = numbers(name, value, axes, shape)
         # Means of float32 accuracies may pass 1 by a rounding.
         outside = a[(a < -1e-6) | (a > 1 + 1e-6)]
         if outside.size:
@@ -190,16 +195,21 @@ def check(result: Result, where: str) -> Result:
         raise fail(f"tasks_done must lie in 0..{t}, got {r.tasks_done}")
     if math.isinf(r.wall_s):
         raise fail(f"wall_s must be finite, got {r.wall_s}")
+
+    def reported(quantity: str, layer: str, value: Any) -> NDArray:
+        # It is the strategy's to say what it reports, and no reason to end a run.
+        a = numbers(f"report[{quantity!r}][{layer!r}]", value, "[S, T]", (s, t))
+        return np.where(np.isfinite(a), a, np.nan)
+
     report = {
         str(quantity): {
-            str(layer): array(f"report[{quantity!r}][{layer!r}]", v, "[S, T]", (s, t))
-            for layer, v in layers.items()
+            str(layer): reported(quantity, layer, v) for layer, v in layers.items()
         }
         for quantity, layers in r.report.items()
     }
     return r._replace(
-        matrix=array("matrix", r.matrix, "[S, T, T]", (s, t, t)),
-        baseline=array("baseline", r.baseline, "[S, T]", (s, t)),
+        matrix=shares("matrix", r.matrix, "[S, T, T]", (s, t, t)),
+        baseline=shares("baseline", r.baseline, "[S, T]", (s, t)),
         status=[str(v) for v in r.status],
         task_names=[str(v) for v in r.task_names],
         notes=[str(v) for v in r.notes],

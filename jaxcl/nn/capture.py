@@ -17,6 +17,8 @@ from jaxcl.nn import layers
 from jaxcl.ops import convolution
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
+LinenModel = nn.Module
+"""A Flax Linen module called as ``model(x, task, train)``."""
 DENSE = (nn.Dense, layers.Dense)
 CONV = (nn.Conv, layers.Conv)
 

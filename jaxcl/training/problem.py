@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxcl.data.stream import SeedView, Stream
+from jaxcl.nn.capture import LinenModel
 from jaxcl.setup import setup_for_linen
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
         at once, in one compilation, as further seeds.
     """
 
-    model: nn.Module
+    model: LinenModel
     stream: Stream
     seeds: tuple[int, ...]
     make_strategy: Callable[..., Strategy]
@@ -71,7 +71,7 @@ def per_seed(problem: Problem) -> PerSeed:
     )
 
 
-def make_setup(model: nn.Module, stream: Stream, batch_size: int) -> Setup:
+def make_setup(model: LinenModel, stream: Stream, batch_size: int) -> Setup:
     """The `Setup` of a Linen model on a stream.
 
     Raises:

@@ -16,12 +16,12 @@ import jax
 import numpy as np
 
 from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.epoch import EpochMetrics
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
 from jaxcl.training.programs import make_programs
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import Progress, SeedState
-from jaxcl.training.trainer import EpochMetrics
 from jaxcl.types import PyTree
 
 RunReport = dict[str, dict[str, np.ndarray]]

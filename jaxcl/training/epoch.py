@@ -1,0 +1,157 @@
+"""An epoch of one seed: its loop over batches, then validation and what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcl.compose import OptState, transform_loss
+from jaxcl.ops.linalg import tree_where
+from jaxcl.ops.sampling import batch_positions, shuffled
+from jaxcl.setup import context_of
+from jaxcl.training.evaluation import Evaluate
+from jaxcl.training.plan import Plan
+from jaxcl.training.selection import mark_failure, select
+from jaxcl.training.state import SeedState
+from jaxcl.types import Context, PyTree, Setup, Strategy, TaskData
+
+
+class EpochMetrics(NamedTuple):
+    """What an epoch reports of a seed; NaN where a seed did not train."""
+
+    loss: jax.Array
+    valid_loss: jax.Array
+    valid_accuracy: jax.Array
+    lr_scale: jax.Array
+    steps: jax.Array
+
+
+def make_step(
+    setup: Setup, strategy: Strategy, tx: optax.GradientTransformationExtraArgs
+) -> Callable[..., tuple]:
+    """Builds one step, ``(carry, ctx, lr_scale) -> (carry, loss)``.
+
+    The carry is ``(params, model_state, opt_state)``.
+    """
+    loss_fn = transform_loss(strategy, setup)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def step(carry, ctx: Context, lr_scale: jax.Array):
+        params, model_state, opt_state = carry
+        (loss, out), grads = gradient(params, opt_state.strategy, ctx)
+        updates, new = tx.update(
+            grads, opt_state, params, ctx=ctx, out=out, lr_scale=lr_scale
+        )
+        opt_state = cast(OptState, new)
+        model_state = strategy.model_state(
+            out.model_state, opt_state.strategy, old=model_state, ctx=ctx
+        )
+        return (optax.apply_updates(params, updates), model_state, opt_state), loss
+
+    return step
+
+
+def make_epoch(
+    setup: Setup,
+    strategy: Strategy,
+    tx: optax.GradientTransformationExtraArgs,
+    plan: Plan,
+    evaluate: Evaluate,
+    masked: bool,
+) -> Callable[..., tuple[SeedState, EpochMetrics]]:
+    """Builds an epoch: its loop over batches, then validation and what follows it."""
+    step = make_step(setup, strategy, tx)
+
+    def train(seed, cache, data, task, epoch, key, longest):
+        """The loop: the seed after it, the sum of its losses, the steps it took."""
+        before = seed.progress
+        order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
+        order = shuffled(order_key, data.size, data.capacity)
+        per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
+        limits = [] if plan.epochs is None else [per_epoch * plan.epochs]
+        steps = per_epoch
+        if plan.max_steps is not None:
+            limits.append(jnp.asarray(plan.max_steps))
+            steps = jnp.clip(plan.max_steps - before.step, 0, per_epoch)
+        steps = jnp.where(before.done, 0, steps)
+
+        def body(i, carry):
+            carry, total = carry
+            position, weight = batch_positions(order, i, plan.batch_size, data.size)
+            number = before.step + i
+            ctx = context_of(
+                data.take(position)._replace(weight=weight),
+                task=task,
+                key=jax.random.fold_in(step_key, i),
+                step=number,
+                epoch=epoch,
+                epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
+                epoch_fraction=i * plan.batch_size / data.size,
+                task_progress=number / reduce(jnp.minimum, limits),
+                model_state=carry[1],
+                cache=cache,
+            )
+            new, loss = step(carry, ctx, before.lr_scale)
+            if masked:
+                live = i < steps
+                new = tree_where(live, new, carry)
+                loss = jnp.where(live, loss, 0)
+            return new, total + loss
+
+        carry = (seed.params, seed.model_state, seed.opt_state)
+        bound = longest if masked else steps
+        carry, total = jax.lax.fori_loop(0, bound, body, (carry, jnp.zeros(())))
+        params, model_state, opt_state = carry
+        seed = seed._replace(
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            progress=before._replace(step=before.step + steps),
+        )
+        return seed, total, steps
+
+    def epoch(
+        seed: SeedState,
+        cache: PyTree,
+        data: TaskData,
+        valid: TaskData | None,
+        task: jax.Array,
+        epoch: jax.Array,
+        key: jax.Array,
+        longest: jax.Array,
+    ) -> tuple[SeedState, EpochMetrics]:
+        """Trains over the task's data once, then validates, selects and decays.
+
+        Args:
+          seed: the seed's state.
+          cache: from ``before_task``.
+          data: the task's training data.
+          valid: its validation data, or None.
+          task: int32[].
+          epoch: int32[] from 0.
+          key: the seed's key for this task.
+          longest: int32[] steps of the longest seed's epoch; read if ``masked``.
+        """
+        lr_scale = seed.progress.lr_scale
+        seed, total, steps = train(seed, cache, data, task, epoch, key, longest)
+        trained = steps > 0
+        loss = jnp.where(trained, total / jnp.maximum(steps, 1), jnp.nan)
+        valid_loss = valid_accuracy = jnp.full((), jnp.nan)
+        if valid is not None:
+            valid_accuracy, valid_loss = evaluate(seed, valid, task)
+            state = seed.strategy_state
+            valid_loss = valid_loss + strategy.validation(seed.params, state, task=task)
+            seed = select(plan, seed, valid_accuracy, valid_loss, trained)
+        if plan.max_steps is not None:
+            over = seed.progress.step >= plan.max_steps
+            done = seed.progress.done | over
+            seed = seed._replace(progress=seed.progress._replace(done=done))
+        seed = mark_failure(seed, total, trained, task, epoch)
+        return seed, EpochMetrics(loss, valid_loss, valid_accuracy, lr_scale, steps)
+
+    return epoch
