@@ -8,8 +8,8 @@ r"""Measures where HAT stops working: learning rate, BatchNorm, many tasks.
 lr        sweeps the learning rate of everything, of the weights alone, and of the
           embeddings alone (the other stays at .05), and of BP on the same network:
           accuracy, seeds that failed, and the share of embeddings that ended at the
-          clamp, of the layer with the largest. Which of the two bends as the first does tells what sets the limit,
-          and BP whether it is HAT's at all.
+          clamp, in the layer where most did. Which of the two bends as the first does
+          tells what sets the limit, and BP whether it is HAT's at all.
 norm      every kind of normalisation, those that HAT refuses included.
 capacity  HAT beside BP**, EWC and GPM on the same model and tasks: accuracy over the
           tasks so far, and how much of each layer is left.

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 
 from jaxcl.training.epoch import EpochMetrics
@@ -34,7 +33,10 @@ def of_seeds(event: Event, rows: slice, share: float) -> Event:
         baseline=event.baseline[rows],
         status=event.status[rows],
         steps=event.steps[rows],
-        report=jax.tree.map(lambda values: values[rows], event.report),
+        report={  # `jax.tree.map` would sort the layers
+            quantity: {layer: values[rows] for layer, values in layers.items()}
+            for quantity, layers in event.report.items()
+        },
         seconds=seconds,
     )
 

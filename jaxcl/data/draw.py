@@ -1,0 +1,97 @@
+"""What one seed draws of a data set: its classes, validation rows and permutations."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from jaxcl.checks import require
+from jaxcl.data.stream import Part, SeedView
+
+
+def seed_view(
+    source,
+    rng,
+    *,
+    kind,
+    scenario,
+    sizes,
+    shuffle_classes,
+    valid_fraction,
+    stratified,
+    first_permuted,
+    limits,
+) -> SeedView:
+    total = len(source.class_names)
+    order = rng.permutation(total) if shuffle_classes else np.arange(total)
+    num_tasks = len(sizes)
+    label = np.full((num_tasks, total), -1, np.int32)
+    train, valid, test = [], [], []
+    for t, (start, size) in enumerate(zip(starts(sizes), sizes, strict=True)):
+        first = 0 if kind == "permuted" else start
+        classes = order[first : first + size]
+        shift = 0 if scenario == "domain" else start
+        label[t, classes] = np.arange(size) + shift
+        rows = np.flatnonzero(np.isin(source.train_y, classes))
+        rows = rng.permutation(rows)[: limits[0]]
+        held = round(valid_fraction * len(rows))
+        require(
+            held < len(rows) and (held > 0 or valid_fraction == 0),
+            f"task {t + 1} has {len(rows)} training examples, too few to hold out "
+            f"{valid_fraction:g} of them",
+        )
+        if stratified:
+            rows = _by_class(rows, source.train_y[rows], held)
+        valid.append(np.sort(rows[:held]))
+        train.append(np.sort(rows[held:]))
+        rows = np.flatnonzero(np.isin(source.test_y, classes))
+        if limits[1] is not None:
+            rows = np.sort(rng.permutation(rows)[: limits[1]])
+        require(len(rows) > 0, f"task {t + 1} has no test examples")
+        test.append(rows)
+    pixels = int(np.prod(source.train_x.shape[1:])) if kind == "permuted" else 0
+    pixel = np.zeros((num_tasks, pixels), np.int32)
+    if pixels:
+        for t in range(num_tasks):
+            keep = t == 0 and not first_permuted
+            pixel[t] = np.arange(pixels) if keep else rng.permutation(pixels)
+    return SeedView(_part(train), _part(valid), _part(test), label, pixel)
+
+
+def starts(sizes: list[int]) -> list[int]:
+    """The first class of each task."""
+    return [sum(sizes[:t]) for t in range(len(sizes))]
+
+
+def _by_class(rows: np.ndarray, label: np.ndarray, held: int) -> np.ndarray:
+    """Moves to the front `held` rows with each class's share of them.
+
+    A class of n of the N rows gives n · held/N, rounded down; what is then missing
+    comes from the classes that rounding cost most, one row each.
+    """
+    classes, which, count = np.unique(label, return_inverse=True, return_counts=True)
+    exact = count * held / len(rows)
+    quota = np.floor(exact).astype(int)
+    missing = held - quota.sum()
+    quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
+    place = np.empty(len(rows), int)  # of a row among those of its class
+    for c in range(len(classes)):
+        place[which == c] = np.arange(count[c])
+    return rows[np.argsort(place >= quota[which], kind="stable")]
+
+
+def _part(tasks: list[np.ndarray]) -> Part:
+    offset = np.concatenate([[0], np.cumsum([len(t) for t in tasks])])
+    return Part(np.concatenate(tasks).astype(np.int32), offset.astype(np.int32))
+
+
+def stack_views(views: list[SeedView]) -> SeedView:
+    """Adds the leading [S]; the index arrays of seeds may differ a little in length."""
+
+    def stack(*leaves):
+        longest = max(len(leaf) for leaf in leaves)
+        if leaves[0].ndim == 1:
+            leaves = [np.pad(leaf, (0, longest - len(leaf))) for leaf in leaves]
+        return np.stack(leaves)
+
+    return jax.tree.map(stack, *views)
