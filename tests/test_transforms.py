@@ -9,7 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxcl import transforms
+import jaxcl
+from jaxcl import strategy, transforms
 
 
 def orthonormal(rng, d, r, pad=0):
@@ -32,6 +33,61 @@ def test_basis_and_projector_agree_with_numpy(rng):
         tx = transforms.project_out(given)
         out, _ = tx.update({"w": g}, tx.init({"w": g}), subspace={"w": space})
         np.testing.assert_allclose(out["w"], expected, atol=1e-6)
+
+
+def test_project_onto_multiplies_by_the_projector_in_float64(rng):
+    """P is what OWM keeps: symmetric, and no projector in the strict sense."""
+    a = rng.normal(size=(24, 24))
+    p = np.linalg.inv(np.eye(24) + a @ a.T)
+    dense, kernel = rng.normal(size=(24, 5)), rng.normal(size=(2, 3, 4, 6))  # HWIO
+    expected = {
+        "dense": p @ dense,
+        "conv": (p @ kernel.reshape(24, 6)).reshape(kernel.shape),
+    }
+    tree = {"dense": jnp.float32(dense), "conv": jnp.float32(kernel)}
+    tx = transforms.project_onto()
+    projector = {name: jnp.float32(p) for name in tree}
+    out, state = jax.jit(tx.update)(tree, tx.init(tree), projector=projector)
+    assert state == tx.init(tree)
+    for name, leaf in out.items():
+        assert leaf.dtype == jnp.float32
+        np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-6)
+        assert np.abs(expected[name] - tree[name]).max() > 0.1
+
+
+def test_project_onto_what_is_left_is_project_out_of_what_is_taken(rng):
+    g = {"w": jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)}
+    u = orthonormal(rng, 8, 3)
+    onto, out_of = transforms.project_onto(), transforms.project_out()
+    left = {"w": jnp.eye(8) - jnp.matmul(u, u.T, precision="highest")}
+    a, _ = onto.update(g, onto.init(g), projector=left)
+    b, _ = out_of.update(g, out_of.init(g), subspace={"w": u})
+    np.testing.assert_allclose(a["w"], b["w"], atol=1e-6)
+
+
+def test_project_onto_lets_leaves_and_subtrees_without_a_projector_pass():
+    tree = {"a": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}, "c": [jnp.ones(3)] * 2}
+    given = {"a": {"w": jnp.diag(jnp.array([0.0, 0.5])), "b": None}, "c": None}
+    tx = transforms.project_onto()
+    out, _ = tx.update(tree, tx.init(tree), projector=given)
+    assert out["a"]["w"].tolist() == [[0, 0], [0.5, 0.5]]
+    assert out["a"]["b"] is tree["a"]["b"] and out["c"] == tree["c"]
+
+
+@pytest.mark.parametrize(
+    "projector, leaf, message",
+    [
+        ((3, 3), (4, 5), r"projector of shape \[3, 3\] .* \[4, 5\], .* of 4 rows"),
+        ((4, 2), (4, 5), r"projector of shape \[4, 2\]"),
+        ((4,), (4, 5), r"projector of shape \[4\]"),
+        ((4, 4), (4,), r"projector of shape \[4, 4\] .* \[4\], .* of 0 rows"),
+        ((2, 2), (2, 3, 5), r"\[2, 2\] does not fit .* of 6 rows"),
+    ],
+)
+def test_a_projector_that_does_not_fit_is_refused(projector, leaf, message):
+    tx = transforms.project_onto()
+    with pytest.raises(ValueError, match=message):
+        tx.update(jnp.ones(leaf), tx.init(()), projector=jnp.ones(projector))
 
 
 def test_kernels_of_convolutions_are_matrices_of_their_windows(rng):
@@ -91,9 +147,10 @@ def test_which_optimizers_keep_a_subspace(rng, name):
     assert transforms.keeps_subspace(optimizer) is kept
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        transforms.warn_unless_kept(optimizer, "gpm")
-    assert [str(w.message)[:23] for w in caught] == (
-        [] if kept else ["gpm projects gradients,"]
+        transforms.warn_unless_linear(strategy(needs_linear=True), optimizer)
+        transforms.warn_unless_linear(strategy(needs_linear=False), optimizer)
+    assert ["are not protected" in str(w.message) for w in caught] == [True] * (
+        not kept
     )
     first, last = leaks(rng, optimizer)
     assert (first < 1e-5) is kept
@@ -124,7 +181,27 @@ def leaks(rng, optimizer):
 def test_an_optimizer_that_cannot_be_tried_is_said_to_be_so():
     picky = optax.multi_transform({"a": optax.sgd(1)}, {"layer": {"w": "a"}})
     with pytest.warns(UserWarning, match="could not be tried"):
-        transforms.warn_unless_kept(picky, "gpm")
+        transforms.warn_unless_linear(strategy(needs_linear=True), picky)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transforms.warn_unless_linear(strategy(), picky)
+
+
+def test_the_warning_points_at_the_line_that_wraps_the_optimizer():
+    setup = jaxcl.setup_for(
+        lambda net, x: x @ net["head"],
+        jnp.zeros((2, 3)),
+        num_outputs=2,
+        num_tasks=1,
+        heads=(("head",),),
+    )
+    method = strategy(needs_linear=True)
+    with pytest.warns(UserWarning, match="leave the subspace") as caught:
+        jaxcl.transform_optimizer(method, optax.adam(1e-3), setup)
+    assert [w.filename for w in caught] == [__file__]
+    chained = jaxcl.chain(strategy(), method)
+    with pytest.warns(UserWarning, match="leave the subspace"):
+        jaxcl.transform_optimizer(chained, optax.adam(1e-3), setup)
 
 
 def test_it_serves_flax_nnx(rng):
