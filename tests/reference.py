@@ -98,43 +98,43 @@ def run(method, setup, net, tasks, optimizer):
 
     Returns the network and the strategy's state after each task.
     """
-    params, state = start(method, net)
-    task_loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-    tx = jaxcl.transform_optimizer(method, optimizer, state, setup)
+    params = start(method, net)[0]
+    task_loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optimizer, setup)
+    opt_state = jax.jit(tx.init)(params)
     traces = []
 
     @jax.jit
     def step(params, opt_state, ctx):
         traces.append(1)
-        grads, out = jax.grad(task_loss, has_aux=True)(params, opt_state[1], ctx)
+        grads, out = jax.grad(task_loss, has_aux=True)(params, opt_state.strategy, ctx)
         u, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
         return optax.apply_updates(params, u), opt_state
 
     @jax.jit
-    def end(params, state, ctx, data_x, data_y, t):
-        data = jaxcl.array_data(data_x, data_y, t)
-        return method.after_task(state, params, (), ctx, data)
+    def end(params, opt_state, x, y, t):
+        data, key = jaxcl.array_data(x, y, t), jax.random.key(200 + t)
+        return jaxcl.after_task(method, params, opt_state, data, task=t, key=key)
 
     history = []
     for t, (x, y) in enumerate(tasks):
-        opt_state = (tx.init(params)[0], state)
+        opt_state = opt_state._replace(inner=tx.init(params).inner)
         for i in range(len(x) // BATCH):
             rows = slice(i * BATCH, (i + 1) * BATCH)
             ctx = jaxcl.context(
                 jnp.asarray(x[rows]), y[rows], task=t, step=i, key=step_key(t, i)
             )
             params, opt_state = step(params, opt_state, ctx)
-        ctx = ctx._replace(key=jax.random.key(200 + t))
-        params, state = end(params, opt_state[1], ctx, jnp.asarray(x), y, t)
-        history.append(jax.tree.map(np.asarray, (params.net, state)))
+        params, opt_state = end(params, opt_state, jnp.asarray(x), y, t)
+        history.append(jax.tree.map(np.asarray, (params.net, opt_state.strategy)))
     assert len(traces) == 1
     return history
 
 
 def start(method, net):
     net = jax.tree.map(jnp.asarray, net)
-    aux, state = jax.jit(method.init)(jax.random.key(0), net)
-    return jaxcl.Params(net, aux), state
+    params = jaxcl.init_params(method, jax.random.key(0), net)
+    return params, jax.jit(method.init)(params)
 
 
 def run_reference(net, tasks, lr, gradient, after_task=None):
@@ -171,14 +171,15 @@ def scale(factor, tree):
 def one_step(method, setup, net, x, y, *, task):
     """The network after one step of SGD."""
 
+    loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optax.sgd(0.3), setup)
+
     @jax.jit
     def step(net, x, y):
-        params, state = start(method, net)
-        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-        tx = jaxcl.transform_optimizer(method, optax.sgd(0.3), state, setup)
+        params = start(method, net)[0]
         ctx = jaxcl.context(x, y, task=task)
         opt_state = tx.init(params)
-        grads, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+        grads, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
         u, _ = tx.update(grads, opt_state, params, ctx=ctx, out=out)
         return optax.apply_updates(params, u).net
 

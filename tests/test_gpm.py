@@ -79,28 +79,28 @@ def start(model):
 
 def loop(method, setup, ms, optimizer, steps=150):
     """A loop that is not the project's: some steps on one task, traced once."""
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optimizer, setup)
 
     @jax.jit
     def run(params, state, x, y, task):
         data = jaxcl.array_data(x, y, task)
-        cache = method.prepare(state, data)
+        cache = method.before_task(state, data)
 
         def step(carry, i):
             params, opt_state = carry
-            tx = jaxcl.transform_optimizer(method, optimizer, opt_state[1], setup)
             key = jax.random.fold_in(jax.random.key(task), i)
             batch = data.take(jax.random.randint(key, (10,), 0, len(x)))
-            ctx = jaxcl.context(
-                batch.x, batch.y, task=task, step=i, cache=cache, model_state=ms
-            )._replace(batch=batch)
-            g, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+            ctx = jaxcl.context_of(
+                batch, task=task, key=key, step=i, cache=cache, model_state=ms
+            )
+            g, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
             u, opt_state = tx.update(g, opt_state, params, ctx=ctx, out=out)
             return (optax.apply_updates(params, u), opt_state), None
 
-        carry = params, (optimizer.init(params), state)
-        (params, (_, state)), _ = jax.lax.scan(step, carry, jnp.arange(steps))
-        return params, state
+        carry = params, tx.init(params)._replace(strategy=state)
+        (params, opt_state), _ = jax.lax.scan(step, carry, jnp.arange(steps))
+        return params, opt_state.strategy
 
     return run
 
@@ -108,8 +108,14 @@ def loop(method, setup, ms, optimizer, steps=150):
 def consolidation(method, ms):
     @jax.jit
     def run(params, state, x, y, task):
-        ctx = jaxcl.context(x[:1], y[:1], task=task)
-        return method.after_task(state, params, ms, ctx, jaxcl.array_data(x, y))
+        return method.after_task(
+            params,
+            state,
+            data=jaxcl.array_data(x, y),
+            model_state=ms,
+            task=task,
+            key=jax.random.key(task),
+        )
 
     return run
 
@@ -159,8 +165,8 @@ def test_memory_follows_the_paper_over_three_tasks(digits, model):
     threshold = [0.9, 0.95, 0.97, 0.98][: len(names)]
     method = gpm(setup, threshold=threshold, threshold_step=0.005, samples=400)
     net, ms = start(model)
-    aux, state = method.init(jax.random.key(1), net)
-    params, paper = jaxcl.Params(net, aux), {}
+    params, paper = jaxcl.init_params(method, jax.random.key(1), net), {}
+    state = method.init(params)
     train = loop(method, setup, ms, optax.sgd(0.05))
     consolidate = consolidation(method, ms)
     for task in range(3):
@@ -174,7 +180,9 @@ def test_memory_follows_the_paper_over_three_tasks(digits, model):
             u = np.asarray(state.basis[name])
             assert int(state.count[name]) == paper[name].shape[1], (name, task)
             np.testing.assert_allclose(u @ u.T, paper[name] @ paper[name].T, atol=1e-5)
-    shares = {k: float(v) for k, v in method.report(state).items()}
+    report = method.report(state)
+    assert list(report) == ["taken"]
+    shares = {k: float(v) for k, v in report["taken"].items()}
     assert shares == pytest.approx(
         {n: paper[n].shape[1] / len(paper[n]) for n in names}
     )
@@ -183,9 +191,9 @@ def test_memory_follows_the_paper_over_three_tasks(digits, model):
 
 def memory(setup, method, net, ms, x, y):
     """A state that holds something of every layer."""
-    aux, state = method.init(jax.random.key(1), net)
-    params = jaxcl.Params(net, aux)
-    return aux, consolidation(method, ms)(params, state, x, y, 0)[1]
+    params = jaxcl.init_params(method, jax.random.key(1), net)
+    state = method.init(params)
+    return params.aux, consolidation(method, ms)(params, state, x, y, 0)[1]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +235,8 @@ def test_projecting_gradients_before_adam_leaks(digits):
     method = gpm(setup, threshold=0.9, samples=100)
     net, ms = start(model)
     aux, state = memory(setup, method, net, ms, x[0], y)
-    train = loop(method, setup, ms, optax.adam(1e-3))
+    with pytest.warns(UserWarning, match="earlier tasks are not protected"):
+        train = loop(method, setup, ms, optax.adam(1e-3))
     params, _ = train(jaxcl.Params(net, aux), state, x[1], y, 1)
     moved = params.net["hidden_0"]["kernel"] - net["hidden_0"]["kernel"]
     u = state.basis["hidden_0"]
@@ -248,7 +257,7 @@ def one_step(
     cache=(),
     index=None,
 ):
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    loss = jaxcl.transform_loss(method, setup)
     ctx = jaxcl.context(
         batch_x, batch_y, task=task, cache=cache, model_state=ms, task_progress=0.5
     )
@@ -259,8 +268,8 @@ def one_step(
     @jax.jit
     def run(params, state, ctx):
         g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-        g, state = method.grads(state, g, params, ctx, out)
-        return method.updates(state, g, g, params, ctx, out)
+        g, state = method.grads(g, state, params, ctx=ctx, out=out)
+        return method.updates(g, state, params, grads=g, ctx=ctx, out=out)
 
     u, state = run(params, state, ctx)
     return u.net, state
@@ -289,17 +298,17 @@ def test_both_forms_give_the_same_step(digits, model, batch):
         state,
         bx,
         by,
-        cache=jax.jit(lambda s: plain.prepare(s, data))(state),
+        cache=jax.jit(lambda s: plain.before_task(s, data))(state),
     )
     bare, _ = one_step(finetune(setup), setup, net, ms, aux, (), bx, by)
-    cache = jax.jit(lambda s: cheap.prepare(s, data))(state)
+    cache = jax.jit(lambda s: cheap.before_task(s, data))(state)
     assert set(cache.inputs) == (
         {"hidden_0"} if isinstance(model, models.MLP) else set()
     )
     runs = [
         dict(cache=cache, index=index),
         dict(cache=cache, index=index.at[0].set(-1)),  # a replayed example
-        dict(cache=()),  # a loop without `prepare`
+        dict(cache=()),  # a loop without `before_task`
     ]
     for options in runs:
         got, _ = one_step(cheap, setup, net, ms, aux, state, bx, by, **options)
@@ -316,9 +325,10 @@ def test_with_nothing_held_a_step_is_plain(digits, model):
     setup = make_setup(model)
     net, ms = start(model)
     method = gpm(setup, threshold=0.9)
-    aux, state = method.init(jax.random.key(0), net)
+    params = jaxcl.init_params(method, jax.random.key(0), net)
+    aux, state = params.aux, method.init(params)
     bx, by = jnp.asarray(x[0][:10]), jnp.asarray(y[:10])
-    cache = method.prepare(state, jaxcl.array_data(x[0], y))
+    cache = method.before_task(state, jaxcl.array_data(x[0], y))
     got, _ = one_step(method, setup, net, ms, aux, state, bx, by, task=0, cache=cache)
     bare, _ = one_step(finetune(setup), setup, net, ms, aux, (), bx, by, task=0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, bare)
@@ -427,7 +437,7 @@ def test_an_optimizer_that_undoes_it_is_warned_of_when_built(problem):
             problem("gpm", {"threshold": 0.9, "where": where}, optimizer=optimizer)
         )
 
-    with pytest.warns(UserWarning, match='gpm projects gradients.*where="updates"'):
+    with pytest.warns(UserWarning, match='projects gradients.*where="updates"'):
         build("grads", optax.adam(1e-3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -450,8 +460,9 @@ def test_a_run_reports_the_space_taken_and_forgets_less(problem):
         *_, events[name] = protocol.run(problem(name, settings, **options))
     assert events["finetune"].report == {}
     report = events["gpm"].report
-    assert list(report) == ["hidden_0", "head"]
-    for share in report.values():
+    assert list(report) == ["taken"]
+    assert list(report["taken"]) == ["hidden_0", "head"]
+    for share in report["taken"].values():
         assert share.shape == (2, 3)
         assert (np.diff(share, axis=1) >= 0).all() and (share[:, 0] > 0).all()
     backward = {
@@ -476,6 +487,6 @@ def test_the_report_survives_an_interruption(problem, tmp_path, finish):
         for _ in protocol.run(build(), checkpoints=tmp_path, stop=lambda: next(stops)):
             pass
     resumed = finish(build(), checkpoints=tmp_path)
-    assert np.isfinite(resumed.report["hidden_0"]).all()
+    assert np.isfinite(resumed.report["taken"]["hidden_0"]).all()
     jax.tree.map(np.testing.assert_array_equal, resumed.report, whole.report)
     np.testing.assert_array_equal(resumed.accuracy, whole.accuracy)

@@ -24,6 +24,12 @@ def batches():
     return x.astype(np.float32), source.train_y[:100].reshape(10, 10).astype(np.int32)
 
 
+def begin(method, net):
+    """What the method trains beside the network, and its state."""
+    params = jaxcl.init_params(method, jax.random.key(0), net)
+    return params.aux, method.init(params)
+
+
 def step_of(method, setup):
     """The update direction of a step, and the state after it."""
 
@@ -82,7 +88,7 @@ def test_it_follows_the_paper_batch_by_batch(batches, model, windows_taken, form
     )
     every = windows_taken.get("window_stride", 2)
     net, ms = start(model)
-    aux, state = method.init(jax.random.key(0), net)
+    aux, state = begin(method, net)
     bare_step, own_step = step_of(finetune(setup), setup), step_of(method, setup)
     paper = {layer.name: np.eye(layer.d_in) for layer in setup.layers}
     for bx, by in zip(x, y, strict=True):
@@ -98,7 +104,9 @@ def test_it_follows_the_paper_batch_by_batch(batches, model, windows_taken, form
             np.testing.assert_allclose(got, p @ g, atol=1e-5)
             assert np.linalg.norm(got - g) > 1e-3 * np.linalg.norm(g)
         net = jax.tree.map(lambda w, u: w - 0.1 * u, net, u)
-    shares = method.report(state)
+    report = method.report(state)
+    assert list(report) == ["taken"]
+    shares = report["taken"]
     assert list(shares) == names
     for name in names:
         expected = 1 - np.trace(paper[name]) / len(paper[name])
@@ -111,13 +119,13 @@ def test_padding_counts_for_nothing(batches):
     setup = make_setup(MLP())
     method = owm(setup)
     net, ms = start(MLP())
-    aux, state = method.init(jax.random.key(0), net)
+    aux, state = begin(method, net)
     out = setup.apply_fn(net, ms, x[0], np.zeros(10, int), jax.random.key(0), True)
     ctx = jaxcl.context(jnp.asarray(x[0]), jnp.asarray(y[0]), task=0)
     weight = jnp.array([1.0] * 4 + [0.0] * 6)
     ctx = ctx._replace(batch=ctx.batch._replace(weight=weight))
     zeros = jaxcl.Params(jax.tree.map(jnp.zeros_like, net), aux)
-    _, state = method.grads(state, zeros, None, ctx, out)
+    _, state = method.grads(zeros, state, None, ctx=ctx, out=out)
     mean = x[0][:4].reshape(4, -1).mean(0).astype(np.float64)
     expected = paper_rls(np.eye(64), mean, 1.0)
     np.testing.assert_allclose(state.inverse["hidden_0"], expected, atol=1e-6)
@@ -130,7 +138,7 @@ def test_the_norm_penalty_is_not_squared_and_is_projected(batches):
     steps = {}
     for penalty in (0.0, 0.3):
         method = owm(setup, norm_penalty=penalty)
-        aux, state = method.init(jax.random.key(0), net)
+        aux, state = begin(method, net)
         steps[penalty], after = one_step(method, setup, net, ms, aux, state, x[0], y[0])
     for layer in setup.layers:
         w = np.asarray(net[layer.name]["kernel"], np.float64)
@@ -146,7 +154,7 @@ def test_biases_and_norms_are_never_trained_and_own_heads_are(batches):
     net, ms = start(model)
     for where in ("grads", "updates"):
         method = owm(setup, where=where)
-        aux, state = method.init(jax.random.key(0), net)
+        aux, state = begin(method, net)
         assert set(state.inverse) == {"conv_0", "conv_1", "dense_0"}
         u, after = one_step(method, setup, net, ms, aux, state, x[0], y[0] % 4, task=0)
         still = {
@@ -158,7 +166,7 @@ def test_biases_and_norms_are_never_trained_and_own_heads_are(batches):
         kernels = {f"['{n}']['kernel']" for n in state.inverse}
         assert moving == heads | kernels
         assert u["head"]["kernel"][:, :4].any() and not u["head"]["kernel"][:, 4:].any()
-        assert float(method.report(after)["dense_0"]) > 0
+        assert float(method.report(after)["taken"]["dense_0"]) > 0
 
 
 def official_inverse(inverse, image, size, alpha):
@@ -185,28 +193,34 @@ def test_convolutions_follow_float64_down_to_the_official_alpha(batches):
     decay = [1e-5 if la.kind == "conv" else 1e-4 for la in setup.layers]
     method = owm(setup, alpha_decay=decay, project_head=False)
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(lr, 0.9))
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optimizer, setup)
     net, ms = start(model)
-    aux, state = method.init(jax.random.key(0), net)
+    aux, state = begin(method, net)
 
     @jax.jit
     def train(params, state, images):
         def step(carry, i):
-            params, (inner, state) = carry
+            params, opt_state = carry
+            state, progress = opt_state.strategy, i / steps
             ctx = jaxcl.context(
-                images[i % 10], y[i % 10], task=0, task_progress=i / steps
-            )._replace(model_state=ms)
+                images[i % 10],
+                y[i % 10],
+                task=0,
+                step=i,
+                task_progress=progress,
+                model_state=ms,
+            )
             g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-            projected, _ = method.grads(state, g, params, ctx, out)
-            tx = jaxcl.transform_optimizer(method, optimizer, state)
-            u, carried = tx.update(g, (inner, state), params, ctx=ctx, out=out)
+            projected, _ = method.grads(g, state, params, ctx=ctx, out=out)
+            u, carried = tx.update(g, opt_state, params, ctx=ctx, out=out)
             seen = {n: (out.taps[n].mean(0), g.net[n]["kernel"]) for n in sizes}
             norm = optax.global_norm(projected)
             return (optax.apply_updates(params, u), carried), (seen, norm)
 
-        carry = params, (optimizer.init(params), state)
-        (params, (_, state)), told = jax.lax.scan(step, carry, jnp.arange(steps))
-        return params, state, told
+        carry = params, tx.init(params)._replace(strategy=state)
+        (params, opt_state), told = jax.lax.scan(step, carry, jnp.arange(steps))
+        return params, opt_state.strategy, told
 
     rng = np.random.default_rng(2)
     params = jaxcl.Params(net, aux)
@@ -252,7 +266,8 @@ def test_a_run_learns_in_the_space_left_and_forgets_less(problem, finish):
     backward = jaxcl.metrics.backward_transfer
     assert backward(last.accuracy).mean() > backward(plain.accuracy).mean() + 0.03
     assert np.diagonal(last.accuracy, axis1=1, axis2=2).min() > 0.5
-    for share in last.report.values():
+    assert list(last.report) == ["taken"]
+    for share in last.report["taken"].values():
         assert (np.diff(share, axis=1) > 0).all()
 
 
@@ -275,11 +290,11 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_an_optimizer_that_undoes_it_is_warned_of():
     setup = make_setup(MLP())
-    with pytest.warns(UserWarning, match="owm projects gradients"):
-        owm(setup).check(optax.adam(1e-3))
+    plain = optax.chain(optax.clip_by_global_norm(10), optax.sgd(0.1, 0.9))
+    with pytest.warns(UserWarning, match='projects gradients.*where="updates"'):
+        jaxcl.transform_optimizer(owm(setup), optax.adam(1e-3), setup)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        owm(setup).check(
-            optax.chain(optax.clip_by_global_norm(10), optax.sgd(0.1, 0.9))
-        )
-        owm(setup, where="updates").check(optax.adam(1e-3))
+        jaxcl.transform_optimizer(owm(setup), plain, setup)
+        after = owm(setup, where="updates")
+        jaxcl.transform_optimizer(after, optax.adam(1e-3), setup)
