@@ -68,8 +68,16 @@ def setup_of(model, shape, scenario="task") -> Setup:
 def start(model, setup, method):
     init = jax.jit(capture.init_fn(model, setup.example))
     net, model_state = init(jax.random.key(1))
-    aux, state = method.init(jax.random.key(2), net)
-    return Params(net, aux), model_state, state
+    params = jaxcl.init_params(method, jax.random.key(2), net)
+    return params, model_state, method.init(params)
+
+
+def ended(method, params, state, task):
+    """The strategy's state after a task; HAT reads neither data nor key."""
+    _, state = method.after_task(
+        params, state, data=None, model_state={}, task=jnp.int32(task), key=None
+    )
+    return state
 
 
 def context(
@@ -204,14 +212,15 @@ def library_step(name, clip=1e4, **settings):
     """The set-up of a model, and what a step of clipped SGD adds to its parameters."""
     setup = setup_of(*MODELS[name])
     method = hat(setup, s_max=S_MAX, strength=LAMBDA, **settings)
+    loss = jaxcl.transform_loss(method, setup)
+    chain = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(RATE))
+    tx = jaxcl.transform_optimizer(method, chain, setup)
 
     @jax.jit
     def update(params, state, ctx):
-        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-        chain = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(RATE))
-        tx = jaxcl.transform_optimizer(method, chain, state, setup)
         grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-        return tx.update(grads, tx.init(params), params, ctx=ctx, out=out)[0]
+        opt_state = tx.init(params)._replace(strategy=state)
+        return tx.update(grads, opt_state, params, ctx=ctx, out=out)[0]
 
     return setup, start(MODELS[name][0], setup, method), update
 
@@ -304,7 +313,7 @@ def test_nothing_a_past_task_uses_moves_by_a_bit(name):
     model, shape = MODELS["conv"]
     setup = setup_of(model, shape)
     method = hat(setup, strength=0.1)
-    params, model_state, state = start(model, setup, method)
+    params, _, _ = start(model, setup, method)
     # Each task opens one unit more than the last: some stay free to the end.
     two = jnp.float32(2)
     aux = {
@@ -312,24 +321,21 @@ def test_nothing_a_past_task_uses_moves_by_a_bit(name):
         for k, e in params.aux.items()
     }
     params = Params(params.net, aux)
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-    optimizer, traces = OPTIMIZERS[name], []
+    loss = jaxcl.transform_loss(method, setup)
+    tx, traces = jaxcl.transform_optimizer(method, OPTIMIZERS[name], setup), []
 
     @jax.jit
-    def step(params, opt_state, state, ctx):
+    def step(params, opt_state, ctx):
         traces.append(1)
-        grads, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-        tx = jaxcl.transform_optimizer(method, optimizer, state, setup)
-        u, (opt_state, state) = tx.update(
-            grads, (opt_state, state), params, ctx=ctx, out=out
-        )
-        return optax.apply_updates(params, u), opt_state, state
+        grads, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
+        u, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
+        return optax.apply_updates(params, u), opt_state
 
-    opt_state, held = optimizer.init(params), []
+    opt_state, held = tx.init(params), []
     for task in range(TASKS):
         for i in range(12):
             ctx = context(setup, task, i / 11, seed=i)
-            params, opt_state, state = step(params, opt_state, state, ctx)
+            params, opt_state = step(params, opt_state, ctx)
         for past, net, aux, protected in held:
             columns = slice(2 * past, 2 * past + 2)
             for leaf in ("kernel", "bias"):
@@ -344,8 +350,9 @@ def test_nothing_a_past_task_uses_moves_by_a_bit(name):
             for layer, e in aux.items():
                 assert (params.aux[layer][: past + 1] == e[: past + 1]).all()
                 assert (params.aux[layer][task] != e[task]).any()
-        params, state = method.after_task(state, params, model_state, ctx, None)
-        u = {k: np.asarray(v) for k, v in state.used.items()}
+        data = jaxcl.array_data(ctx.batch.x, ctx.batch.y, task)
+        params, opt_state = jaxcl.after_task(method, params, opt_state, data, task=task)
+        u = {k: np.asarray(v) for k, v in opt_state.strategy.used.items()}
         across = np.minimum(np.tile(u["conv"], 4)[:, None], u["dense"])
         protected = {
             ("conv", "kernel"): u["conv"] == 1,
@@ -373,7 +380,7 @@ NETS = {
 def forward_of(method, setup, train=False):
     @jax.jit
     def run(state, params, model_state, ctx):
-        f = method.forward(state, params.aux, setup.apply_fn, ctx)
+        f = method.forward(setup.apply_fn, state, params.aux, ctx=ctx)
         batch = ctx.batch
         return f(params.net, model_state, batch.x, batch.task, ctx.key, train)
 
@@ -395,11 +402,11 @@ def disturbed(model, shape, norm_refused=True):
     )
     net = jax.tree.map(lambda p: 0.3 * noise(p), shapes)
     model_state = jax.tree.map(lambda p: np.ones(p.shape, np.float32), stats)
-    aux, state = method.init(jax.random.key(2), net)
-    aux = jax.tree.map(lambda e: 6 * np.sign(noise(e)), aux)
+    params = jaxcl.init_params(method, jax.random.key(2), net)
+    aux = jax.tree.map(lambda e: 6 * np.sign(noise(e)), params.aux)
     params = Params(net, aux)
     first, later = context(setup, 0), context(setup, 1)
-    params, state = method.after_task(state, params, model_state, first, None)
+    state = ended(method, params, method.init(params), 0)
     evaluate = forward_of(method, setup)
     before = evaluate(state, params, model_state, first).logits
 
@@ -407,7 +414,7 @@ def disturbed(model, shape, norm_refused=True):
     def move(state, params, u, ctx):
         in_play = outputs_of(setup, ctx.batch, ctx.task)
         u = u._replace(net=hold_still(setup, u.net, in_play))
-        u, _ = method.updates(state, u, u, params, ctx, None)
+        u, _ = method.updates(u, state, params, grads=u, ctx=ctx, out=None)
         return optax.apply_updates(params, u)
 
     moved = move(state, params, jax.tree.map(noise, params), later)
@@ -486,11 +493,11 @@ def test_embeddings_and_gates_stay_float32_in_a_bfloat16_network():
 
     ctx = context(setup, 1)
     method = method._replace(
-        forward=lambda *args, inner=method.forward: spy(inner(*args))
+        forward=lambda *args, ctx, inner=method.forward: spy(inner(*args, ctx=ctx))
     )
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    loss = jaxcl.transform_loss(method, setup)
     g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-    g, _ = method.grads(state, g, params, ctx, out)
+    g, _ = method.grads(g, state, params, ctx=ctx, out=out)
     assert seen["head"] == jnp.bfloat16
     assert params.aux["hidden"].dtype == g.aux["hidden"].dtype == jnp.float32
     assert np.isfinite(g.aux["hidden"]).all()
@@ -499,24 +506,28 @@ def test_embeddings_and_gates_stay_float32_in_a_bfloat16_network():
 def test_capacity_is_accounted_for():
     setup = setup_of(*MODELS["mlp"])
     method = hat(setup)
-    params, model_state, state = start(MODELS["mlp"][0], setup, method)
+    params, _, state = start(MODELS["mlp"][0], setup, method)
     on = np.float32([6, 6, 6, 6, -6, -6, -6]), np.float32([-6, 6, -6, 6, 6, -6, -6])
     rows = jnp.asarray(np.stack([*on, on[0]]))
-    aux = {**params.aux, "hidden_0": rows, "hidden_1": params.aux["hidden_1"] * 0 - 1}
+    clamped = jnp.asarray([[-1.0] * 5, [-1, -1, -1, -6, 5.99], [-1] * 5])
+    aux = {**params.aux, "hidden_0": rows, "hidden_1": clamped}
     params = Params(params.net, aux)
     reports = []
     for task in (0, 1):
-        _, state = method.after_task(
-            state, params, model_state, context(setup, task), None
-        )
-        reports.append({k: float(v) for k, v in method.report(state).items()})
+        state = ended(method, params, state, task)
+        report = method.report(state)
+        assert list(report) == ["taken", "shared", "at_clamp"]
+        assert all(list(part) == ["hidden_0", "hidden_1"] for part in report.values())
+        reports.append(jax.tree.map(float, report))
     first, second = reports
-    assert first["hidden_0"] == pytest.approx(4 / 7)
-    assert second["hidden_0"] == pytest.approx(5 / 7)
-    assert first["hidden_0 shared"] == 0
-    assert second["hidden_0 shared"] == pytest.approx(2 / 7)
-    assert second["hidden_1"] == 0
-    assert second["embeddings at the clamp"] == pytest.approx(7 / 12)
+    assert first["taken"]["hidden_0"] == pytest.approx(4 / 7)
+    assert second["taken"]["hidden_0"] == pytest.approx(5 / 7)
+    assert first["shared"]["hidden_0"] == 0
+    assert second["shared"]["hidden_0"] == pytest.approx(2 / 7)
+    assert first["taken"]["hidden_1"] == 0
+    assert second["taken"]["hidden_1"] == pytest.approx(1 / 5)
+    assert first["at_clamp"] == {"hidden_0": 1, "hidden_1": 0}
+    assert second["at_clamp"] == pytest.approx({"hidden_0": 1, "hidden_1": 1 / 5})
 
 
 def test_what_hat_cannot_do_is_refused_with_the_reason():
@@ -552,7 +563,7 @@ def test_a_task_that_was_not_declared_is_refused():
     setup = setup_of(model, shape)
     method = hat(setup)
     params, _, state = start(model, setup, method)
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    loss = jaxcl.transform_loss(method, setup)
     with pytest.raises(ValueError, match="num_tasks=3 tasks, got task 3"):
         loss(params, state, context(setup, 3))
 
@@ -631,11 +642,10 @@ def test_a_run_forgets_nothing(problem, finish, norm):
     learned = np.diagonal(last.accuracy[0])
     assert learned.min() > 0.8
     np.testing.assert_allclose(last.accuracy[0, -1], learned, atol=1e-6)
-    assert set(last.report) == {
-        "hidden_0",
-        "hidden_0 shared",
-        "embeddings at the clamp",
-    }
+    assert list(last.report) == ["taken", "shared", "at_clamp"]
+    for layers_of in last.report.values():
+        assert list(layers_of) == ["hidden_0"]
+        assert ((layers_of["hidden_0"] >= 0) & (layers_of["hidden_0"] <= 1)).all()
 
 
 def reference_epoch(params, used, data, order, size, task):
@@ -678,7 +688,8 @@ def test_a_compiled_epoch_and_its_validation_equal_the_rule_in_float64():
     seed = trainer.begin(trainer.init(jax.random.key(0)), jnp.array(True), jnp.ones(()))
     free = seed.strategy_state.used
     used = {k: jnp.float32(rng.choice([0, 0.3, 1], u.shape)) for k, u in free.items()}
-    seed = seed._replace(strategy_state=seed.strategy_state._replace(used=used))
+    state = seed.strategy_state._replace(used=used)
+    seed = seed._replace(opt_state=seed.opt_state._replace(strategy=state))
     key = jax.random.key(5)
 
     @jax.jit
