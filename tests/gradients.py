@@ -31,7 +31,7 @@ from jaxcl.data.scenarios import make_stream
 from jaxcl.data.stream import Base
 from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
-from jaxcl.setup import context
+from jaxcl.setup import context_of
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, make_setup, per_seed
 from jaxcl.training.programs import make_programs
@@ -116,14 +116,14 @@ def problem(case: Case) -> Problem:
     stream = make_stream(source(case, 0), SEEDS, **options)
 
     def recorder(setup):
-        def init(key, net):
+        def init(params):
             x = jnp.zeros(setup.example.shape)
             n = jnp.zeros(x.shape[0], jnp.int32)
             seen = Batch(x, n, n, n.astype(jnp.float32), n)
-            grads = jax.tree.map(jnp.zeros_like, net)
-            return {}, Recorded(grads, seen, jax.random.key_data(key))
+            grads = jax.tree.map(jnp.zeros_like, params.net)
+            return Recorded(grads, seen, jax.random.key_data(jax.random.key(0)))
 
-        def record(state, grads, params, ctx, out):
+        def record(grads, state, params, *, ctx, out):
             key = jax.random.key_data(ctx.key)
             return grads, Recorded(grads.net, ctx.batch, key)
 
@@ -194,9 +194,9 @@ def initial(model: str, norm: str, full: bool) -> tuple[PyTree, PyTree]:
 def make_epoch(case: Case, prob: Problem) -> Callable[[int], Recorded]:
     """The compiled epoch on a draw's images: what each seed's step saw, [S, ...]."""
     where = SeedMesh(len(SEEDS), case.seed_mode, jax.devices()[:1])
-    fns = make_programs(prob, where)
+    programs = make_programs(prob, where)
     mine = where.spread(per_seed(prob))
-    seed = jax.eval_shape(fns.init, (), mine, ())
+    seed = jax.eval_shape(programs.init, (), mine, ())
     seed = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), seed)
     net, model_state = initial(case.model, case.norm, case.full)
     start = seed._replace(
@@ -211,7 +211,7 @@ def make_epoch(case: Case, prob: Problem) -> Callable[[int], Recorded]:
     def epoch(draw: int) -> Recorded:
         base = where.share(images(case, prob, draw))
         numbers = (where.share(np.int32(n)) for n in (TASK, 0, 1))
-        seed, _ = fns.epoch(where.spread(start), (mine, ()), (base, *numbers))
+        seed, _ = programs.epoch(where.spread(start), (mine, ()), (base, *numbers))
         return where.gather(seed.strategy_state)
 
     return epoch
@@ -228,12 +228,12 @@ def check(case: Case) -> Error:
     prob = problem(case)
     batch_size, distance = batch_and_kink(case)
     setup = make_setup(prob.model, prob.stream, batch_size)
-    loss = transform_loss(strategy(), setup.task_loss, setup.apply_fn)
+    loss = transform_loss(strategy(), setup)
 
     def loss_of(net, model_state, key, batch):
         key = jax.random.wrap_key_data(key)
-        ctx = context(batch.x, batch.y, task=TASK, key=key, model_state=model_state)
-        return loss(Params(net, {}), (), ctx._replace(batch=batch))[0]
+        ctx = context_of(batch, task=TASK, key=key, model_state=model_state)
+        return loss(Params(net, {}), (), ctx)[0]
 
     def kink(*args):
         with watch_kinks() as found:

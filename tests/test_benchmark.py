@@ -17,7 +17,7 @@ from experiments import config as configs
 from jaxcl import strategies
 from jaxcl.benchmark import Variant, base, finish, required, variant
 from jaxcl.strategies import FAMILIES, METHODS
-from jaxcl.training.plan import Plan
+from jaxcl.training.plan import Plan, validate_plan
 
 FILES = (
     digits,
@@ -42,7 +42,7 @@ def test_every_config_has_every_row(file, chosen, row):
     for name in required(strategies.factory(config.strategy)):
         assert config.method[name] is not None
     plan = Plan(lr=config.optimizer.lr, **config.train.to_dict())
-    plan.check(has_validation=config.data.valid_fraction > 0)
+    validate_plan(plan, has_validation=config.data.valid_fraction > 0)
     if row in ("bp", "bp_star"):
         assert config.train.select == {"bp": "last", "bp_star": "best"}[row]
 

@@ -307,8 +307,8 @@ def counted(owner, name):
         seen[name] += 1
         return inner(*args, **kwargs)
     return outer
-check = counted(problem, "check")
-problem.check = protocol.check = execute.check = check
+validate = counted(problem, "validate")
+problem.validate = protocol.validate = execute.validate = validate
 config.problem = counted(config, "problem")
 sources.load = counted(sources, "load")
 atexit.register(lambda: print(dict(seen)))
@@ -326,7 +326,7 @@ runpy.run_module("experiments.{command}", run_name="__main__", alter_sys=True)
     )
     assert process.returncode == 0, process.stderr
     runs = 2 if command == "compare" else 1
-    expected = {"load": runs, "problem": runs, "check": runs}
+    expected = {"load": runs, "problem": runs, "validate": runs}
     assert eval(process.stdout.splitlines()[-1]) == expected
 
 

@@ -138,13 +138,13 @@ def test_a_finished_run_only_reports(problem, tmp_path):
 def poison_one_seed(setup):
     """Fine-tuning whose gradients turn NaN in task 2 where a first bias is low."""
 
-    def init(key, net):
-        return {}, net["head"]["bias"][0]
+    def init(params):
+        return params.net["head"]["bias"][0]
 
-    def grads(state, g, params, ctx, out):
+    def grads(grads, state, params, *, ctx, out):
         ill = (state < POISON) & (ctx.task == 1) & (ctx.step > 3)
-        net = jax.tree.map(lambda a: jnp.where(ill, jnp.nan, a), g.net)
-        return Params(net, g.aux), state
+        net = jax.tree.map(lambda g: jnp.where(ill, jnp.nan, g), grads.net)
+        return Params(net, grads.aux), state
 
     return strategy(init=init, grads=grads)
 
@@ -217,7 +217,7 @@ def test_contradictions_are_refused_before_anything_runs(problem):
             next(protocol.run(problem(**kwargs)))
 
 
-def test_settings_and_rates_as_lanes_equal_runs_of_their_own(problem, finish, blobs):
+def test_settings_and_rates_as_seeds_equal_runs_of_their_own(problem, finish, blobs):
     def at(strength):
         return lambda setup, **varied: make(
             "ewc", setup, {"strength": strength, "online": True} | varied
@@ -262,7 +262,7 @@ def test_what_decides_a_shape_cannot_be_traced(problem):
         ({"seeds": (0, 0, 1), "rates": (1.0, 1.0, 1.0)}, "seeds must be distinct"),
     ],
 )
-def test_lanes_that_cannot_be(problem, fields, what):
+def test_seeds_that_cannot_be(problem, fields, what):
     build = problem(make_strategy=lambda s, **varied: make("si", s, varied))
     start = {"settings": {"strength": (1.0,) * 3}}
     with pytest.raises(ValueError, match=what):

@@ -153,14 +153,14 @@ def test_a_penalty_chained_with_replay_counts_once(replay, order):
         anchor = jax.tree.map(lambda a: a - 0.5, params.net)
         quadratic = state[i]._replace(importance=importance, anchor=anchor)
         ctx = jaxcl.context(x, y, task=1, key=jax.random.key(5))
-        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+        loss = jaxcl.transform_loss(method, setup)
 
         @jax.jit
         def gradient(first):
             current = tuple(first if j == i else s for j, s in enumerate(state))
             _, out = loss(params, current, ctx)
             assert out.logits.shape == (ref.BATCH, 6)
-            _, current = method.grads(current, params, params, ctx, out)
+            _, current = method.grads(params, current, params, ctx=ctx, out=out)
             g, _ = jax.grad(loss, has_aux=True)(params, current, ctx)
             return g.net, current[1 - i].memory.size
 
@@ -198,17 +198,17 @@ def test_capacity_below_the_classes_and_above_the_data(capacity):
 def reservoir_after(problem, epochs):
     """Seed 0's memory after every task, trained as `protocol.run` does."""
     mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
-    fns = make_programs(problem, mesh)
+    programs = make_programs(problem, mesh)
     mine, base = mesh.spread(per_seed(problem)), mesh.share(problem.stream.base)
-    seed = fns.init((), mine, ())
+    seed = programs.init((), mine, ())
     for t in range(problem.stream.num_tasks):
         task = mesh.share(np.int32(t))
-        seed = fns.begin(seed, (mine, mesh.real), ())
-        cache = fns.prepare(seed, mine, (base, task))
+        seed = programs.begin(seed, (mine, mesh.real), ())
+        cache = programs.before_task(seed, mine, (base, task))
         for e in range(epochs):
             shared = (base, task, mesh.share(np.int32(e)), mesh.share(np.int32(10)))
-            seed, _ = fns.epoch(seed, (mine, cache), shared)
-        seed = fns.end(seed, (mine, cache), (base, task))
+            seed, _ = programs.epoch(seed, (mine, cache), shared)
+        seed = programs.end(seed, mine, (base, task))
     return jax.tree.map(lambda a: a[0], mesh.gather(seed.strategy_state.memory))
 
 

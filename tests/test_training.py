@@ -22,7 +22,7 @@ def _epochs(problem):
 def still(setup):
     """Never moves, so that no epoch betters the first."""
     return strategy(
-        updates=lambda s, u, g, p, ctx, out: (jax.tree.map(jnp.zeros_like, u), s)
+        updates=lambda u, s, params, **_: (jax.tree.map(jnp.zeros_like, u), s)
     )
 
 
@@ -48,11 +48,11 @@ def test_a_decayed_rate_scales_the_step(problem):
     sizes = []
 
     def measured(setup):
-        def updates(state, u, g, params, ctx, out):
-            ratio = optax.global_norm(u) / optax.global_norm(g)
-            return jax.tree.map(jnp.zeros_like, u), ratio
+        def updates(updates, state, params, *, grads, ctx, out):
+            ratio = optax.global_norm(updates) / optax.global_norm(grads)
+            return jax.tree.map(jnp.zeros_like, updates), ratio
 
-        return strategy(init=lambda key, net: ({}, jnp.zeros(())), updates=updates)
+        return strategy(init=lambda params: jnp.zeros(()), updates=updates)
 
     from jaxcl.training.seeds import SeedMesh
 
@@ -62,14 +62,14 @@ def test_a_decayed_rate_scales_the_step(problem):
         plan=dict(epochs=4, patience=1, lr_factor=10.0, lr=0.1, lr_min=1e-9),
     )
     mesh = SeedMesh(1)
-    fns = make_programs(build, mesh)
+    programs = make_programs(build, mesh)
     mine, base = mesh.spread(per_seed(build)), mesh.share(build.stream.base)
     task = mesh.share(np.int32(0))
-    seed = fns.begin(fns.init((), mine, ()), (mine, mesh.real), ())
-    cache = fns.prepare(seed, mine, (base, task))
+    seed = programs.begin(programs.init((), mine, ()), (mine, mesh.real), ())
+    cache = programs.before_task(seed, mine, (base, task))
     for epoch in range(4):
         shared = (base, task, mesh.share(np.int32(epoch)), mesh.share(np.int32(10)))
-        seed, _ = fns.epoch(seed, (mine, cache), shared)
+        seed, _ = programs.epoch(seed, (mine, cache), shared)
         sizes.append(float(seed.strategy_state[0]))
     np.testing.assert_allclose(sizes, [0.1, 0.1, 0.01, 0.001], rtol=1e-5)
 
@@ -81,9 +81,9 @@ def test_best_weights_are_loaded_always(problem, metric):
     def worsening(setup):
         """Climbs the loss from the third epoch of a task on."""
 
-        def updates(state, u, g, params, ctx, out):
+        def updates(updates, state, params, *, grads, ctx, out):
             sign = jnp.where(ctx.step < 20, 1.0, -3.0)
-            return jax.tree.map(lambda a: sign * a, u), state
+            return jax.tree.map(lambda u: sign * u, updates), state
 
         return strategy(updates=updates)
 
@@ -122,13 +122,13 @@ def test_progress_runs_from_zero_to_one(problem):
     """(b − 1)/(B − 1) over an epoch's batches; examples seen over their number."""
 
     def recorder(setup):
-        def init(key, net):
-            return {}, jnp.zeros((40, 3))
+        def init(params):
+            return jnp.zeros((40, 3))
 
-        def grads(state, g, params, ctx, out):
+        def grads(grads, state, params, *, ctx, out):
             entry = [ctx.epoch_progress, ctx.task_progress, ctx.epoch_fraction]
             entry = jnp.stack(entry)
-            return g, state.at[ctx.step].set(entry)
+            return grads, state.at[ctx.step].set(entry)
 
         return strategy(init=init, grads=grads)
 
@@ -138,13 +138,13 @@ def test_progress_runs_from_zero_to_one(problem):
     plan = dict(epochs=2, batch_size=7)
     build = problem(make_strategy=recorder, seeds=(0,), plan=plan)
     mesh = SeedMesh(1)
-    fns = make_programs(build, mesh)
+    programs = make_programs(build, mesh)
     mine, base = mesh.spread(per_seed(build)), mesh.share(build.stream.base)
     task = mesh.share(np.int32(0))
-    seed = fns.begin(fns.init((), mine, ()), (mine, mesh.real), ())
+    seed = programs.begin(programs.init((), mine, ()), (mine, mesh.real), ())
     for epoch in range(2):
         shared = (base, task, mesh.share(np.int32(epoch)), mesh.share(np.int32(12)))
-        seed, _ = fns.epoch(seed, (mine, ()), shared)
+        seed, _ = programs.epoch(seed, (mine, ()), shared)
     seen = np.asarray(seed.strategy_state[0])
     steps = np.arange(12)
     np.testing.assert_allclose(seen[:24, 0], np.tile(steps / 11, 2), rtol=1e-6)
@@ -191,25 +191,25 @@ def test_of_equally_good_epochs_the_first_is_kept(problem):
     """A common shift of all outputs changes neither accuracy nor loss."""
 
     def shifting(setup):
-        def updates(state, u, g, params, ctx, out):
-            zeros = jax.tree.map(jnp.zeros_like, u)
+        def updates(updates, state, params, *, grads, ctx, out):
+            zeros = jax.tree.map(jnp.zeros_like, updates)
             zeros.net["head"]["bias"] += 1.0
             return zeros, state
 
-        def after_task(state, params, model_state, ctx, data):
+        def after_task(params, state, *, data, model_state, task, key):
             return params, params.net["head"]["bias"][0]
 
-        def init(key, net):
-            return {}, jnp.zeros(())
+        def init(params):
+            return jnp.zeros(())
 
         return strategy(
             init=init,
             updates=updates,
             after_task=after_task,
-            report=lambda state: {"bias": state},
+            report=lambda state: {"bias": {"head": state}},
         )
 
     plan = dict(epochs=3, select="best", select_metric="accuracy")
     *_, last = protocol.run(problem(make_strategy=shifting, plan=plan))
     # 10 steps an epoch; the bias starts within ±1/4.
-    np.testing.assert_allclose(last.report["bias"][:, 0], 10, atol=0.3)
+    np.testing.assert_allclose(last.report["bias"]["head"][:, 0], 10, atol=0.3)
