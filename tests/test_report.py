@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from experiments import report
-from experiments.reporting import scores, style, tables
+from experiments.reporting import scores, space_figures, style, tables
 from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import Result, load, save
@@ -83,15 +83,19 @@ def read_csv(file):
     return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
 
 
+def assert_same(x, y):
+    if isinstance(x, dict):
+        assert x.keys() == y.keys()
+        for key in x:
+            assert_same(x[key], y[key])
+    else:
+        np.testing.assert_array_equal(x, y)
+
+
 def same(a, b):
     """Whether two results are equal, NaN in the same places."""
     for x, y in zip(a, b, strict=True):
-        if isinstance(x, dict) and any(isinstance(v, np.ndarray) for v in x.values()):
-            assert x.keys() == y.keys()
-            for key in x:
-                np.testing.assert_array_equal(x[key], y[key])
-        else:
-            np.testing.assert_array_equal(x, y)
+        assert_same(x, y)
     return True
 
 
@@ -100,18 +104,41 @@ def test_round_trip(tmp_path):
     result = result._replace(
         wall_s=float("nan"),
         notes=["a note"],
-        space={"dense": np.array([[0.1, 0.2, np.nan]] * 3)},
+        report={
+            "taken": {
+                "hidden_10": np.array([[0.1, 0.2, np.nan]] * 3),
+                "hidden_9": np.array([[0.3, np.nan, np.nan]] * 3),
+            },
+            "at_clamp": {"hidden_10": np.array([[0.0, 1.0, np.nan]] * 3)},
+        },
         config=None,
     )
     save(tmp_path, result)
-    assert same(load(tmp_path), result)
+    loaded = load(tmp_path)
+    assert same(loaded, result)
     assert same(load(tmp_path / "result.json"), result)
+    # A figure's layers come in the strategy's order.
+    assert list(loaded.report) == ["taken", "at_clamp"]
+    assert list(loaded.report["taken"]) == ["hidden_10", "hidden_9"]
     text = (tmp_path / "result.json").read_text()
     assert "NaN" not in text and "null" in text
     plain = make()
     save(tmp_path, plain)
-    assert "space" not in json.loads((tmp_path / "result.json").read_text())
-    assert load(tmp_path).space is None
+    fields = json.loads((tmp_path / "result.json").read_text())
+    assert fields.pop("report") == {} and load(tmp_path).report == {}
+    (tmp_path / "result.json").write_text(json.dumps(fields))
+    assert load(tmp_path).report == {}
+
+
+def test_a_strategy_may_report_what_is_no_share(tmp_path):
+    """Ranks, norms, an overflow: they are written, and draw no figure."""
+    values = np.array([[7.0, -3.5, np.inf], [0.0, 1e30, np.nan], [1.0, 2.0, -np.inf]])
+    result = make("mine", report={"rank": {"a": values}, "shared": {"a": values}})
+    save(tmp_path, result)
+    want = np.where(np.isfinite(values), values, np.nan)
+    np.testing.assert_array_equal(load(tmp_path).report["rank"]["a"], want)
+    build([load(tmp_path)], tmp_path / "report")
+    assert {f.name for f in (tmp_path / "report").iterdir()} == TEXTS | IMAGES
 
 
 def test_numpy_scalars_and_float32_are_written(tmp_path):
@@ -158,7 +185,15 @@ def test_load_errors_name_the_file(tmp_path):
         (json.dumps(good | {"seeds": [1, 1, 2]}), "distinct"),
         (json.dumps(good | {"tasks_done": 4}), "0..3, got 4"),
         (json.dumps(good | {"steps": "many"}), "must be numbers"),
-        (json.dumps(good | {"space": {"a": [[0.1]]}}), r"space\['a'\].*\(1, 1\)"),
+        (
+            json.dumps(good | {"report": {"taken": {"a": [[0.1]]}}}),
+            r"report\['taken'\]\['a'\].*\(1, 1\)",
+        ),
+        (
+            json.dumps(good | {"report": {"taken": [0.1]}}),
+            r"\['taken'\] must be an obj",
+        ),
+        (json.dumps(good | {"report": None}), "report must be an object, got None"),
         (json.dumps(good | {"versions": None}), "versions must be an object"),
     ]:
         file.write_text(broken)
@@ -271,12 +306,12 @@ def test_labels_are_unique_and_say_what_differs():
 
 
 def test_build_writes_everything(tmp_path):
-    space = {"conv": np.full((3, 3), 0.5), "dense": np.full((3, 3), 0.25)}
+    taken = {"conv": np.full((3, 3), 0.5), "dense": np.full((3, 3), 0.25)}
     found = [
         make("bp"),
         fail(make("ewc", shift=0.05), 2, "failed: task 2, epoch 4", 1),
         make("lwf", done=2),
-        make("gpm", shift=0.1, space=space, notes=["rank 7 of 9"]),
+        make("gpm", shift=0.1, report={"taken": taken}, notes=["rank 7 of 9"]),
         make("bp_star_star", done=0),
         make("hat", seeds=(4,)),
     ]
@@ -358,10 +393,25 @@ def test_all_seeds_failed_and_one_seed(tmp_path):
     assert "1/1" in text and "EWC, seed 3: failed: task 1, epoch 1" in text
 
 
-def test_old_space_figure_is_removed(tmp_path):
-    (tmp_path / "space.png").write_bytes(b"old")
+def test_units_claimed_and_shared_are_drawn_of_layers_that_tell_both(tmp_path):
+    taken = {name: np.full((3, 3), 0.5) for name in ("conv", "dense")}
+    shared = {"dense": np.full((3, 3), 0.25), "other": np.full((3, 3), 0.25)}
+    hat = make("hat", report={"taken": taken, "shared": shared})
+    build([hat, make("gpm", report={"taken": taken})], tmp_path)
+    drawn = {f.name for f in tmp_path.iterdir()}
+    assert drawn == TEXTS | IMAGES | {"space.png", "capacity.png"}
+    rows = scores.rows([hat])
+    assert space_figures.shared_layers(rows[0]) == ["dense"]
+    (ax,) = space_figures.capacity(rows).axes
+    assert ax.get_title().endswith(": dense")
+
+
+def test_old_figures_of_space_are_removed(tmp_path):
+    for name in ("space.png", "capacity.png"):
+        (tmp_path / name).write_bytes(b"old")
     build([make()], tmp_path)
     assert not (tmp_path / "space.png").exists()
+    assert not (tmp_path / "capacity.png").exists()
 
 
 def test_colours_are_distinct_and_do_not_depend_on_the_company():

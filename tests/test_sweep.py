@@ -12,11 +12,13 @@ from ml_collections import ConfigDict
 
 from experiments.reporting import sweeps
 from experiments.runs import grid as grids
+from experiments.runs.log import of_seeds
 from experiments.runs.results import Result
 from experiments.runs.together import joined, together
 from jaxcl import benchmark
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
+from jaxcl.training.protocol import TaskDone
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,6 +119,27 @@ def test_points_that_differ_in_what_can_be_traced_go_together():
     assert problem.seeds == (0, 1, 2, 3, 4) * 3
     assert problem.settings == {"strength": (1.0,) * 10 + (100.0,) * 5}
     np.testing.assert_allclose(problem.rates, [1.0] * 5 + [2.0] * 5 + [1.0] * 5)
+
+
+def test_each_part_gets_its_seeds_of_an_event_in_the_strategys_order():
+    values = np.arange(12.0).reshape(6, 2)
+    layers = {name: values for name in ("hidden_0", "hidden_10", "hidden_9", "head")}
+    whole = TaskDone(
+        task=0,
+        accuracy=np.arange(24.0).reshape(6, 2, 2),
+        baseline=values,
+        status=tuple("abcdef"),
+        steps=np.arange(6),
+        seconds=9.0,
+        report={"taken": layers, "at_clamp": layers},
+    )
+    part = of_seeds(whole, slice(2, 4), 1 / 3)
+    assert part.seconds == 3.0 and part.status == ("c", "d")
+    assert part.accuracy.tolist() == [[[8, 9], [10, 11]], [[12, 13], [14, 15]]]
+    assert list(part.report) == ["taken", "at_clamp"]
+    for of_layer in part.report.values():
+        assert list(of_layer) == list(layers)
+        assert all(v.tolist() == [[4, 5], [6, 7]] for v in of_layer.values())
 
 
 def digits_stream(**options):
