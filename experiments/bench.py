@@ -22,7 +22,8 @@ from jaxcl.strategies import label
 
 from . import launch
 from .runs import machine
-from .runs.timers import CASES, Timer, convolution_step, jax_step, torch_step
+from .runs.cases import CASES
+from .runs.timers import Timer, convolution_step, jax_step, torch_step
 
 
 def contestants(name: str, seed_mode: str) -> dict[str, Timer]:

@@ -11,7 +11,7 @@ ROOT = Path(experiments.__file__).parent
 # A room may import from itself and from those before it.
 ROOMS = ("config", "runs", "reporting", "launch", "command")
 # What reporting needs of a run is what it has left.
-LEFT = {"runs.results", "runs.notes"}
+LEFT = {"runs.results"}
 
 
 def _name(file: Path) -> str:

@@ -1,0 +1,102 @@
+"""What the bench times: networks on random images, and the methods on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcl.data.cache import Source
+from jaxcl.nn import models
+
+
+class Case(NamedTuple):
+    """A network on data of a shape, and the methods timed on it."""
+
+    shape: tuple[int, ...]
+    model: Callable[[int], Any]  # number of outputs -> module
+    stream: str
+    scenario: str
+    batch: int
+    steps: int  # of an epoch, which is what is timed
+    methods: dict[str, dict[str, Any]]  # row -> settings
+
+
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+GPM = {"threshold": 0.95, "samples": 300}
+
+CASES = {
+    "mlp10": Case(
+        MNIST,
+        lambda k: models.MLP((100, 100), k, use_bias=False),
+        "permuted",
+        "domain",
+        10,
+        3000,
+        {"bp": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
+    ),
+    "mlp256": Case(
+        MNIST,
+        lambda k: models.MLP((256, 256), k),
+        "permuted",
+        "domain",
+        10,
+        1000,
+        {"bp": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
+    ),
+    "mlp64": Case(
+        MNIST,
+        lambda k: models.MLP((400, 400), k),
+        "permuted",
+        "task",
+        64,
+        300,
+        {"bp": {}, "hat": {"strength": 1.5}},
+    ),
+    "alexnet": Case(
+        CIFAR,
+        lambda k: models.AlexNet(k, use_bias=False),
+        "split",
+        "task",
+        64,
+        8,
+        {"bp": {}, "gpm": {"threshold": 0.97, "samples": 20}},
+    ),
+} | {
+    # Without dropout, at the widths that experiments use.
+    name: Case(
+        CIFAR,
+        partial(
+            models.AlexNet, width=width, use_bias=False, dropout=0.0, dropout_late=0.0
+        ),
+        "split",
+        "task",
+        64,
+        steps,
+        {"bp": {}},
+    )
+    for name, width, steps in (
+        ("alexnet_no_dropout", 1.0, 8),
+        ("alexnet_half", 0.5, 16),
+        ("alexnet_quarter", 0.25, 32),
+    )
+}
+
+
+def source(case: Case) -> Source:
+    """Random images: what a step costs does not depend on what it learns."""
+    rng = np.random.default_rng(0)
+    classes, tasks = 10, 3
+    each = case.batch * case.steps
+    n = each if case.stream == "permuted" else each * tasks
+    x = rng.integers(0, 256, (n, *case.shape), np.uint8)
+    y = (np.arange(n) % classes).astype(np.int32)
+    if case.stream == "split":
+        classes = 3 * classes
+        y = (np.arange(n) % classes).astype(np.int32)
+    names = tuple(map(str, range(classes)))
+    channels, test = case.shape[-1], 10 * classes
+    mean, std = (0.5,) * channels, (0.25,) * channels
+    return Source("random", x, y, x[:test], y[:test], names, 255, mean, std)
