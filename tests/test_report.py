@@ -271,11 +271,27 @@ def test_a_config_is_read_from_beside_a_result(tmp_path):
 
 
 def test_recorded_owm_is_not_tested_against_another_network():
-    folder = Path(scores.__file__).parent / "results" / "permuted_mnist"
+    folder = Path(scores.__file__).parents[1] / "results" / "permuted_mnist"
     found = [load(folder / name) for name in ("bp", "ewc", "owm")]
     bp, ewc, owm = scores.rows(found)
     assert bp.result.row == "bp" and ewc.test is not None
     assert owm.test is None and "model.widths" in owm.apart
+
+
+def test_recorded_results_report_what_figures_and_notes_read():
+    files = (Path(scores.__file__).parents[1] / "results").rglob("result.json")
+    reports = {file.parent.name: load(file).report for file in files}
+    layers = {
+        row: {quantity: list(of) for quantity, of in report.items()}
+        for row, report in reports.items()
+        if report
+    }
+    hidden = ["hidden_0", "hidden_1"]
+    assert layers == {
+        "gpm": {"taken": [*hidden, "head"]},
+        "owm": {"taken": ["hidden_0", "head"]},
+        "hat": {"taken": hidden, "shared": hidden, "at_clamp": ["all layers"]},
+    }
 
 
 def test_intervals_stay_on_their_scale():
