@@ -290,7 +290,7 @@ def test_recorded_results_report_what_figures_and_notes_read():
     assert layers == {
         "gpm": {"taken": [*hidden, "head"]},
         "owm": {"taken": ["hidden_0", "head"]},
-        "hat": {"taken": hidden, "shared": hidden, "at_clamp": ["all layers"]},
+        "hat": dict.fromkeys(("taken", "shared", "at_clamp"), hidden),
     }
 
 
