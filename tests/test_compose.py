@@ -26,29 +26,26 @@ Y = jnp.arange(8) % 4
 
 def train(method, steps=4, tasks=2, optimizer=None):
     """Somebody's own training loop."""
-    aux, state = method.init(jax.random.key(3), NET)
-    params = jaxcl.Params(NET, aux)
-    tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.3), state, SETUP)
-    loss = jaxcl.transform_loss(method, SETUP.task_loss, SETUP.apply_fn)
+    params = jaxcl.init_params(method, jax.random.key(3), NET)
+    tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.3), SETUP)
+    loss = jaxcl.transform_loss(method, SETUP)
     opt_state = tx.init(params)
     for task in range(tasks):
         x = X + task
-        cache = method.prepare(opt_state[1], jaxcl.array_data(x, Y, task))
+        data = jaxcl.array_data(x, Y, task)
+        cache = method.before_task(opt_state.strategy, data)
 
         @jax.jit
         def step(params, opt_state, ctx):
-            grads, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+            grads, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
             u, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
             return optax.apply_updates(params, u), opt_state
 
         for i in range(steps):
             ctx = jaxcl.context(x, Y, task=task, step=i, cache=cache)
             params, opt_state = step(params, opt_state, ctx)
-        params, state = method.after_task(
-            opt_state[1], params, {}, ctx, jaxcl.array_data(x, Y, task)
-        )
-        opt_state = (opt_state[0], state)
-    return params.net, opt_state[1]
+        params, opt_state = jaxcl.after_task(method, params, opt_state, data, task=task)
+    return params.net, opt_state.strategy
 
 
 def test_fine_tuning_is_plain_optax():
@@ -81,14 +78,14 @@ def test_charges_of_a_chain_add_up():
 
     def charging(start):
         return jaxcl.types.strategy(
-            init=lambda key, net: (jnp.float32(start), jnp.float32(10 * start)),
-            validation=lambda state, params, ctx: state + params.aux + ctx.task,
+            init_aux=lambda key, net: jnp.float32(start),
+            init=lambda params: 10 * params.aux,
+            validation=lambda params, state, *, task: state + params.aux + task,
         )
 
     method = jaxcl.chain(charging(1), finetune(SETUP), charging(2))
-    aux, state = method.init(jax.random.key(0), NET)
-    ctx = jaxcl.context(X, Y, task=3)
-    charge = method.validation(state, jaxcl.Params(NET, aux), ctx)
+    params = jaxcl.init_params(method, jax.random.key(0), NET)
+    charge = method.validation(params, method.init(params), task=jnp.asarray(3))
     assert charge == (10 + 1 + 3) + 0 + (20 + 2 + 3)
 
 
@@ -110,14 +107,20 @@ def test_the_last_member_has_the_last_word():
 
 
 def test_members_have_aux_keys_and_caches_of_their_own():
-    def member(name):
-        def init(key, net):
-            return {name: jax.random.normal(key)}, jnp.zeros(())
+    ends = {"a": [], "bb": []}
 
-        def prepare(state, data):
+    def member(name):
+        def init_aux(key, net):
+            return {name: jax.random.normal(key)}
+
+        def init(params):
+            assert set(params.aux) == {name}
+            return jnp.zeros(())
+
+        def before_task(state, data):
             return {f"of {name}": jnp.zeros(())}
 
-        def loss(state, loss_fn):
+        def loss(loss_fn, state):
             def own(params, ctx):
                 value, out = loss_fn(params, ctx)
                 assert set(params.aux) == {name}
@@ -126,16 +129,30 @@ def test_members_have_aux_keys_and_caches_of_their_own():
 
             return own
 
-        def updates(state, u, g, params, ctx, out):
-            assert set(u.aux) == {name} and set(params.aux) == {name}
-            return u, jax.random.uniform(ctx.key)
+        def updates(updates, state, params, *, grads, ctx, out):
+            for tree in (updates, params, grads):
+                assert set(tree.aux) == {name}
+            return updates, jax.random.uniform(ctx.key)
 
-        return jaxcl.strategy(init=init, prepare=prepare, loss=loss, updates=updates)
+        def after_task(params, state, *, data, model_state, task, key):
+            assert set(params.aux) == {name}
+            ends[name].append(float(jax.random.uniform(key)))
+            return params, state
+
+        return jaxcl.strategy(
+            init_aux=init_aux,
+            init=init,
+            before_task=before_task,
+            loss=loss,
+            updates=updates,
+            after_task=after_task,
+        )
 
     method = jaxcl.chain(member("a"), member("bb"))
-    aux, _ = method.init(jax.random.key(3), NET)
+    aux = method.init_aux(jax.random.key(3), NET)
     _, (one, two) = train(method)
     assert float(one) != float(two)
+    assert len({*ends["a"], *ends["bb"]}) == 4  # two tasks, two members
     assert float(aux[0]["a"]) != float(aux[1]["bb"])
 
 
