@@ -3,7 +3,6 @@
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -299,20 +298,12 @@ import jax
 import numpy as np
 jax.config.update("jax_num_cpu_devices", 1)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-sys.path.insert(0, sys.argv[3])
-import optax
-from conftest import *
-from jaxcl.data.scenarios import make_stream
-source = blobs_source()
-seeds = (0, 1, 2)
-stream = make_stream(source, seeds, kind="split", scenario="task", num_tasks=3,
-                     valid_fraction=0.2)
-problem = Problem(
-    models.MLP((16,), stream.num_outputs), stream, seeds,
-    lambda s: make("ewc", s, {"strength": 5.0}), optax.sgd(0.1),
-    Plan(epochs=2, batch_size=8))
-*_, last = protocol.run(problem, checkpoints=sys.argv[4])
-np.save(sys.argv[5] + sys.argv[2], last.accuracy)
+from jaxcl.strategies import make
+from jaxcl.testing import small_problem
+from jaxcl.training import protocol
+problem = small_problem(lambda setup: make("ewc", setup, {"strength": 5.0}))
+*_, last = protocol.run(problem, checkpoints=sys.argv[3])
+np.save(sys.argv[4] + sys.argv[2], last.accuracy)
 """
 
 
@@ -320,7 +311,7 @@ def test_two_processes_give_the_matrix_of_one(problem, tmp_path, finish):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{s.getsockname()[1]}"
-    arguments = [str(Path(__file__).parent), str(tmp_path / "ck"), str(tmp_path / "a")]
+    arguments = [str(tmp_path / "ck"), str(tmp_path / "a")]
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, address, str(i), *arguments],
