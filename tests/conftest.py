@@ -5,7 +5,6 @@ import os
 import shutil
 import tempfile
 
-import numpy as np
 import pytest
 
 # What the tests cost is compiling the same small programs again and again: optimise
@@ -24,11 +23,9 @@ import jax  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 
 from jaxcl.data.cache import Source  # noqa: E402
-from jaxcl.data.scenarios import make_stream  # noqa: E402
-from jaxcl.nn import models  # noqa: E402
 from jaxcl.strategies import make  # noqa: E402
+from jaxcl.testing import small_problem, small_source  # noqa: E402
 from jaxcl.training import protocol  # noqa: E402
-from jaxcl.training.plan import Plan  # noqa: E402
 from jaxcl.training.problem import Problem  # noqa: E402
 
 
@@ -43,60 +40,20 @@ def tfds_dir() -> str:
 
 @pytest.fixture(scope="session")
 def blobs() -> Source:
-    return blobs_source()
-
-
-def blobs_source() -> Source:
-    """Six classes of noisy 4 × 4 images, small enough to train on in a test."""
-    rng = np.random.default_rng(0)
-    centre = rng.integers(40, 216, (6, 4, 4, 1))
-
-    def draw(n):
-        y = np.arange(n) % 6
-        x = np.clip(centre[y] + rng.normal(0, 30, (n, 4, 4, 1)), 0, 255)
-        return x.astype(np.uint8), y.astype(np.int32)
-
-    train_x, train_y = draw(300)
-    test_x, test_y = draw(120)
-    names = tuple("abcdef")
-    return Source(
-        "blobs", train_x, train_y, test_x, test_y, names, 255, (0.5,), (0.25,)
-    )
+    return small_source()
 
 
 @pytest.fixture
-def problem(blobs):
-    """Makes a small `Problem`: three tasks, an MLP, three seeds."""
+def problem():
+    """Makes a small `Problem` of a strategy by its name."""
 
     def build(
-        strategy="finetune",
-        settings=None,
-        *,
-        seeds=(0, 1, 2),
-        optimizer=None,
-        make_strategy=None,
-        model=None,
-        joint=False,
-        seed_mode="auto",
-        plan=None,
-        **stream,
+        strategy="finetune", settings=None, *, make_strategy=None, **options
     ) -> Problem:
-        import optax
+        def by_name(setup):
+            return make(strategy, setup, settings or {})
 
-        options = dict(kind="split", scenario="task", num_tasks=3, valid_fraction=0.2)
-        data = make_stream(blobs, seeds, **(options | stream))
-        build_model = model or (lambda k: models.MLP((16,), k))
-        return Problem(
-            model=build_model(data.num_outputs),
-            stream=data,
-            seeds=seeds,
-            make_strategy=make_strategy
-            or (lambda s: make(strategy, s, settings or {})),
-            optimizer=optimizer or optax.sgd(0.1),
-            plan=Plan(**({"epochs": 2, "batch_size": 8} | (plan or {}))),
-            joint=joint,
-            seed_mode=seed_mode,
-        )
+        return small_problem(make_strategy or by_name, **options)
 
     return build
 

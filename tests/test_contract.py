@@ -8,12 +8,11 @@ import pytest
 
 import jaxcl
 from jaxcl.nn import models
-from jaxcl.setup import array_data
+from jaxcl.ops.linalg import tree_copy
 from jaxcl.strategies import METHODS, factory, make, strategy_name
+from jaxcl.testing import StrategyContract
 from jaxcl.training import protocol
 from jaxcl.training.problem import make_setup
-from jaxcl.training.protocol import EpochDone
-from jaxcl.training.seeds import SeedMesh
 
 # name -> settings that do something, and settings at which a step is BP's own.
 CASES: dict[str, tuple[dict, dict | None]] = {
@@ -30,122 +29,111 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
     "hat": ({"strength": 0.75}, None),
 }
-OPTIMIZER = optax.sgd(0.1)
 
 
 def test_every_strategy_is_in_the_table():
     assert set(CASES) == {strategy_name(method) for method in METHODS.values()}
 
 
+# Each inherits the suite: pytest collects them under their own names.
+for _name, (_settings, _neutral) in CASES.items():
+    _of = {
+        "factory": staticmethod(factory(_name)),
+        "settings": _settings,
+        "neutral": _neutral,
+    }
+    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (StrategyContract,), _of)
+
+
+def _twice(loss_fn, state):
+    return lambda params, ctx: jax.tree.map(lambda a: 2 * a, loss_fn(params, ctx))
+
+
+def _becomes(new):
+    return lambda params, state, **task: (params, new(params))
+
+
+@pytest.mark.parametrize(
+    "hooks, test, told",
+    [
+        (dict(init=lambda params: params.net), "no_buffer_is_held_twice", "copy it"),
+        (
+            dict(
+                init=lambda params: tree_copy(params.net),
+                after_task=_becomes(lambda params: params.net),
+            ),
+            *("no_buffer_is_held_twice", "copy it"),
+        ),
+        (
+            dict(
+                init=lambda params: jnp.zeros(3),
+                after_task=_becomes(lambda params: jnp.zeros(4)),
+            ),
+            *("the_state_tree_is_stable", "shape"),
+        ),
+        (
+            dict(
+                init=lambda params: jnp.zeros(()),
+                after_task=_becomes(lambda params: jnp.asarray(1.0)),  # weakly typed
+            ),
+            *("the_state_tree_is_stable", "traced > 1"),
+        ),
+        (dict(loss=_twice), "a_neutral_setting_is_bp", "not approximately equal"),
+    ],
+    ids=["aliased", "aliased after a task", "grows", "retraces", "not neutral"],
+)
+def test_the_suite_finds_what_is_wrong(hooks, test, told):
+    class Broken(StrategyContract):
+        factory = staticmethod(lambda setup: jaxcl.strategy(**hooks))
+        neutral = {}
+
+    with pytest.raises(AssertionError, match=told):
+        getattr(Broken(), f"test_{test}")()
+
+
+def test_a_steps_default_key_is_its_own():
+    x, y = jnp.zeros((2, 3)), jnp.zeros(2, int)
+    moments = [
+        (seed, task, step) for seed in (0, 1, 7) for task in (0, 1) for step in (0, 1)
+    ]
+    data = set()
+    for seed, task, step in moments:
+        key = jaxcl.context(x, y, seed=seed, task=task, step=step).key
+        assert jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+        data.add(tuple(np.asarray(jax.random.key_data(key)).tolist()))
+    assert len(data) == len(moments)
+    given = jax.random.key(5)
+    assert jaxcl.context(x, y, task=3, key=given).key == given
+
+
 @pytest.fixture
-def parts(problem):
-    """Setup, initial net and data of a small problem, without the protocol."""
-
-    def build(name, settings):
-        p = problem(name, settings)
-        setup = make_setup(p.model, p.stream, 8)
-        net, model_state = jaxcl.nn.capture.init_fn(p.model, setup.example)(
-            jax.random.key(0)
-        )
-        x = jax.random.normal(jax.random.key(1), (24, 4, 4, 1))
-        y = jnp.arange(24) % 2
-        return make(name, setup, settings), setup, net, model_state, x, y
-
-    return build
+def small_setup(problem):
+    p = problem()
+    return make_setup(p.model, p.stream, 8)
 
 
-def _step(method, setup, aux, state, net, x, y, task, cache=()):
-    params = jaxcl.Params(net, aux)
-    tx = jaxcl.transform_optimizer(method, OPTIMIZER, state, setup)
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-    ctx = jaxcl.context(x, y, task=task, step=1, cache=cache)
-    (value, out), grads = jax.value_and_grad(loss, has_aux=True)(params, state, ctx)
-    opt_state = tx.init(params)
-    updates, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
-    return optax.apply_updates(params, updates), opt_state[1], value
+def test_frozen_moves_heads_only_after_task_one(problem, small_setup):
+    setup = small_setup
+    net, _ = jaxcl.nn.capture.init_fn(problem().model, setup.example)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (8, 4, 4, 1))
+    y = jnp.arange(8) % 2
+    method = make("frozen", setup, {})
+    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+    gradient = jax.grad(jaxcl.transform_loss(method, setup), has_aux=True)
+    params = jaxcl.init_params(method, jax.random.key(2), net)
 
-
-@pytest.mark.parametrize("name", CASES)
-def test_the_state_tree_is_stable(parts, name):
-    """Shapes, dtypes and structure do not change over steps and tasks."""
-    method, setup, net, model_state, x, y = parts(name, CASES[name][0])
-    aux, state = method.init(jax.random.key(2), net)
-    shape = jax.tree.map(jnp.shape, (aux, state))
-    dtype = jax.tree.map(lambda a: jnp.asarray(a).dtype, (aux, state))
-    for task in range(3):
-        data = array_data(x, y + 2 * task, task)
-        cache = method.prepare(state, data)
-        params, state, _ = _step(
-            method, setup, aux, state, net, x[:8], y[:8] + 2 * task, task, cache
-        )
-        ctx = jaxcl.context(x[:8], y[:8], task=task, cache=cache)
-        params, state = method.after_task(state, params, model_state, ctx, data)
-        net, aux = params
-        assert jax.tree.map(jnp.shape, (aux, state)) == shape
-        assert jax.tree.map(lambda a: jnp.asarray(a).dtype, (aux, state)) == dtype
-    assert all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(net))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_one_trace_for_three_tasks(problem, name):
-    mesh = SeedMesh(3)
-    list(protocol.run(problem(name, CASES[name][0]), mesh=mesh))
-    assert set(mesh.traces.values()) == {1}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_vmapped_seeds_equal_a_loop(problem, name):
-    def losses(mode):
-        events = protocol.run(problem(name, CASES[name][0], seed_mode=mode))
-        return [e.metrics.valid_loss for e in events if isinstance(e, EpochDone)]
-
-    np.testing.assert_allclose(losses("map"), losses("vmap"), atol=1e-5)
-
-
-@pytest.mark.parametrize("name", [n for n, (_, neutral) in CASES.items() if neutral])
-def test_a_neutral_setting_is_bp(parts, name):
-    """After a task has been consolidated, one step equals BP's within 1e-6."""
-    method, setup, net, model_state, x, y = parts(name, CASES[name][1])
-    aux, state = method.init(jax.random.key(2), net)
-    ctx = jaxcl.context(x[:8], y[:8], task=0)
-    params = jaxcl.Params(net, aux)
-    data = array_data(x, y, 0)
-    params, state = method.after_task(state, params, model_state, ctx, data)
-    moved = jax.tree.map(lambda a: a + 0.01, params.net)
-    cache = method.prepare(state, array_data(x, y + 2, 1))
-    ours = _step(method, setup, aux, state, moved, x[:8], y[:8] + 2, 1, cache)[0]
-    bp = make("finetune", setup, {})
-    theirs = _step(bp, setup, {}, (), moved, x[:8], y[:8] + 2, 1)[0]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours.net, theirs.net
-    )
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_a_run_survives_its_checkpoint(problem, tmp_path, name):
-    def build():
-        return problem(name, CASES[name][0], seeds=(0,))
-
-    events = protocol.run(build(), checkpoints=tmp_path)
-    whole = []
-    for event in events:
-        whole.append(event)
-        if isinstance(event, protocol.TaskDone) and event.task == 1:
-            break
-    events.close()
-    *_, resumed = protocol.run(build(), checkpoints=tmp_path)
-    *_, unbroken = protocol.run(build())
-    np.testing.assert_array_equal(resumed.accuracy, unbroken.accuracy)
-
-
-def test_frozen_moves_heads_only_after_task_one(parts):
-    method, setup, net, *_, x, y = parts("frozen", {})
-    before = _step(method, setup, {}, (), net, x[:8], y[:8], 0)[0].net
-    after = _step(method, setup, {}, (), net, x[:8], y[:8] + 2, 1)[0].net
+    @jax.jit
+    def step(task):
+        opt_state = tx.init(params)
+        ctx = jaxcl.context(x, y + 2 * task, task=task, step=1)
+        grads, out = gradient(params, opt_state.strategy, ctx)
+        updates, _ = tx.update(grads, opt_state, params, ctx=ctx, out=out)
+        return optax.apply_updates(params, updates).net
 
     def moved(new, layer):
         return not np.array_equal(new[layer]["kernel"], net[layer]["kernel"])
 
+    before, after = step(0), step(1)
     assert moved(before, "hidden_0") and moved(before, "head")
     assert not moved(after, "hidden_0") and moved(after, "head")
 
@@ -175,10 +163,9 @@ def test_frozen_keeps_statistics(problem):
     assert a[1, 1] == a[2, 1]
 
 
-def test_frozen_needs_heads(parts):
-    setup = parts("finetune", {})[1]
+def test_frozen_needs_heads(small_setup):
     with pytest.raises(ValueError, match="heads"):
-        make("frozen", setup._replace(heads=()), {})
+        make("frozen", small_setup._replace(heads=()), {})
 
 
 def test_factories_by_name_and_import_path():
@@ -194,7 +181,6 @@ def test_factories_by_name_and_import_path():
             factory(name)
 
 
-def test_unknown_settings_are_named(parts):
-    setup = parts("finetune", {})[1]
+def test_unknown_settings_are_named(small_setup):
     with pytest.raises(ValueError, match="lamda.*its settings are: strength"):
-        make("ewc", setup, {"strength": 1.0, "lamda": 2})
+        make("ewc", small_setup, {"strength": 1.0, "lamda": 2})
