@@ -12,6 +12,7 @@ import pytest
 from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import load
+from jaxcl.testing import StrategyContract
 
 ROOT = Path(__file__).parents[1]
 L2 = "my_package.methods:l2"
@@ -28,9 +29,14 @@ def elsewhere(tmp_path_factory):
     """A folder with a package that holds README's method."""
     folder = tmp_path_factory.mktemp("elsewhere")
     readme = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n((?:(?!```).)*def l2\(.*?)```", readme, re.S)
     (folder / "my_package").mkdir()
-    (folder / "my_package" / "methods.py").write_text(code)
+    for file, told_by in (
+        ("my_package/methods.py", r"def l2\("),
+        ("test_l2.py", r"\(StrategyContract\)"),
+    ):
+        pattern = rf"```python\n((?:(?!```).)*{told_by}.*?)```"
+        (code,) = re.findall(pattern, readme, re.S)
+        (folder / file).write_text(code)
     return folder
 
 
@@ -44,6 +50,28 @@ def command(name, *arguments, folder):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+class Outcomes:
+    """A plugin that notes how each test went."""
+
+    def __init__(self):
+        self.of = {}
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or not report.passed:
+            self.of[report.nodeid.rpartition("::")[2]] = report.outcome
+
+
+def test_it_inherits_the_contract_suite(elsewhere, monkeypatch):
+    """README's three lines, run as pytest runs them."""
+    monkeypatch.syspath_prepend(elsewhere)
+    seen = Outcomes()
+    arguments = ["-q", f"--rootdir={elsewhere}", "-p", "no:cacheprovider"]
+    code = pytest.main([str(elsewhere / "test_l2.py"), *arguments], plugins=[seen])
+    owed = {name for name in dir(StrategyContract) if name.startswith("test_")}
+    assert code == 0 and seen.of == dict.fromkeys(owed, "passed")
+    assert len(owed) == 6
 
 
 def test_it_runs_under_its_own_name(elsewhere, tmp_path):
