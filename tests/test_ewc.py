@@ -127,20 +127,21 @@ def test_penalty_after_three_tasks_is_the_papers(online, decay, decay_penalty):
         samples=N,
     )
     net = {"head": jnp.asarray(W)}
-    aux, state = method.init(jax.random.key(0), net)
+    params = jaxcl.init_params(method, jax.random.key(0), net)
+    state = method.init(params)
     anchors, fishers = [], []
 
     @jax.jit
     def consolidate(state, net, y, task):
-        ctx = jaxcl.context(jnp.asarray(X), y, task=task)
         data = jaxcl.array_data(jnp.asarray(X), y, task)
-        return method.after_task(state, jaxcl.Params(net, aux), (), ctx, data)[1]
+        of_task = dict(data=data, model_state=(), task=task, key=jax.random.key(task))
+        return method.after_task(params._replace(net=net), state, **of_task)[1]
 
     @jax.jit
     def value(state, net, y, task):
-        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+        loss = jaxcl.transform_loss(method, setup)
         ctx = jaxcl.context(jnp.asarray(X), y, task=task)
-        total, out = loss(jaxcl.Params(net, aux), state, ctx)
+        total, out = loss(params._replace(net=net), state, ctx)
         return total - setup.task_loss(out.logits, ctx.batch, ctx.task)
 
     for task in range(3):
