@@ -149,21 +149,29 @@ def test_memory_larger_than_the_data_holds_all_of_it():
     )
 
 
+def end(method, params, state, data):
+    """The state after task 0."""
+
+    @jax.jit
+    def after_task(state):
+        of_task = dict(data=data, model_state=(), task=0, key=jax.random.key(0))
+        return method.after_task(params, state, **of_task)[1]
+
+    return after_task(state)
+
+
 def test_fewer_slots_than_classes_and_a_class_never_seen():
     setup = ref.make_setup("domain", outputs=5)
     method = agem(setup, per_task=2, per_class=None)
     params, state = ref.start(method, ref.make_net(outputs=5))
     data = ref.jaxcl.array_data(jnp.ones((12, 4)), np.arange(12) % 5)
-    ctx = ref.jaxcl.context(jnp.ones((1, 4)), [0], task=0)
-    after_task = jax.jit(lambda s: method.after_task(s, params, (), ctx, data)[1])
-    state = after_task(state)
+    state = end(method, params, state, data)
     assert int(state.size) == 2 and state.y.shape == (6,)
 
     method = agem(setup, per_class=2)
     params, state = ref.start(method, ref.make_net(outputs=5))
     data = ref.jaxcl.array_data(jnp.ones((12, 4)), np.arange(12) % 2)
-    after_task = jax.jit(lambda s: method.after_task(s, params, (), ctx, data)[1])
-    state = after_task(state)
+    state = end(method, params, state, data)
     assert np.bincount(state.y[: int(state.size)]).tolist() == [2, 2]
     assert state.y.shape == (3 * 5 * 2,)
 
@@ -183,13 +191,14 @@ def test_tasks_of_unequal_size_fit(problem, finish, scenario):
     def make(setup):
         assert classes_per_task(setup) == 2
         method = agem(setup, per_class=5, batch_size=16)
-        made.append(method.init(jax.random.key(0), {})[1])
-        return method._replace(report=lambda state: {"kept": state.size / 30})
+        made.append(method.init(ref.jaxcl.Params({}, {})))
+        return method._replace(report=lambda s: {"kept": {"memory": s.size / 30}})
 
     run = problem(make_strategy=make, scenario=scenario, num_tasks=4)
     last = finish(run)
     assert made[0].y.shape == (40,)
-    np.testing.assert_allclose(last.report["kept"][0], [10 / 30, 20 / 30, 25 / 30, 1])
+    kept = last.report["kept"]["memory"][0]
+    np.testing.assert_allclose(kept, [10 / 30, 20 / 30, 25 / 30, 1])
     assert np.isfinite(last.accuracy).all()
 
 
