@@ -41,11 +41,11 @@ def parts(problem):
 
 
 def gradient(method, setup, net, statistics, x, y, task):
-    aux, state = method.init(jax.random.key(2), net)
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
+    params = jaxcl.init_params(method, jax.random.key(2), net)
+    loss = jaxcl.transform_loss(method, setup)
     ctx = jaxcl.context(x, y, task=task, model_state=statistics)
     run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, out), g = run(jaxcl.Params(net, aux), state, ctx)
+    (value, out), g = run(params, method.init(params), ctx)
     return value, out, g.net, ctx
 
 
@@ -93,7 +93,7 @@ def test_every_task_is_tested_with_the_first_ones_statistics(parts):
     setup, net, statistics, x, _ = parts("batch_per_task")
     method = frozen(setup)
     ctx = jaxcl.context(x, jnp.zeros(ROWS, int), task=2, model_state=statistics)
-    f = method.forward((), {}, setup.apply_fn, ctx)
+    f = method.forward(setup.apply_fn, (), {}, ctx=ctx)
     first = jnp.zeros(ROWS, jnp.int32)
     key = jax.random.key(0)
     expected = setup.apply_fn(net, statistics, x, first, key, False).logits
@@ -117,30 +117,34 @@ def test_every_task_is_tested_with_the_first_ones_statistics(parts):
 def test_it_chains_with_other_methods(parts, other, scenario):
     setup, net, statistics, x, y = parts("batch", scenario)
     method = jaxcl.chain(frozen(setup), other(setup))
-    aux, state = method.init(jax.random.key(2), net)
-    params = jaxcl.Params(net, aux)
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1, 0.9), state, setup)
+    params = jaxcl.init_params(method, jax.random.key(2), net)
+    loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1, 0.9), setup)
+    opt_state = tx.init(params)
 
     @jax.jit
     def step(params, opt_state, ctx):
-        g, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+        g, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
         u, opt_state = tx.update(g, opt_state, params, ctx=ctx, out=out)
-        new = method.model_state(opt_state[1], ctx.model_state, out.model_state, ctx)
+        new = method.model_state(
+            out.model_state, opt_state.strategy, old=ctx.model_state, ctx=ctx
+        )
         return optax.apply_updates(params, u), opt_state, new
 
     for task in range(2):
         labels = y + 2 * (task - 1) if scenario == "task" else y
         data = jaxcl.array_data(x, labels, task)
-        cache = method.prepare(state, data)
-        opt_state = (tx.init(params)[0], state)
+        cache = method.before_task(opt_state.strategy, data)
+        opt_state = opt_state._replace(inner=tx.init(params).inner)
         before, old = params.net, statistics
         for i in range(3):
             ctx = jaxcl.context(
                 x, labels, task=task, step=i, cache=cache, model_state=statistics
             )
             params, opt_state, statistics = step(params, opt_state, ctx)
-        params, state = method.after_task(opt_state[1], params, statistics, ctx, data)
+        params, opt_state = jaxcl.after_task(
+            method, params, opt_state, data, task=task, model_state=statistics
+        )
     assert (params.net["head"]["kernel"] != before["head"]["kernel"]).any()
     rest = [{k: v for k, v in n.items() if k != "head"} for n in (params.net, before)]
     jax.tree.map(np.testing.assert_array_equal, *rest)
