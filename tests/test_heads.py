@@ -1,6 +1,7 @@
 """Outputs that are not in play stand still; those that a step reaches do not."""
 
 from functools import partial
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -34,25 +35,25 @@ GENTLE = {"gpm": {"where": "updates"}, "owm": {"where": "updates"}}
 
 def train(method, tasks, steps=6, optimizer=PUSHING, setup=SETUP):
     """The network after each task in a loop that restarts the optimizer."""
-    aux, state = method.init(jax.random.key(3), NET)
-    params, history = jaxcl.Params(NET, aux), []
-    loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-    tx = jaxcl.transform_optimizer(method, optimizer, state, setup)
+    params, history = jaxcl.init_params(method, jax.random.key(3), NET), []
+    loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optimizer, setup)
+    opt_state = tx.init(params)
 
     @jax.jit
     def step(params, opt_state, ctx):
-        g, out = jax.grad(loss, has_aux=True)(params, opt_state[1], ctx)
+        g, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
         u, opt_state = tx.update(g, opt_state, params, ctx=ctx, out=out)
         return optax.apply_updates(params, u), opt_state
 
     for task in tasks:
         data = jaxcl.array_data(X + task, Y + 2 * task, task)
-        cache = method.prepare(state, data)
-        opt_state = (tx.init(params)[0], state)
+        cache = method.before_task(opt_state.strategy, data)
+        opt_state = opt_state._replace(inner=tx.init(params).inner)
         for i in range(steps):
             ctx = jaxcl.context(X + task, Y + 2 * task, task=task, step=i, cache=cache)
             params, opt_state = step(params, opt_state, ctx)
-        params, state = method.after_task(opt_state[1], params, {}, ctx, data)
+        params, opt_state = jaxcl.after_task(method, params, opt_state, data, task=task)
         history.append(params.net)
     return history
 
@@ -107,13 +108,15 @@ def test_what_is_in_play_moves_as_the_optimizer_says():
 def update(method, ctx, state, optimizer=PUSHING, setup=SETUP):
     """One step's gradient and update of the network."""
 
+    loss = jaxcl.transform_loss(method, setup)
+    tx = jaxcl.transform_optimizer(method, optimizer, setup)
+
     @jax.jit
     def run(ctx, state):
         params = jaxcl.Params(NET, {})
-        loss = jaxcl.transform_loss(method, setup.task_loss, setup.apply_fn)
-        tx = jaxcl.transform_optimizer(method, optimizer, state, setup)
+        opt_state = tx.init(params)._replace(strategy=state)
         g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-        u, _ = tx.update(g, tx.init(params), params, ctx=ctx, out=out)
+        u, _ = tx.update(g, opt_state, params, ctx=ctx, out=out)
         return g.net, u.net
 
     return run(ctx, state)
@@ -132,12 +135,17 @@ def test_heads_of_several_tasks_in_a_batch_are_in_play_and_padding_is_not():
 @pytest.mark.parametrize("conflict", [False, True])
 def test_a_reference_gradient_is_in_play_whether_or_not_it_conflicts(conflict):
     method = agem(SETUP, per_class=5, batch_size=4)
-    _, state = method.init(jax.random.key(0), NET)
-    data = jaxcl.array_data(X, Y, 0)
-    ctx = jaxcl.context(X, Y, task=0)
-    _, state = method.after_task(state, jaxcl.Params(NET, {}), {}, ctx, data)
-    for sign in (1.0, -1.0):  # inputs of the other sign: the other gradient
-        ctx = jaxcl.context(sign * X, Y + 4, task=2)
+    params = jaxcl.Params(NET, {})
+    _, state = method.after_task(
+        *(params, method.init(params)),
+        data=jaxcl.array_data(X, Y, 0),
+        model_state={},
+        task=jnp.asarray(0),
+        key=jax.random.key(0),
+    )
+    # Inputs of the other sign: another gradient; another seed: other examples drawn.
+    for seed, sign in product(range(4), (1.0, -1.0)):
+        ctx = jaxcl.context(sign * X, Y + 4, task=2, seed=seed)
         g, u = update(method, ctx, state)
         r = reference_gradient(SETUP, NET, 4, state, ctx)
         along = sum(
@@ -161,18 +169,19 @@ def test_a_reference_gradient_is_in_play_whether_or_not_it_conflicts(conflict):
 def test_a_saturated_replayed_example_is_in_play():
     """Its gradient is 0 in float32: only the replay tells that it is there."""
     method = er(SETUP, capacity=4, batch_size=4)
-    _, state = method.init(jax.random.key(0), NET)
     # So far on the right side that the softmax is 1 and 0.
     net = jax.tree.map(lambda a: a, NET)
     net["head"]["bias"] = net["head"]["bias"].at[0].set(1e4)
     past = jaxcl.context(X[:4], jnp.zeros(4, int), task=0)
     params = jaxcl.Params(net, {})
-    _, state = method.grads(state, params, params, past, None)
+    state = method.init(params)
+    _, state = method.grads(params, state, params, ctx=past, out=None)
     ctx = jaxcl.context(X, Y + 4, task=2)
-    loss = jaxcl.transform_loss(method, SETUP.task_loss, SETUP.apply_fn)
-    tx = jaxcl.transform_optimizer(method, PUSHING, state, SETUP)
+    loss = jaxcl.transform_loss(method, SETUP)
+    tx = jaxcl.transform_optimizer(method, PUSHING, SETUP)
+    opt_state = tx.init(params)._replace(strategy=state)
     g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
-    u, _ = tx.update(g, tx.init(params), params, ctx=ctx, out=out)
+    u, _ = tx.update(g, opt_state, params, ctx=ctx, out=out)
     assert not g.net["head"]["kernel"][:, :4].any()
     moving = np.asarray(u.net["head"]["kernel"]).any(0)
     np.testing.assert_array_equal(moving, [1, 1, 0, 0, 1, 1])
@@ -209,6 +218,6 @@ def test_heads_that_name_no_parameter_with_the_outputs_are_refused():
 
 def test_an_empty_memory_puts_nothing_in_play():
     method = er(SETUP, capacity=4, batch_size=4)
-    _, state = method.init(jax.random.key(0), NET)
+    state = method.init(jaxcl.Params(NET, {}))
     assert memory.nbytes(state.memory) > 0
-    assert not method.in_play(state, jaxcl.context(X, Y + 4, task=2)).any()
+    assert not method.in_play(state, ctx=jaxcl.context(X, Y + 4, task=2)).any()
