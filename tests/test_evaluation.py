@@ -50,7 +50,7 @@ def test_validation_and_test_batches_have_one_size(problem):
     sizes = set()
 
     def spy(setup):
-        def forward(state, aux, apply_fn, ctx):
+        def forward(apply_fn, state, aux, *, ctx):
             def apply(net, model_state, x, task, key, train):
                 if not train:
                     sizes.add(x.shape[0])
