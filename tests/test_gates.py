@@ -49,6 +49,7 @@ def test_a_gate_rounds_and_learns_as_in_float32_whatever_computes_it(width):
     open_ = x >= 16.64
     assert open_.sum() > 5 and (a[open_] == 1).all() and (da[open_] == 0).all()
     assert (da[(x > -9) & (x < 9)] > 0).all()
+    assert jnp.isnan(gates.gate(jnp.full((), jnp.nan), s))  # diverged is not open
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -12,13 +12,14 @@ from test_contract import CASES
 from test_gpm import make_setup
 
 import jaxcl
+from jaxcl.heads import cross_entropy
 from jaxcl.nn import capture, models
 from jaxcl.ops import memory
 from jaxcl.strategies import agem, er, finetune, gpm, make
 from jaxcl.strategies.agem import reference_gradient
 
 MODEL = models.MLP((8,), 6)
-SETUP = make_setup(MODEL, scenario="task")
+SETUP = make_setup(MODEL, scenario="task")._replace(model_state={})
 NET, _ = capture.init_fn(MODEL, SETUP.example)(jax.random.key(0))
 X = jax.random.normal(jax.random.key(1), (10, 8, 8, 1))
 Y = jnp.arange(10) % 2
@@ -204,7 +205,9 @@ def test_class_incremental_outputs_of_later_tasks_stand_still():
 
 
 def test_shared_outputs_are_all_in_play():
-    setup = make_setup(models.MLP((8,), 10))._replace(logit_mask=jnp.ones((3, 6), bool))
+    mask = jnp.ones((3, 6), bool)
+    loss = cross_entropy(mask, "example")
+    setup = SETUP._replace(logit_mask=mask, task_loss=loss)
     (after,) = train(finetune(setup), (0,), setup=setup)
     assert moved(NET, after, slice(None)).all()
 

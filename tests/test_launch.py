@@ -18,6 +18,7 @@ from configs import (
     split_cifar100,
 )
 from experiments import config as configs
+from experiments import launch
 from experiments.runs import execute as runs
 from experiments.runs import machine, results
 from experiments.runs.execute import execute
@@ -354,3 +355,35 @@ def test_an_optimizer_by_import_path_takes_no_momentum(quick):
     settings = {"optimizer.name": "optax:sgd", "optimizer.momentum": 0.9}
     with pytest.raises(ValueError, match="momentum is for sgd, not optax:sgd"):
         configs.problem(quick(**settings))
+
+
+@pytest.mark.parametrize(
+    "given, config",
+    [
+        (["--config=digits"], "{0}/digits.py"),
+        (["--config", "digits:ewc"], "{0}/digits.py:ewc"),
+        (["--config=split_mnist:online,er"], "{0}/split_mnist.py:online,er"),
+        (["--config=here/digits.py:gpm"], "here/digits.py:gpm"),
+        (["--config.strategy=ewc", "--config=digits"], "{0}/digits.py:ewc"),
+        (["--config=digits:hat", "--config.strategy=ewc"], "{0}/digits.py:ewc"),
+        # What makes a row of a strategy is left as it is.
+        (
+            ["--config=digits:joint", "--config.strategy=finetune"],
+            "{0}/digits.py:joint",
+        ),
+        (
+            ["--config=split_mnist:ewc,online", "--config.strategy", "optax:sgd"],
+            "{0}/split_mnist.py:optax:sgd,online",
+        ),
+    ],
+)
+def test_a_command_line_is_written_out(given, config):
+    others = ["--workdir=x", "--config.seeds=(0,)"]
+    written = launch.written_out(["jaxcl run", *given, *others])
+    expected = config.format(launch.CONFIGS)
+    assert written == ["jaxcl run", f"--config={expected}", *others]
+
+
+def test_a_config_that_is_not_shipped():
+    with pytest.raises(ValueError, match="no config 'digitz'; known: digits, permuted"):
+        launch.written_out(["jaxcl run", "--config=digitz:ewc"])

@@ -141,8 +141,6 @@ def test_the_config_in_effect_is_printed(elsewhere):
     "arguments, told",
     [
         (["run", f"--config.strategy={L2}"], "needs a value for strength: --config"),
-        (["run", "--config.strategy=nosuch"], "unknown strategy 'nosuch'; known: agem"),
-        (["run", "--config.strategy=my_package:l2"], "cannot be imported"),
         (
             ["compare", f"--config.strategy={L2}", "--config.method.strength=1.0"],
             f"is set for '{L2}', which is not among the rows: bp,",

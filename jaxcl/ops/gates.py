@@ -32,7 +32,7 @@ OPEN = 24 * math.log(2)
 def _sigmoid(x: jax.Array, derivative: str) -> jax.Array:
     # Not `jax.nn.sigmoid`, whose rounding near 1 is the backend's. 1 by rule from OPEN
     # on, so that neither the accuracy of exp nor of the division decides it.
-    return jnp.where(x < OPEN, 1 / (1 + jnp.exp(-x)), 1)
+    return jnp.where(x >= OPEN, 1, 1 / (1 + jnp.exp(-x)))
 
 
 @_sigmoid.defjvp
