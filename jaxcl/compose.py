@@ -320,7 +320,7 @@ def after_task(
     *,
     task: int | jax.Array,
     key: jax.Array | None = None,
-    model_state: PyTree = (),
+    model_state: PyTree | None = None,
 ) -> tuple[Params, OptState]:
     """Ends a task in a training loop of one's own.
 
@@ -332,7 +332,7 @@ def after_task(
       task: counted from 0.
       key: a typed key, for what is drawn (examples of a Fisher); by default one of the
         task's own.
-      model_state: the model's running statistics.
+      model_state: the model's running statistics, by default none.
 
     Returns:
       The parameters and the state that the next task starts from. The optimizer's own
@@ -342,7 +342,7 @@ def after_task(
         params,
         opt_state.strategy,
         data=data,
-        model_state=model_state,
+        model_state={} if model_state is None else model_state,
         task=jnp.asarray(task, jnp.int32),
         key=jax.random.key(task) if key is None else key,
     )
