@@ -24,7 +24,8 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "si": ({"strength": 1.0}, {"strength": 0.0}),
     "mas": ({"strength": 1.0, "samples": 20}, {"strength": 0.0}),
     "lwf": ({}, {"strength": 0.0}),
-    "agem": ({"per_class": 2, "batch_size": 4}, {}),  # nothing in the memory yet
+    # Once something is stored, whether its reference conflicts decides: no setting does.
+    "agem": ({"per_class": 2, "batch_size": 4}, None),
     "er": ({"capacity": 20, "batch_size": 4}, {}),
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
     "hat": ({"strength": 0.75}, None),
