@@ -24,7 +24,7 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "si": ({"strength": 1.0}, {"strength": 0.0}),
     "mas": ({"strength": 1.0, "samples": 20}, {"strength": 0.0}),
     "lwf": ({}, {"strength": 0.0}),
-    # Once something is stored, whether its reference conflicts decides: no setting does.
+    # Once something is stored it is the reference gradient that decides, no setting.
     "agem": ({"per_class": 2, "batch_size": 4}, None),
     "er": ({"capacity": 20, "batch_size": 4}, {}),
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
