@@ -43,9 +43,10 @@ METHODS = {
         "data.std": (1.0,),
     },
     # A head per task and gates on a wider net; the paper's own is the variant "wide".
-    # The strength, by the sweep below, is the paper's.
+    # The strength is the best of the sweep below (1.5: 95.8 % on validation data; 0.75,
+    # the paper's: 95.6; 0.25: 94.7; 3: 95.2).
     "hat": {
-        "strength": 0.75,
+        "strength": 1.5,
         "model.widths": (400, 400),
         "model.use_bias": True,
         "data.scenario": "task",
