@@ -91,7 +91,7 @@ VARIANTS = {
             "train.select_metric": "loss",
         },
         methods={
-            "hat": {"model.widths": (2000, 2000)},
+            "hat": {"model.widths": (2000, 2000), "strength": 0.75},
             # Its own paper's network and training have neither; it holds no data out.
             "owm": {
                 "model.dropout": 0.0,
