@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import chex
 import jax
@@ -266,7 +266,7 @@ def _start(
 ) -> tuple[Params, OptState, optax.GradientTransformationExtraArgs]:
     tx = transform_optimizer(method, optimizer, setup)
     params = init_params(method, jax.random.key(2), net)
-    return params, tx.init(params), tx
+    return params, cast(OptState, tx.init(params)), tx
 
 
 def _make_step(
@@ -277,7 +277,8 @@ def _make_step(
     def step(params, opt_state, ctx):
         grads, out = gradient(params, opt_state.strategy, ctx)
         updates, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
-        return optax.apply_updates(params, updates), opt_state
+        new = cast(Params, optax.apply_updates(params, updates))
+        return new, cast(OptState, opt_state)
 
     return step
 

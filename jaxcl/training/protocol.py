@@ -8,7 +8,7 @@ the files. All arithmetic is in `jaxcl.training.trainer`, all placement in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +78,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     mesh: SeedMesh | None = None,
     checked: bool = False,
-) -> Iterator[Started | EpochDone | TaskDone]:
+) -> Generator[Started | EpochDone | TaskDone, None, None]:
     """Trains every seed on every task in turn, measuring all tasks after each.
 
     Args:
