@@ -290,7 +290,6 @@ def test_recorded_results_report_what_figures_and_notes_read():
     assert layers == {
         "gpm": {"taken": [*hidden, "head"]},
         "owm": {"taken": ["hidden_0", "head"]},
-        "hat": dict.fromkeys(("taken", "shared", "at_clamp"), hidden),
     }
 
 
