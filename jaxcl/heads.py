@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.ops.trees import total
 from jaxcl.types import Batch, PyTree, Setup, TaskLoss
 
 SCENARIOS = ("task", "domain", "class")
@@ -170,6 +171,6 @@ def cross_entropy(mask: jax.Array, mask_by: str) -> TaskLoss:
     def task_loss(logits: jax.Array, batch: Batch, current: jax.Array) -> jax.Array:
         logits = _masked(mask, mask_by, logits, batch.task, current)
         each = -jax.nn.log_softmax(logits)[jnp.arange(batch.y.shape[0]), batch.y]
-        return jnp.sum(each * batch.weight) / jnp.maximum(batch.weight.sum(), 1)
+        return total(each * batch.weight) / jnp.maximum(batch.weight.sum(), 1)
 
     return task_loss

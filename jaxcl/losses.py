@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
-from jaxcl.ops.linalg import tree_quadratic
+from jaxcl.ops.trees import tree_quadratic
 from jaxcl.types import PyTree
 
 

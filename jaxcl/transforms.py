@@ -11,7 +11,8 @@ import optax
 
 from jaxcl.checks import require
 from jaxcl.ops import gates
-from jaxcl.ops.linalg import EXACT, tree_dot
+from jaxcl.ops.linalg import EXACT
+from jaxcl.ops.trees import tree_dot
 from jaxcl.types import PyTree, Strategy
 
 GIVEN = ("basis", "projector")

@@ -9,7 +9,7 @@ import reference as ref
 
 from jaxcl import transforms
 from jaxcl.ops import memory
-from jaxcl.ops.linalg import tree_dot
+from jaxcl.ops.trees import tree_dot
 from jaxcl.strategies.agem import DRAW, agem, classes_per_task
 
 

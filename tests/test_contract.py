@@ -8,7 +8,7 @@ import pytest
 
 import jaxcl
 from jaxcl.nn import models
-from jaxcl.ops.linalg import tree_copy
+from jaxcl.ops.trees import tree_copy
 from jaxcl.strategies import METHODS, factory, make, strategy_name
 from jaxcl.testing import StrategyContract
 from jaxcl.training import protocol

@@ -1,56 +1,12 @@
-"""Arithmetic that strategies share: on trees, on growing subspaces and inverses."""
+"""Growing subspaces and inverses: the arithmetic of projection."""
 
 from __future__ import annotations
-
-from functools import reduce
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.types import PyTree
-
 EXACT = jax.lax.Precision.HIGHEST
 """For products that have to cancel: an accelerator's default rounds to 10 bits."""
-
-
-def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
-    """Σᵢ wᵢ dᵢ² over all leaves.
-
-    Args:
-      weight: a tree of arrays.
-      difference: a tree of the same structure and shapes.
-
-    Returns:
-      A scalar, 0 for an empty tree.
-    """
-    # A dot product, not a sum: XLA's CPU backend vectorises only the former.
-    terms = jax.tree.map(lambda w, d: jnp.vdot(w * d, d), weight, difference)
-    return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
-
-
-def tree_dot(a: PyTree, b: PyTree) -> jax.Array:
-    """⟨a, b⟩ = Σᵢ aᵢ bᵢ over all leaves.
-
-    Args:
-      a: a tree of arrays.
-      b: a tree of the same structure and shapes.
-
-    Returns:
-      A scalar, 0 for an empty tree.
-    """
-    # Flat: of higher-rank arguments XLA's CPU backend makes a slow loop.
-    terms = jax.tree.map(lambda x, y: jnp.dot(x.ravel(), y.ravel()), a, b)
-    return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
-
-
-def tree_copy(tree: PyTree) -> PyTree:
-    """The same values in buffers of their own, so that either tree may be donated."""
-    return jax.tree.map(jnp.copy, tree)
-
-
-def tree_where(condition: jax.Array, then: PyTree, otherwise: PyTree) -> PyTree:
-    """Chooses whole trees by a scalar bool."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
 
 
 def span_update(

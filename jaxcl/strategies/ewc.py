@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jaxcl.checks import require
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
-from jaxcl.ops.linalg import tree_copy
 from jaxcl.ops.sampling import batch_positions, shuffled
+from jaxcl.ops.trees import tree_copy
 from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
 
 FISHERS = ("exact", "sampled", "empirical")

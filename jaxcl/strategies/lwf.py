@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxcl.checks import require
 from jaxcl.losses import distillation, soft_divergence
-from jaxcl.ops.linalg import tree_copy
+from jaxcl.ops.trees import tree_copy
 from jaxcl.types import PyTree, Setup, Strategy, strategy
 
 

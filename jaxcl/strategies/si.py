@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require
 from jaxcl.losses import quadratic_penalty
-from jaxcl.ops.linalg import tree_copy
+from jaxcl.ops.trees import tree_copy
 from jaxcl.types import PyTree, Setup, Strategy, strategy
 
 

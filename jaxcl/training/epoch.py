@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxcl.compose import OptState, transform_loss
-from jaxcl.ops.linalg import tree_where
 from jaxcl.ops.sampling import batch_positions, shuffled
+from jaxcl.ops.trees import tree_where
 from jaxcl.setup import context_of
 from jaxcl.training.evaluation import Evaluate
 from jaxcl.training.plan import Plan

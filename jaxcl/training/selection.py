@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.ops.linalg import tree_where
+from jaxcl.ops.trees import tree_where
 from jaxcl.training.plan import Plan
 from jaxcl.training.state import SeedState
 
