@@ -1,10 +1,20 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
-from jaxcl import losses, metrics, nn, ops, strategies, transforms
-from jaxcl.compose import (
+from jaxcl import (
+    linearity,
+    losses,
+    metrics,
+    nn,
+    ops,
+    statistics,
+    strategies,
+    transforms,
+)
+from jaxcl.compose import chain
+from jaxcl.contract import Strategy, strategy
+from jaxcl.hooks import (
     OptState,
     after_task,
-    chain,
     init_params,
     transform_loss,
     transform_optimizer,
@@ -18,9 +28,7 @@ from jaxcl.types import (
     Output,
     Params,
     Setup,
-    Strategy,
     TaskData,
-    strategy,
 )
 
 __version__ = "0.2.0.dev0"
@@ -42,12 +50,14 @@ __all__ = [
     "context",
     "context_of",
     "init_params",
+    "linearity",
     "losses",
     "metrics",
     "nn",
     "ops",
     "setup_for",
     "setup_for_linen",
+    "statistics",
     "strategies",
     "strategy",
     "transform_loss",

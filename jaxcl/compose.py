@@ -1,36 +1,20 @@
-"""Strategies put together, and turned into plain optax and plain losses."""
+"""Several strategies put together into one."""
 
 from __future__ import annotations
 
 from collections import Counter
 from functools import reduce
-from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from jaxcl.heads import hold_still, outputs_of, shares_all_outputs, with_gradient
-from jaxcl.transforms import warn_unless_linear
+from jaxcl.contract import Strategy
 from jaxcl.types import (
-    ApplyFn,
     Context,
     LossFn,
-    Output,
     Params,
-    PyTree,
-    Setup,
     State,
-    Strategy,
-    TaskData,
 )
-
-
-class OptState(NamedTuple):
-    """State of `transform_optimizer`'s transformation."""
-
-    inner: PyTree  # the optimizer's
-    strategy: State
 
 
 def chain(*members: Strategy) -> Strategy:
@@ -179,171 +163,3 @@ def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> Lo
         return member.loss(below, state)(Params(params.net, params.aux[i]), own_ctx)
 
     return loss_fn
-
-
-def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
-    """The parameters that training starts from: the network's and the strategy's own.
-
-    Args:
-      strategy: any `Strategy`.
-      key: a typed key, for what the strategy draws (HAT's embeddings).
-      net: the network's parameters.
-
-    Returns:
-      A `Params` of ``net`` itself and the strategy's ``aux``.
-    """
-    return Params(net, strategy.init_aux(key, net))
-
-
-def transform_loss(strategy: Strategy, setup: Setup):
-    """A strategy's loss as a plain function to differentiate.
-
-    With f the model, f' = ``strategy.forward`` of it and ℓ the task's loss, the result
-    is ``strategy.loss`` of ``(params, ctx) ↦ ℓ(f'(params.net, ctx.batch.x))``.
-
-    Args:
-      strategy: any `Strategy`.
-      setup: the run's `Setup`; gives f and ℓ.
-
-    Returns:
-      ``(params, strategy_state, ctx) -> (scalar, Output)``, for
-      ``jax.value_and_grad(..., has_aux=True)``.
-
-    Example: one step in a loop of one's own is in `jaxcl.transform_optimizer`.
-    """
-
-    def loss_fn(params: Params, state: State, ctx: Context):
-        def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
-            out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
-            return setup.task_loss(out.logits, c.batch, c.task), out
-
-        return strategy.loss(bare, state)(params, ctx)
-
-    return loss_fn
-
-
-def transform_optimizer(
-    strategy: Strategy, optimizer: optax.GradientTransformation, setup: Setup
-) -> optax.GradientTransformationExtraArgs:
-    """Wraps an optax optimizer in a strategy's gradient and update hooks.
-
-    ``update`` computes g' = strategy.grads(g) and u = optimizer(g'), sets u to 0 for
-    the outputs of the classifier that are not in play, and returns strategy.updates(u):
-    the strategy has the last word, whatever momentum or weight decay the optimizer
-    adds. In play are, in each step by itself,
-
-    - the outputs that the loss of the batch's own examples is over,
-    - those that g or g' is not zero at,
-    - those that the strategy names, ``strategy.in_play``: a saturated replayed example,
-      or a reference gradient that did not conflict, reaches outputs without a trace in
-      g'.
-
-    Nothing is held where all tasks share all outputs.
-
-    Args:
-      strategy: any `Strategy`.
-      optimizer: an optax transformation over `Params`.
-      setup: the run's `Setup`; its ``heads`` name the classifier, whose leaves have the
-        K outputs as their last axis.
-
-    Returns:
-      An optax transformation whose state is an `OptState` and whose
-      ``update(grads, state, params, ctx=..., out=...)`` takes the step's `Context` and
-      `Output`; further keywords go on to ``optimizer``.
-
-    Raises:
-      ValueError: on update, no parameter that ``setup.heads`` names has K outputs.
-
-    Warns where the strategy needs an optimizer whose updates stay in the subspace of
-    its gradients and this one's do not. Must not be called inside jit.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, optax, jaxcl
-      >>> from jaxcl.strategies import frozen
-      >>> setup = jaxcl.setup_for(lambda w, x: x @ w["head"]["kernel"],
-      ...                         jnp.zeros([2, 3]), num_outputs=2, num_tasks=2,
-      ...                         heads=(("head",),))
-      >>> method = frozen(setup)
-      >>> net = {"head": {"kernel": jnp.zeros([3, 2])}}
-      >>> params = jaxcl.init_params(method, jax.random.key(0), net)
-      >>> tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
-      >>> loss = jaxcl.transform_loss(method, setup)
-      >>> opt_state = tx.init(params)
-      >>> ctx = jaxcl.context(jnp.ones([2, 3]), jnp.array([0, 1]), task=1)
-      >>> grad = jax.grad(loss, has_aux=True)
-      >>> grads, out = grad(params, opt_state.strategy, ctx)
-      >>> updates, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
-      >>> params = optax.apply_updates(params, updates)
-    """
-    warn_unless_linear(strategy, optimizer)
-    return hook_in(strategy, optimizer, setup)
-
-
-def hook_in(
-    strategy: Strategy, optimizer: optax.GradientTransformation, setup: Setup
-) -> optax.GradientTransformationExtraArgs:
-    """`transform_optimizer` without judging the optimizer; may be called inside jit."""
-    inner = optax.with_extra_args_support(optimizer)
-    holds = not shares_all_outputs(setup)
-
-    def init(params: Params) -> OptState:
-        return OptState(inner.init(params), strategy.init(params))
-
-    def update(
-        grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any
-    ):
-        old = opt_state.strategy
-        new, state = strategy.grads(grads, old, params, ctx=ctx, out=out)
-        raw, inner_state = inner.update(new, opt_state.inner, params, **extra)
-        updates = cast(Params, raw)
-        if holds:
-            in_play = (
-                outputs_of(setup, ctx.batch, ctx.task)
-                | with_gradient(setup, grads.net, new.net)
-                | strategy.in_play(old, ctx=ctx)
-            )
-            updates = updates._replace(net=hold_still(setup, updates.net, in_play))
-        updates, state = strategy.updates(
-            updates, state, params, grads=new, ctx=ctx, out=out
-        )
-        return updates, OptState(inner_state, state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-def after_task(
-    strategy: Strategy,
-    params: Params,
-    opt_state: OptState,
-    data: TaskData,
-    *,
-    task: int | jax.Array,
-    key: jax.Array | None = None,
-    model_state: PyTree | None = None,
-) -> tuple[Params, OptState]:
-    """Ends a task in a training loop of one's own.
-
-    Args:
-      strategy: any `Strategy`.
-      params: after the task's last step.
-      opt_state: of `transform_optimizer`'s transformation.
-      data: the task's training examples; see `jaxcl.array_data`.
-      task: counted from 0.
-      key: a typed key, for what is drawn (examples of a Fisher); by default one of the
-        task's own.
-      model_state: the model's running statistics, by default none.
-
-    Returns:
-      The parameters and the state that the next task starts from. The optimizer's own
-      part is as it was: to restart it, ``opt_state._replace(inner=...)``.
-    """
-    params, state = strategy.after_task(
-        params,
-        opt_state.strategy,
-        data=data,
-        model_state={} if model_state is None else model_state,
-        task=jnp.asarray(task, jnp.int32),
-        key=jax.random.key(task) if key is None else key,
-    )
-    return params, opt_state._replace(strategy=state)

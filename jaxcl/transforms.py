@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxcl.checks import require
 from jaxcl.ops import gates
-from jaxcl.ops.linalg import EXACT
+from jaxcl.ops.projection import GIVEN, onto, remove
 from jaxcl.ops.trees import tree_dot
-from jaxcl.types import PyTree, Strategy
-
-GIVEN = ("basis", "projector")
-
-
-def remove(update: jax.Array, subspace: jax.Array, given: str = "basis") -> jax.Array:
-    """Removes from an array its component in a subspace of its rows' space.
-
-    With G the array as a matrix [d, n], n its last axis: G − U (Uᵀ G) for a basis U,
-    G − M G for a projector M.
-
-    Args:
-      update: [..., n] with d = the product of the leading axes; an HWIO kernel becomes
-        [kh * kw * C, O].
-      subspace: U [d, r], orthonormal columns and zero columns, or M [d, d].
-      given: which, "basis" or "projector".
-
-    Returns:
-      An array like ``update``.
-
-    Raises:
-      ValueError: the subspace lies in a space of another dimension.
-    """
-    d = update.size // update.shape[-1] if update.ndim > 1 else 0
-    shape = subspace.shape
-    if subspace.ndim != 2 or shape[0] != d or (given == "projector" and shape[1] != d):
-        raise ValueError(
-            f"a {given} of shape {list(shape)} does not fit an array of shape "
-            f"{list(update.shape)}, a matrix of {d} rows"
-        )
-    matrix = update.reshape(d, -1)
-    inside = matrix
-    if given == "basis":
-        inside = jnp.matmul(subspace.T, inside, precision=EXACT)
-    inside = jnp.matmul(subspace, inside, precision=EXACT)
-    return (matrix - inside).reshape(update.shape)
+from jaxcl.types import PyTree
 
 
 def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
@@ -136,16 +98,7 @@ def project_onto() -> optax.GradientTransformationExtraArgs:
     """
 
     def one(projector, part):
-        if projector is None:
-            return part
-        d = part.size // part.shape[-1] if part.ndim > 1 else 0
-        if projector.shape != (d, d):
-            raise ValueError(
-                f"a projector of shape {list(projector.shape)} does not fit an array "
-                f"of shape {list(part.shape)}, a matrix of {d} rows"
-            )
-        moved = jnp.matmul(projector, part.reshape(d, -1), precision=EXACT)
-        return moved.reshape(part.shape)
+        return part if projector is None else onto(part, projector)
 
     def update(updates, state, params=None, *, projector: PyTree, **extra):
         del params, extra
@@ -206,70 +159,6 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update
     )
-
-
-def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
-    """Whether an optimizer's updates stay in any subspace its gradients stay in.
-
-    Found by trial: a few steps on gradients orthogonal to a random direction, at
-    parameters that are not, must give updates orthogonal to it. True of SGD, momentum,
-    schedules and clipping by norm; false of Adam and whatever else scales coordinates
-    apart, of clipping by value, of weight decay and of noise.
-
-    Args:
-      optimizer: any optax transformation; it is called with an extra argument
-        ``value``, as those that search a line want.
-
-    Returns:
-      A Python bool. Must not be called inside jit.
-    """
-    rng = np.random.default_rng(0)
-    tx = optax.with_extra_args_support(optimizer)
-    params = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
-    normal = rng.normal(size=6)
-    normal /= np.linalg.norm(normal)
-    state = tx.init(params)
-    for scale in (1e-2, 1.0, 1e2, 1.0):
-        grads = scale * rng.normal(size=(6, 5))
-        grads -= np.outer(normal, normal @ grads)
-        updates, state = tx.update(
-            jnp.asarray(grads, jnp.float32), state, params, value=jnp.zeros(())
-        )
-        leak = np.linalg.norm(normal @ np.asarray(updates, np.float64))
-        if leak > 1e-5 * np.linalg.norm(updates):
-            return False
-        params = optax.apply_updates(params, updates)
-    return True
-
-
-def warn_unless_linear(
-    strategy: Strategy, optimizer: optax.GradientTransformation
-) -> None:
-    """Warns if a strategy that projects gradients protects nothing under an optimizer.
-
-    Args:
-      strategy: judged by its field ``needs_linear``.
-      optimizer: the one that receives the projected gradients.
-    """
-    if not strategy.needs_linear:
-        return
-    try:
-        kept = keeps_subspace(optimizer)
-    except Exception as error:  # it may want the parameters it was written for
-        warnings.warn(
-            "this strategy projects gradients; whether this optimizer's updates stay "
-            f"in the subspace of its gradients could not be tried: {error}",
-            stacklevel=3,
-        )
-        return
-    if not kept:
-        warnings.warn(
-            "this strategy projects gradients, and this optimizer's updates leave the "
-            "subspace that its gradients lie in (as Adam's and weight decay do): "
-            'earlier tasks are not protected; use where="updates", or plain SGD with '
-            "or without momentum",
-            stacklevel=3,
-        )
 
 
 def mask_updates() -> optax.GradientTransformationExtraArgs:

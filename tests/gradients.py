@@ -25,10 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcl.compose import transform_loss
+from jaxcl.contract import strategy
 from jaxcl.data.cache import Source
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.stream import Base
+from jaxcl.hooks import transform_loss
 from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
 from jaxcl.setup import context_of
@@ -36,7 +37,7 @@ from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, make_setup, per_seed
 from jaxcl.training.programs import make_programs
 from jaxcl.training.seeds import SeedMesh
-from jaxcl.types import Batch, Params, PyTree, strategy
+from jaxcl.types import Batch, Params, PyTree
 
 SEEDS = (0, 1)
 CLASSES, TASKS = 4, 2

@@ -7,10 +7,14 @@ import optax
 import pytest
 import reference as ref
 
+import jaxcl
 from jaxcl import transforms
+from jaxcl.nn import capture
 from jaxcl.ops import memory
 from jaxcl.ops.trees import tree_dot
-from jaxcl.strategies.agem import DRAW, agem, classes_per_task
+from jaxcl.strategies import finetune
+from jaxcl.strategies.agem import DRAW, agem, classes_per_task, reference_gradient
+from jaxcl.training.problem import make_setup
 
 
 def numpy_memory(setup, per_task, per_class, x, y, task):
@@ -127,6 +131,42 @@ def test_the_whole_vector_decides_not_each_leaf():
 
 def test_the_first_task_is_fine_tuning():
     ref.assert_neutral(lambda setup: agem(setup))
+
+
+def test_a_step_that_does_not_conflict_is_bp(problem):
+    """After a task is in the memory, bit for bit; one that conflicts is another."""
+    small = problem()
+    setup = make_setup(small.model, small.stream, 8)
+    net, _ = capture.init_fn(small.model, setup.example)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (24, 4, 4, 1))
+    y = jnp.arange(24) % 2
+    params = jaxcl.Params(net, {})
+    method = agem(setup, per_class=2, batch_size=4)
+    data = jaxcl.array_data(x, y, 0)
+    start = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup).init(params)
+    stored = jaxcl.after_task(method, params, start, data, task=0)[1].strategy
+    seen = {True: 0, False: 0}
+
+    @jax.jit
+    def both(seed):
+        new = jax.random.normal(jax.random.key(seed + 100), (8, 4, 4, 1))
+        ctx = jaxcl.context(new, y[:8] + 2, task=1, step=1, seed=seed)
+        updates = []
+        for strategy, state in ((method, stored), (finetune(setup), ())):
+            tx = jaxcl.transform_optimizer(strategy, optax.sgd(0.1), setup)
+            opt_state = tx.init(params)._replace(strategy=state)
+            loss = jaxcl.transform_loss(strategy, setup)
+            g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
+            updates.append(tx.update(g, opt_state, params, ctx=ctx, out=out)[0].net)
+        r = reference_gradient(setup, net, 4, stored, ctx)
+        return updates, tree_dot(g.net, r) < 0
+
+    for seed in range(40):
+        (ours, bp), conflicts = both(seed)
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), ours, bp)
+        assert all(jax.tree.leaves(same)) == (not conflicts)
+        seen[bool(conflicts)] += 1
+    assert all(seen.values()), seen
 
 
 def test_memory_larger_than_the_data_holds_all_of_it():

@@ -77,7 +77,7 @@ def test_charges_of_a_chain_add_up():
     """Each member's addition to the validation loss is of its own aux and state."""
 
     def charging(start):
-        return jaxcl.types.strategy(
+        return jaxcl.contract.strategy(
             init_aux=lambda key, net: jnp.float32(start),
             init=lambda params: 10 * params.aux,
             validation=lambda params, state, *, task: state + params.aux + task,

@@ -11,9 +11,9 @@ ROOT = Path(jaxcl.__file__).parent
 FLOORS = [
     ("checks",),
     ("types",),
-    ("ops", "metrics"),
-    ("losses", "transforms", "nn", "heads"),
-    ("compose", "setup"),
+    ("contract", "ops", "metrics", "statistics"),
+    ("linearity", "losses", "transforms", "nn", "heads", "compose"),
+    ("hooks", "setup"),
     ("strategies", "data"),
     ("benchmark", "training"),
     ("testing",),
@@ -25,7 +25,7 @@ TRAINING = [
     ("epoch",),
     ("trainer",),
     ("problem",),
-    ("programs",),
+    ("programs", "run_state"),
     ("protocol",),
 ]
 

@@ -189,7 +189,10 @@ def test_rls_update_holds_at_the_official_final_alpha(form):
         rows, alpha = given
         if form == "blocked":
             return linalg.rls_update(inverse, rows, alpha), None
-        take = lambda p, row: (linalg.rls_update(p, row, alpha), None)  # noqa: E731
+
+        def take(inverse, row):
+            return linalg.rls_update(inverse, row, alpha), None
+
         return jax.lax.scan(take, inverse, rows)[0], None
 
     run = jax.jit(lambda inverse, rows: jax.lax.scan(step, inverse, (rows, alphas))[0])

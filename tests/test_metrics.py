@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxcl import metrics
+from jaxcl import metrics, statistics
 
 # Rows: after task 1, 2, 3. Columns: accuracy on task 1, 2, 3.
 A = np.array([[0.9, 0.3, 0.2], [0.7, 0.8, 0.4], [0.5, 0.6, 1.0]])
@@ -114,14 +114,14 @@ def test_other_shapes_are_quoted():
     with pytest.raises(ValueError, match=r"\(3, 3\) and \(2, 2\)"):
         metrics.intransigence(A, np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"\(1, 2\)"):
-        metrics.interval([[1, 2]])
+        statistics.interval([[1, 2]])
     with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
-        metrics.paired_test([1, 2], [1, 2, 3])
+        statistics.paired_test([1, 2], [1, 2, 3])
 
 
 def test_interval_by_hand():
     # mean 4, deviations -2, 0, 2: variance 8 / 2; t(0.975, 2) = 4.30265.
-    i = metrics.interval([2.0, math.nan, 4.0, 6.0])
+    i = statistics.interval([2.0, math.nan, 4.0, 6.0])
     assert (i.mean, i.std, i.minimum, i.maximum, i.n, i.failed) == (4, 2, 2, 6, 3, 1)
     half = 4.302652729911275 * 2 / math.sqrt(3)
     assert (i.low95, i.high95) == pytest.approx((4 - half, 4 + half))
@@ -129,38 +129,38 @@ def test_interval_by_hand():
 
 def test_interval_is_scipys():
     x = np.random.default_rng(0).normal(size=7)
-    i = metrics.interval(x)
+    i = statistics.interval(x)
     expected = stats.t.interval(0.95, 6, loc=x.mean(), scale=stats.sem(x))
     assert (i.low95, i.high95) == pytest.approx(expected)
 
 
 def test_an_interval_ends_where_the_scale_does():
     # mean .9, std .1, t(0.975, 2) = 4.30265: .9 ± .248 reaches above 1.
-    whole = metrics.interval([0.8, 0.9, 1.0])
-    i = metrics.interval([0.8, 0.9, 1.0], lowest=0, highest=1)
+    whole = statistics.interval([0.8, 0.9, 1.0])
+    i = statistics.interval([0.8, 0.9, 1.0], lowest=0, highest=1)
     assert whole.high95 > 1.1 and i.high95 == 1
     assert i._replace(high95=whole.high95) == whole
-    below = metrics.interval([-1.0, -0.9, -0.8], lowest=-1, highest=1)
+    below = statistics.interval([-1.0, -0.9, -0.8], lowest=-1, highest=1)
     assert below.low95 == -1 and below.high95 == pytest.approx(-0.9 + 0.2484, abs=1e-4)
     # A mean that rounding carried past the end is not cut into a wrong interval.
-    assert metrics.interval([1 + 1e-8] * 2, lowest=0, highest=1).high95 == 1
+    assert statistics.interval([1 + 1e-8] * 2, lowest=0, highest=1).high95 == 1
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 1.5"):
-        metrics.interval([0.5, 1.5], lowest=0, highest=1)
+        statistics.interval([0.5, 1.5], lowest=0, highest=1)
 
 
 def test_interval_of_too_little():
-    one = metrics.interval([0.5, math.nan])
+    one = statistics.interval([0.5, math.nan])
     assert (one.mean, one.minimum, one.maximum) == (0.5, 0.5, 0.5)
     assert (one.n, one.failed) == (1, 1)
     assert all(map(math.isnan, (one.std, one.low95, one.high95)))
     for values, failed in (([], 0), ([math.nan] * 2, 2)):
-        none = metrics.interval(values)
+        none = statistics.interval(values)
         assert all(map(math.isnan, none[:6])) and none[6:] == (0, failed)
 
 
 def test_paired_test_by_hand():
     # d = 1, 2, 3: t = 2 / (1 / sqrt(3)) with 2 degrees of freedom.
-    result = metrics.paired_test([2, 4, 6, math.nan, 1], [1, 2, 3, 4, math.nan])
+    result = statistics.paired_test([2, 4, 6, math.nan, 1], [1, 2, 3, 4, math.nan])
     assert (result.difference, result.n) == (2, 3)
     t = 2 * math.sqrt(3)
     # The closed form of Student's distribution function for 2 degrees of freedom.
@@ -170,22 +170,22 @@ def test_paired_test_by_hand():
 def test_paired_test_is_scipys_and_ignores_what_pairs_share():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=6), rng.normal(size=6)
-    p = metrics.paired_test(x, y).p
+    p = statistics.paired_test(x, y).p
     assert p == pytest.approx(stats.ttest_rel(x, y).pvalue)
     shared = 100 * rng.normal(size=6)
-    assert metrics.paired_test(x + shared, y + shared).p == pytest.approx(p)
+    assert statistics.paired_test(x + shared, y + shared).p == pytest.approx(p)
 
 
 def test_paired_test_of_alike_differences():
     x = np.array([0.1, 0.2, 0.7])
-    assert metrics.paired_test(x, x) == (1, 0, 3)
-    assert metrics.paired_test([0, 0], [0, 0]) == (1, 0, 2)
+    assert statistics.paired_test(x, x) == (1, 0, 3)
+    assert statistics.paired_test([0, 0], [0, 0]) == (1, 0, 2)
     # 0.1 + 0.1, 0.2 + 0.1 and 0.7 + 0.1 differ from 0.1 by rounding only.
-    assert metrics.paired_test(x + 0.1, x).p == 0
+    assert statistics.paired_test(x + 0.1, x).p == 0
 
 
 def test_paired_test_of_too_little():
-    one = metrics.paired_test([0.5, math.nan], [0.25, 1])
+    one = statistics.paired_test([0.5, math.nan], [0.25, 1])
     assert math.isnan(one.p) and one[1:] == (0.25, 1)
-    none = metrics.paired_test([math.nan], [1])
+    none = statistics.paired_test([math.nan], [1])
     assert math.isnan(none.p) and math.isnan(none.difference) and none.n == 0

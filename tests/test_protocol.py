@@ -64,12 +64,16 @@ def _trail(problem, **options) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("seed_mode,tolerance", [("map", 0.0), ("vmap", 1e-5)])
-def test_seeds_do_not_touch_each_other(problem, seed_mode, tolerance):
+@pytest.mark.parametrize(
+    "seed_mode,tolerance,eval_batch_size",
+    [("map", 0.0, 256), ("map", 0.0, 7), ("vmap", 1e-5, 256)],
+)
+def test_seeds_do_not_touch_each_other(problem, seed_mode, tolerance, eval_batch_size):
+    plan = dict(eval_batch_size=eval_batch_size)
+
     def run(seeds):
-        return _trail(
-            problem("ewc", {"strength": 5.0}, seeds=seeds, seed_mode=seed_mode)
-        )
+        options = dict(seeds=seeds, seed_mode=seed_mode, plan=plan)
+        return _trail(problem("ewc", {"strength": 5.0}, **options))
 
     many, one = run((0, 1, 2)), run((2,))
     np.testing.assert_allclose(many[:, 2], one[:, 0], rtol=0, atol=tolerance)
@@ -115,7 +119,9 @@ def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
 
 
 def test_resumes_on_another_number_of_devices(problem, tmp_path, finish):
-    build = lambda: problem("ewc", {"strength": 5.0})  # noqa: E731
+    def build():
+        return problem("ewc", {"strength": 5.0})
+
     events = protocol.run(
         build(), checkpoints=tmp_path, mesh=SeedMesh(3, devices=jax.devices()[:1])
     )

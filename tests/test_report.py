@@ -17,7 +17,7 @@ from experiments.reporting import scores, space_figures, style, tables
 from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import Result, load, save
-from jaxcl import metrics
+from jaxcl import statistics
 from jaxcl.strategies import METHODS
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -212,7 +212,7 @@ def test_scores_and_test_against_bp():
     np.testing.assert_allclose(bp.scores["bwt"], -0.15)
     np.testing.assert_allclose(bp.scores["fgt"], 0.15)
     np.testing.assert_allclose(bp.scores["fwt"], [0.1, 0.11, 0.14])
-    expected = metrics.paired_test([0.75, 0.78, 0.79], [0.7, 0.71, 0.74])
+    expected = statistics.paired_test([0.75, 0.78, 0.79], [0.7, 0.71, 0.74])
     assert other.test == pytest.approx(expected)
 
 
@@ -299,13 +299,13 @@ def test_intervals_stay_on_their_scale():
     high = np.minimum(found.matrix, 1.0)
     (row,) = scores.rows([found._replace(matrix=high)])
     i = row.intervals["acc"]
-    plain = metrics.interval(row.scores["acc"])
+    plain = statistics.interval(row.scores["acc"])
     assert plain.high95 > 1 and i.high95 == 1 and i.low95 == plain.low95
     worst = np.zeros((3, 2, 2))
     worst[:, 0, 0] = [1.0, 0.9, 1.0]
     (row,) = scores.rows([make(tasks=2)._replace(matrix=worst)])
     i = row.intervals["bwt"]
-    assert metrics.interval(row.scores["bwt"]).low95 < -1 and i.low95 == -1
+    assert statistics.interval(row.scores["bwt"]).low95 < -1 and i.low95 == -1
     assert row.intervals["fgt"].high95 == 1
 
 
@@ -360,7 +360,7 @@ def test_csv_holds_the_raw_numbers(tmp_path):
     ewc = fail(make("ewc", shift=0.05), 2, "failed: task 2, epoch 4", 1)
     build([make("bp"), ewc, make("si", done=2)], tmp_path)
     bp, ewc, si = read_csv(tmp_path / "table.csv")
-    i = metrics.interval([0.7, 0.71, 0.74])
+    i = statistics.interval([0.7, 0.71, 0.74])
     for name in ("mean", "std", "low95", "high95"):
         assert float(bp[f"acc_{name}"]) == pytest.approx(getattr(i, name), rel=1e-12)
     assert float(bp["acc_min"]) == pytest.approx(0.7)

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import jaxcl
-from jaxcl import strategy, transforms
+from jaxcl import linearity, strategy, transforms
+from jaxcl.ops import projection
 
 
 def orthonormal(rng, d, r, pad=0):
@@ -93,7 +94,7 @@ def test_a_projector_that_does_not_fit_is_refused(projector, leaf, message):
 def test_kernels_of_convolutions_are_matrices_of_their_windows(rng):
     g = jnp.asarray(rng.normal(size=(2, 3, 4, 5)), jnp.float32)  # HWIO
     u = orthonormal(rng, 24, 7)
-    out = transforms.remove(g, u)
+    out = projection.remove(g, u)
     assert out.shape == g.shape
     np.testing.assert_allclose(u.T @ out.reshape(24, 5), np.zeros((7, 5)), atol=1e-6)
 
@@ -144,11 +145,11 @@ OPTIMIZERS = {
 def test_which_optimizers_keep_a_subspace(rng, name):
     """The probe's word is held against what really leaks, on another problem."""
     optimizer, kept = OPTIMIZERS[name]
-    assert transforms.keeps_subspace(optimizer) is kept
+    assert linearity.keeps_subspace(optimizer) is kept
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        transforms.warn_unless_linear(strategy(needs_linear=True), optimizer)
-        transforms.warn_unless_linear(strategy(needs_linear=False), optimizer)
+        linearity.warn_unless_linear(strategy(needs_linear=True), optimizer)
+        linearity.warn_unless_linear(strategy(needs_linear=False), optimizer)
     assert ["are not protected" in str(w.message) for w in caught] == [True] * (
         not kept
     )
@@ -181,10 +182,10 @@ def leaks(rng, optimizer):
 def test_an_optimizer_that_cannot_be_tried_is_said_to_be_so():
     picky = optax.multi_transform({"a": optax.sgd(1)}, {"layer": {"w": "a"}})
     with pytest.warns(UserWarning, match="could not be tried"):
-        transforms.warn_unless_linear(strategy(needs_linear=True), picky)
+        linearity.warn_unless_linear(strategy(needs_linear=True), picky)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        transforms.warn_unless_linear(strategy(), picky)
+        linearity.warn_unless_linear(strategy(), picky)
 
 
 def test_the_warning_points_at_the_line_that_wraps_the_optimizer():

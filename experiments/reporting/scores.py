@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcl import metrics
+from jaxcl import metrics, statistics
 from jaxcl.data.scenarios import make_stream
 from jaxcl.nn.models import MODELS
 from jaxcl.strategies import METHODS, label
@@ -41,9 +41,9 @@ class Row(NamedTuple):
     result: Result
     label: str
     scores: dict[str, NDArray[np.float64]]
-    intervals: dict[str, metrics.Interval]
+    intervals: dict[str, statistics.Interval]
     failed: list[tuple[int, str]]
-    test: metrics.PairedTest | None
+    test: statistics.PairedTest | None
     apart: tuple[str, ...] = ()
 
     @property
@@ -121,7 +121,7 @@ def _score(r: Result, label: str) -> Row:
         m: np.where(lost, np.nan, v) for m, v in zip(METRICS, values, strict=True)
     }
     intervals = {
-        m: metrics.interval(v, lowest=SCALES[m][0], highest=SCALES[m][1])
+        m: statistics.interval(v, lowest=SCALES[m][0], highest=SCALES[m][1])
         for m, v in scores.items()
     }
     return Row(r, label, scores, intervals, failed, None)
@@ -148,7 +148,7 @@ def _against(row: Row, references: Sequence[Row]) -> Row:
         [dict(zip(r.result.seeds, r.scores["acc"], strict=True))[s] for s in shared]
         for r in (row, reference)
     )
-    return row._replace(test=metrics.paired_test(x, y))
+    return row._replace(test=statistics.paired_test(x, y))
 
 
 def differences(a: Result, b: Result) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from jaxcl import metrics
+from jaxcl import metrics, statistics
 from jaxcl.strategies import label
 
 from ..runs.results import Result
@@ -21,8 +21,8 @@ class Score(NamedTuple):
 
     row: str
     settings: str  # in words
-    accuracy: metrics.Interval  # ACC
-    forgetting: metrics.Interval
+    accuracy: statistics.Interval  # ACC
+    forgetting: statistics.Interval
     best: bool  # of its row
 
 
@@ -37,8 +37,8 @@ def rank(settings: Sequence[str], results: Sequence[Result]) -> list[Score]:
         Score(
             result.row,
             name,
-            metrics.interval(metrics.average_accuracy(result.matrix)),
-            metrics.interval(metrics.forgetting(result.matrix)),
+            statistics.interval(metrics.average_accuracy(result.matrix)),
+            statistics.interval(metrics.forgetting(result.matrix)),
             False,
         )
         for name, result in zip(settings, results, strict=True)
@@ -99,7 +99,7 @@ def csv_table(scores: Sequence[Score]) -> str:
     return out.getvalue()
 
 
-def _percent(interval: metrics.Interval) -> str:
+def _percent(interval: statistics.Interval) -> str:
     if not interval.n:
         return "–"
     spread = f" ± {100 * interval.std:.2f}" if interval.n > 1 else ""

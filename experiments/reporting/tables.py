@@ -15,7 +15,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxcl import metrics
+from jaxcl import statistics
 from jaxcl.strategies import family
 
 from .scores import METRICS, STATISTICS, Row, benchmark_of
@@ -82,7 +82,7 @@ def csv_table(table: Sequence[Row]) -> str:
     lines = []
     for row in table:
         r, nan = row.result, float("nan")
-        test = row.test or metrics.PairedTest(nan, nan, 0)
+        test = row.test or statistics.PairedTest(nan, nan, 0)
         line = [row.label, r.row, family(r.row), r.config_name, r.scenario]
         line += [len(r.task_names), r.tasks_done, len(r.seeds), len(row.failed)]
         line += [x for m in METRICS for x in row.intervals[m][: len(STATISTICS)]]

@@ -1,5 +1,21 @@
 """Functions of arrays: they know no model, no strategy and no training loop."""
 
-from jaxcl.ops import convolution, gates, linalg, memory, sampling, trees
+from jaxcl.ops import (
+    convolution,
+    gates,
+    linalg,
+    memory,
+    projection,
+    sampling,
+    trees,
+)
 
-__all__ = ["convolution", "gates", "linalg", "memory", "sampling", "trees"]
+__all__ = [
+    "convolution",
+    "gates",
+    "linalg",
+    "memory",
+    "projection",
+    "sampling",
+    "trees",
+]

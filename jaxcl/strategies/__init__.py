@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+from jaxcl.contract import Strategy
 from jaxcl.strategies.agem import agem
 from jaxcl.strategies.er import derpp, er
 from jaxcl.strategies.ewc import ewc
@@ -23,7 +24,7 @@ from jaxcl.strategies.lwf import lwf
 from jaxcl.strategies.mas import mas
 from jaxcl.strategies.owm import owm
 from jaxcl.strategies.si import si
-from jaxcl.types import Setup, Strategy
+from jaxcl.types import Setup
 
 # How a method keeps what it has learned; "elsewhere" is a factory's from outside.
 FAMILIES = ("baseline", "constraint", "division", "memory", "features", "elsewhere")

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
 from jaxcl.ops import memory
 from jaxcl.transforms import project_conflicting
-from jaxcl.types import Batch, Context, PyTree, Setup, Strategy, strategy
+from jaxcl.types import Batch, Context, PyTree, Setup
 
 # A step's key is the network's own on the batch; these are folded from it.
 DRAW, NETWORK = 1, 2

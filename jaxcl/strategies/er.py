@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
 from jaxcl.losses import distillation, squared_error
 from jaxcl.ops import memory
-from jaxcl.types import Batch, Context, Setup, Strategy, strategy
+from jaxcl.types import Batch, Context, Setup
 
 # A step's key is the network's own; replay takes keys folded from it by these.
 KEEP, DRAW = 1, 2

@@ -6,7 +6,8 @@ so far) are this strategy under other protocol settings.
 
 from __future__ import annotations
 
-from jaxcl.types import Setup, Strategy, strategy
+from jaxcl.contract import Strategy, strategy
+from jaxcl.types import Setup
 
 
 def finetune(setup: Setup) -> Strategy:

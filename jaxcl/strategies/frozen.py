@@ -5,8 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
-from jaxcl.types import Setup, Strategy, strategy
+from jaxcl.types import Setup
 
 
 def frozen(setup: Setup) -> Strategy:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, span_update
 from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies._projection import (
@@ -27,7 +28,7 @@ from jaxcl.strategies._projection import (
     rows,
 )
 from jaxcl.transforms import project_out
-from jaxcl.types import LayerSpec, Setup, Strategy, TaskData, strategy
+from jaxcl.types import LayerSpec, Setup, TaskData
 
 CACHE_LIMIT = 2**30
 """Bytes a seed may hold of a first layer's projected inputs."""

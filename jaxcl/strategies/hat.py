@@ -17,6 +17,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
 from jaxcl.ops.gates import DERIVATIVES, anneal, clamp, gate
@@ -31,7 +32,7 @@ from jaxcl.strategies._units import (
     require_rules,
 )
 from jaxcl.transforms import compensate, mask_updates
-from jaxcl.types import Params, PyTree, Setup, Strategy, strategy
+from jaxcl.types import Params, PyTree, Setup
 
 PROGRESS = ("batches", "examples")
 

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import distillation, soft_divergence
 from jaxcl.ops.trees import tree_copy
-from jaxcl.types import PyTree, Setup, Strategy, strategy
+from jaxcl.types import PyTree, Setup
 
 
 class LwFState(NamedTuple):

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import tree_copy
-from jaxcl.types import Batch, PyTree, Setup, Strategy, TaskData, strategy
+from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 
 class MASState(NamedTuple):

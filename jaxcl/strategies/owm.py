@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, rls_update
 from jaxcl.strategies._projection import (
     FORMS,
@@ -29,7 +30,7 @@ from jaxcl.strategies._projection import (
     rows,
 )
 from jaxcl.transforms import project_onto
-from jaxcl.types import Context, LayerSpec, Setup, Strategy, strategy
+from jaxcl.types import Context, LayerSpec, Setup
 
 PROGRESS = ("epoch", "task")
 

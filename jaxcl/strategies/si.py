@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.trees import tree_copy
-from jaxcl.types import PyTree, Setup, Strategy, strategy
+from jaxcl.types import PyTree, Setup
 
 
 class SIState(NamedTuple):

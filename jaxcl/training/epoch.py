@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.compose import OptState, transform_loss
+from jaxcl.contract import Strategy
+from jaxcl.hooks import OptState, transform_loss
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import tree_where
 from jaxcl.setup import context_of
@@ -18,7 +19,7 @@ from jaxcl.training.evaluation import Evaluate
 from jaxcl.training.plan import Plan
 from jaxcl.training.selection import mark_failure, select
 from jaxcl.training.state import SeedState
-from jaxcl.types import Context, PyTree, Setup, Strategy, TaskData
+from jaxcl.types import Context, PyTree, Setup, TaskData
 
 
 class EpochMetrics(NamedTuple):

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcl.contract import Strategy
 from jaxcl.heads import mask_logits
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.setup import context_of
 from jaxcl.training.state import SeedState
-from jaxcl.types import Setup, Strategy, TaskData
+from jaxcl.types import Setup, TaskData
 
 Evaluate = Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]
 """``(seed, data, current task) -> (accuracy, loss)``"""

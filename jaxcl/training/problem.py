@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
+from jaxcl.linearity import warn_unless_linear
 from jaxcl.nn.capture import LinenModel
 from jaxcl.setup import setup_for_linen
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
-from jaxcl.transforms import warn_unless_linear
-from jaxcl.types import Setup, Strategy
+from jaxcl.types import Setup
 
 
 class Problem(NamedTuple):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,25 +20,9 @@ from jaxcl.training.epoch import EpochMetrics
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
 from jaxcl.training.programs import make_programs
+from jaxcl.training.run_state import RunReport, RunState, fresh, names_of, with_task
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import Progress, SeedState
-from jaxcl.types import PyTree
-
-RunReport = dict[str, dict[str, np.ndarray]]
-"""quantity -> layer -> float32[S, T] so far, NaN where not measured."""
-
-
-class RunState(NamedTuple):
-    """All a run needs to go on; host arrays."""
-
-    trained: PyTree  # SeedState, leading [S]
-    accuracy: np.ndarray  # float32[S, T, T]
-    baseline: np.ndarray  # float32[S, T] at random initialisation
-    report: RunReport  # `Strategy.report` by task
-    task: np.ndarray  # int64[] the next epoch's task
-    epoch: np.ndarray  # int64[] the next epoch
-    steps: np.ndarray  # int64[S] taken so far
-    seconds: np.ndarray  # float64[] spent so far
 
 
 class Started(NamedTuple):
@@ -112,8 +96,8 @@ def run(
         return mesh.share(np.int32(value))
 
     trained = programs.init((), mine, ())
-    names = _names(mesh.gather(programs.report(trained, mine, ())))
-    state = _fresh(problem, names)
+    names = names_of(mesh.gather(programs.report(trained, mine, ())))
+    state = fresh(problem, names)
     newest = store.latest() if store else None
     if store and newest is not None:
         state = store.restore(newest, state._replace(trained=mesh.gather(trained)))
@@ -168,55 +152,12 @@ def run(
         trained = programs.end(trained, mine, shared)
         accuracy = mesh.gather(programs.evaluate(trained, mine, shared))
         report = mesh.gather(programs.report(trained, mine, ()))
-        state = _with_task(state, task, accuracy, report)
+        state = with_task(state, task, accuracy, report)
         save(state, trained)
         saved = time.monotonic()
         yield task_done(state, trained, elapsed())
         if task + 1 < num_tasks and mesh.any_host(stop()):
             raise Interrupted
-
-
-def _names(report: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Quantities and layers of a report, in the strategy's order.
-
-    Trees of dicts that pass through JAX or a checkpoint come back sorted.
-    """
-    return {quantity: tuple(layers) for quantity, layers in report.items()}
-
-
-def _fresh(problem: Problem, names: Mapping[str, tuple[str, ...]]) -> RunState:
-    """The state of a run in which nothing has been trained."""
-    seeds, tasks = len(problem.seeds), problem.stream.num_tasks
-    unknown = np.full((seeds, tasks), np.nan, np.float32)
-    return RunState(
-        trained=None,
-        accuracy=np.full((seeds, tasks, tasks), np.nan, np.float32),
-        baseline=unknown,
-        report={q: dict.fromkeys(layers, unknown) for q, layers in names.items()},
-        task=np.int64(0),
-        epoch=np.int64(0),
-        steps=np.zeros(seeds, np.int64),
-        seconds=np.float64(0),
-    )
-
-
-def _with_task(state: RunState, task: int, accuracy, report) -> RunState:
-    """The state after a task's end, with what was measured then."""
-
-    def put(past: np.ndarray, now: np.ndarray) -> np.ndarray:
-        past = past.copy()
-        past[:, task] = now
-        return past
-
-    return state._replace(
-        accuracy=put(state.accuracy, accuracy),
-        report={
-            quantity: {layer: put(past, report[quantity][layer]) for layer, past in of}
-            for quantity, of in ((q, v.items()) for q, v in state.report.items())
-        },
-        task=np.int64(task + 1),
-        epoch=np.int64(0),
-    )
 
 
 def _task_done(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from jaxcl.compose import OptState
+from jaxcl.hooks import OptState
 from jaxcl.types import Params, PyTree, State
 
 

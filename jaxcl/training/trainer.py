@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.compose import hook_in, init_params
+from jaxcl.contract import Strategy
+from jaxcl.hooks import hook_in, init_params
 from jaxcl.training.epoch import EpochMetrics, make_epoch
 from jaxcl.training.evaluation import Evaluate, make_evaluate
 from jaxcl.training.plan import Plan
 from jaxcl.training.state import Progress, SeedState
-from jaxcl.types import PyTree, Setup, Strategy, TaskData
+from jaxcl.types import PyTree, Setup, TaskData
 
 InitModel = Callable[[jax.Array], tuple[PyTree, PyTree]]
 """``key -> (net, model_state)``"""

@@ -1,0 +1,216 @@
+"""The contract every strategy is written against: values, pure functions, no `self`.
+
+A strategy is a `Strategy`: a NamedTuple of pure functions over explicit state. The
+state is always a traced argument, never an attribute: a jitted method that reads its
+own fields keeps for ever what they held at its first trace.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.types import (
+    ApplyFn,
+    Context,
+    LossFn,
+    Output,
+    Params,
+    PyTree,
+    State,
+    TaskData,
+)
+
+
+class InitAux(Protocol):
+    """Makes what the strategy trains beside the network, once per run."""
+
+    def __call__(self, key: jax.Array, net: PyTree) -> PyTree: ...
+
+
+class Init(Protocol):
+    """Makes the state that a run starts from; it may not alias the parameters."""
+
+    def __call__(self, params: Params) -> State: ...
+
+
+class BeforeTask(Protocol):
+    """Makes what the hooks read as ``ctx.cache``, at the start of every task.
+
+    It is never checkpointed but made anew when a run resumes, in the middle of a task
+    too: it may read only what training does not change.
+    """
+
+    def __call__(self, state: State, data: TaskData) -> PyTree: ...
+
+
+class Forward(Protocol):
+    """Wraps the model: gates, inputs projected in the backward pass."""
+
+    def __call__(
+        self, apply_fn: ApplyFn, state: State, aux: PyTree, *, ctx: Context
+    ) -> ApplyFn: ...
+
+
+class TransformLoss(Protocol):
+    """Wraps the loss: penalties, replay."""
+
+    def __call__(self, loss_fn: LossFn, state: State) -> LossFn: ...
+
+
+class TransformGrads(Protocol):
+    """An optax update function on the gradients, before the optimizer sees them."""
+
+    def __call__(
+        self, grads: Params, state: State, params: Params, *, ctx: Context, out: Output
+    ) -> tuple[Params, State]: ...
+
+
+class TransformUpdates(Protocol):
+    """An optax update function on the updates: the last word on what moves."""
+
+    def __call__(
+        self,
+        updates: Params,
+        state: State,
+        params: Params,
+        *,
+        grads: Params,
+        ctx: Context,
+        out: Output,
+    ) -> tuple[Params, State]: ...
+
+
+class TransformModelState(Protocol):
+    """Chooses the running statistics after a step, from those before and after it."""
+
+    def __call__(
+        self, new: PyTree, state: State, *, old: PyTree, ctx: Context
+    ) -> PyTree: ...
+
+
+class InPlay(Protocol):
+    """Outputs that a step trains beside those of the batch's tasks: bool[K] or bool[].
+
+    By replay or a reference gradient; those that the step's gradient reaches need not
+    be named.
+    """
+
+    def __call__(self, state: State, *, ctx: Context) -> jax.Array: ...
+
+
+class Validation(Protocol):
+    """What the method charges for beside errors, added to the validation loss."""
+
+    def __call__(
+        self, params: Params, state: State, *, task: jax.Array
+    ) -> jax.Array: ...
+
+
+class AfterTask(Protocol):
+    """Consolidates the selected parameters, once at the end of every task."""
+
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        *,
+        data: TaskData,
+        model_state: PyTree,
+        task: jax.Array,
+        key: jax.Array,
+    ) -> tuple[Params, State]: ...
+
+
+class Report(Protocol):
+    """Scalars to keep beside the accuracies: ``{quantity: {layer: float32[]}}``."""
+
+    def __call__(self, state: State) -> dict[str, dict[str, jax.Array]]: ...
+
+
+class Strategy(NamedTuple):
+    """A continual-learning method as pure functions; see `strategy` for the defaults.
+
+    ``grads`` and ``updates`` take and return what an optax update function does: the
+    subject, the state, the parameters, then keywords.
+
+    Attributes:
+      init_aux: `InitAux`, ``(key, net) -> aux``.
+      init: `Init`, ``(params) -> state``.
+      before_task: `BeforeTask`, ``(state, data) -> cache``.
+      forward: `Forward`, ``(apply_fn, state, aux, *, ctx) -> apply_fn``.
+      loss: `TransformLoss`, ``(loss_fn, state) -> loss_fn``.
+      grads: `TransformGrads`, ``(grads, state, params, *, ctx, out)``
+        ``-> (grads, state)``.
+      updates: `TransformUpdates`, ``(updates, state, params, *, grads, ctx, out)``
+        ``-> (updates, state)``. Outputs that are not in play stand still already.
+      in_play: `InPlay`, ``(state, *, ctx) -> bool[K]``.
+      model_state: `TransformModelState`, ``(new, state, *, old, ctx) -> model_state``.
+      validation: `Validation`, ``(params, state, *, task) -> scalar``.
+      after_task: `AfterTask`,
+        ``(params, state, *, data, model_state, task, key) -> (params, state)``.
+      report: `Report`, ``(state) -> {quantity: {layer: scalar}}``. The names may not
+        depend on the state.
+      needs_linear: whether the method protects earlier tasks only under an optimizer
+        whose updates stay in the subspace that its gradients lie in: SGD, momentum.
+        Judged where the optimizer is first seen, outside jit.
+    """
+
+    init_aux: InitAux
+    init: Init
+    before_task: BeforeTask
+    forward: Forward
+    loss: TransformLoss
+    grads: TransformGrads
+    updates: TransformUpdates
+    in_play: InPlay
+    model_state: TransformModelState
+    validation: Validation
+    after_task: AfterTask
+    report: Report
+    needs_linear: bool = False
+
+
+def strategy(
+    *,
+    init_aux: InitAux | None = None,
+    init: Init | None = None,
+    before_task: BeforeTask | None = None,
+    forward: Forward | None = None,
+    loss: TransformLoss | None = None,
+    grads: TransformGrads | None = None,
+    updates: TransformUpdates | None = None,
+    in_play: InPlay | None = None,
+    model_state: TransformModelState | None = None,
+    validation: Validation | None = None,
+    after_task: AfterTask | None = None,
+    report: Report | None = None,
+    needs_linear: bool = False,
+) -> Strategy:
+    """Builds a `Strategy`; a hook that is not given does nothing.
+
+    Returns:
+      A `Strategy` whose missing hooks pass their subject through unchanged, so that
+      ``strategy()`` is plain fine-tuning with empty state ``()``.
+    """
+
+    def same_params(params, state, **extra):
+        return params, state
+
+    return Strategy(
+        init_aux=init_aux or (lambda key, net: {}),
+        init=init or (lambda params: ()),
+        before_task=before_task or (lambda state, data: ()),
+        forward=forward or (lambda apply_fn, state, aux, *, ctx: apply_fn),
+        loss=loss or (lambda loss_fn, state: loss_fn),
+        grads=grads or (lambda grads, state, params, **extra: (grads, state)),
+        updates=updates or (lambda updates, state, params, **extra: (updates, state)),
+        in_play=in_play or (lambda state, *, ctx: jnp.zeros((), bool)),
+        model_state=model_state or (lambda new, state, *, old, ctx: new),
+        validation=validation or (lambda params, state, *, task: jnp.zeros(())),
+        after_task=after_task or same_params,
+        report=report or (lambda state: {}),
+        needs_linear=needs_linear,
+    )

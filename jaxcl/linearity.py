@@ -1,0 +1,75 @@
+"""Whether an optimizer leaves projected gradients in their subspace."""
+
+from __future__ import annotations
+
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcl.contract import Strategy
+
+
+def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
+    """Whether an optimizer's updates stay in any subspace its gradients stay in.
+
+    Found by trial: a few steps on gradients orthogonal to a random direction, at
+    parameters that are not, must give updates orthogonal to it. True of SGD, momentum,
+    schedules and clipping by norm; false of Adam and whatever else scales coordinates
+    apart, of clipping by value, of weight decay and of noise.
+
+    Args:
+      optimizer: any optax transformation; it is called with an extra argument
+        ``value``, as those that search a line want.
+
+    Returns:
+      A Python bool. Must not be called inside jit.
+    """
+    rng = np.random.default_rng(0)
+    tx = optax.with_extra_args_support(optimizer)
+    params = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
+    normal = rng.normal(size=6)
+    normal /= np.linalg.norm(normal)
+    state = tx.init(params)
+    for scale in (1e-2, 1.0, 1e2, 1.0):
+        grads = scale * rng.normal(size=(6, 5))
+        grads -= np.outer(normal, normal @ grads)
+        updates, state = tx.update(
+            jnp.asarray(grads, jnp.float32), state, params, value=jnp.zeros(())
+        )
+        leak = np.linalg.norm(normal @ np.asarray(updates, np.float64))
+        if leak > 1e-5 * np.linalg.norm(updates):
+            return False
+        params = optax.apply_updates(params, updates)
+    return True
+
+
+def warn_unless_linear(
+    strategy: Strategy, optimizer: optax.GradientTransformation
+) -> None:
+    """Warns if a strategy that projects gradients protects nothing under an optimizer.
+
+    Args:
+      strategy: judged by its field ``needs_linear``.
+      optimizer: the one that receives the projected gradients.
+    """
+    if not strategy.needs_linear:
+        return
+    try:
+        kept = keeps_subspace(optimizer)
+    except Exception as error:  # it may want the parameters it was written for
+        warnings.warn(
+            "this strategy projects gradients; whether this optimizer's updates stay "
+            f"in the subspace of its gradients could not be tried: {error}",
+            stacklevel=3,
+        )
+        return
+    if not kept:
+        warnings.warn(
+            "this strategy projects gradients, and this optimizer's updates leave the "
+            "subspace that its gradients lie in (as Adam's and weight decay do): "
+            'earlier tasks are not protected; use where="updates", or plain SGD with '
+            "or without momentum",
+            stacklevel=3,
+        )

@@ -1,0 +1,70 @@
+"""All that a run needs to go on, on the host: what a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcl.training.problem import Problem
+from jaxcl.types import PyTree
+
+RunReport = dict[str, dict[str, np.ndarray]]
+"""quantity -> layer -> float32[S, T] so far, NaN where not measured."""
+
+
+class RunState(NamedTuple):
+    """All a run needs to go on; host arrays."""
+
+    trained: PyTree  # SeedState, leading [S]
+    accuracy: np.ndarray  # float32[S, T, T]
+    baseline: np.ndarray  # float32[S, T] at random initialisation
+    report: RunReport  # `Strategy.report` by task
+    task: np.ndarray  # int64[] the next epoch's task
+    epoch: np.ndarray  # int64[] the next epoch
+    steps: np.ndarray  # int64[S] taken so far
+    seconds: np.ndarray  # float64[] spent so far
+
+
+def names_of(report: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Quantities and layers of a report, in the strategy's order.
+
+    Trees of dicts that pass through JAX or a checkpoint come back sorted.
+    """
+    return {quantity: tuple(layers) for quantity, layers in report.items()}
+
+
+def fresh(problem: Problem, names: Mapping[str, tuple[str, ...]]) -> RunState:
+    """The state of a run in which nothing has been trained."""
+    seeds, tasks = len(problem.seeds), problem.stream.num_tasks
+    unknown = np.full((seeds, tasks), np.nan, np.float32)
+    return RunState(
+        trained=None,
+        accuracy=np.full((seeds, tasks, tasks), np.nan, np.float32),
+        baseline=unknown,
+        report={q: dict.fromkeys(layers, unknown) for q, layers in names.items()},
+        task=np.int64(0),
+        epoch=np.int64(0),
+        steps=np.zeros(seeds, np.int64),
+        seconds=np.float64(0),
+    )
+
+
+def with_task(state: RunState, task: int, accuracy, report) -> RunState:
+    """The state after a task's end, with what was measured then."""
+
+    def put(past: np.ndarray, now: np.ndarray) -> np.ndarray:
+        past = past.copy()
+        past[:, task] = now
+        return past
+
+    return state._replace(
+        accuracy=put(state.accuracy, accuracy),
+        report={
+            quantity: {layer: put(past, report[quantity][layer]) for layer, past in of}
+            for quantity, of in ((q, v.items()) for q, v in state.report.items())
+        },
+        task=np.int64(task + 1),
+        epoch=np.int64(0),
+    )

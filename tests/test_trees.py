@@ -1,0 +1,26 @@
+"""Sums whose order is the program's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcl.ops import trees
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 64, 1001])
+def test_total_is_the_sum_in_float64(n):
+    values = np.random.default_rng(n).normal(size=n).astype(np.float32)
+    got = jax.jit(trees.total)(values)
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, np.float64(values).sum(), atol=1e-6 * n**0.5)
+    np.testing.assert_array_equal(jax.grad(trees.total)(jnp.asarray(values)), 1)
+
+
+def test_total_is_more_exact_than_adding_one_by_one():
+    values = np.full(2**20, 0.1, np.float32)
+    exact = np.float64(values).sum()
+    one_by_one = np.cumsum(values)[-1]
+    assert abs(trees.total(jnp.asarray(values)) - exact) < 1e-3 * abs(
+        one_by_one - exact
+    )
