@@ -109,7 +109,7 @@ class Setup(NamedTuple):
     example: jax.ShapeDtypeStruct  # one batch of inputs
     mixes_examples: bool  # in evaluation an example's logits depend on its batch
     codec: Codec = AS_IT_IS  # how memories store inputs
-    model_state: PyTree = ()  # shapes (`jax.ShapeDtypeStruct`) of running statistics
+    model_state: PyTree = {}  # shapes (`jax.ShapeDtypeStruct`) of running statistics
     norms: tuple[NormSpec, ...] = ()
 
 

@@ -89,13 +89,13 @@ def build(case: Case, outputs: int) -> nn.Module:
     options: dict[str, Any] = {"norm": case.norm, "num_tasks": TASKS}
     if case.model == "mlp":
         rates = (0.25, 0.1) if case.dropout else (0.0, 0.0)
-        widths = (400, 400) if case.full else (24, 16)
+        widths = (400, 400) if case.full else (96, 64)
         return models.MLP(widths, outputs, True, *rates, **options)
     if case.model == "alexnet":
         rates = (0.2, 0.5) if case.dropout else (0.0, 0.0)
         options |= {"dropout": rates[0], "dropout_late": rates[1]}
         return models.AlexNet(outputs, 1.0 if case.full else 1 / 16, **options)
-    return models.ResNet18(outputs, 20 if case.full else 3, **options)
+    return models.ResNet18(outputs, 20 if case.full else 8, **options)
 
 
 def source(case: Case, draw: int) -> Source:
