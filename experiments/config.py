@@ -80,7 +80,6 @@ def problem(config: ConfigDict) -> Problem:
     )
     if tasks is not None:
         stream = stream.between(*tasks)
-    train = config.train.to_dict()
     settings = _method_settings(config)
 
     def make_strategy(setup, **varied):
@@ -92,11 +91,17 @@ def problem(config: ConfigDict) -> Problem:
         seeds=tuple(config.seeds),
         make_strategy=make_strategy,
         optimizer=_optimizer(config.optimizer),
-        plan=Plan(lr=config.optimizer.lr, **train),
+        plan=_plan(config),
         joint=config.joint,
         measure=config.measure,
         seed_mode=config.seed_mode,
     )
+
+
+def _plan(config: ConfigDict) -> Plan:
+    of_optimizer = ("lr", "schedule", "warmup", "decay_per_task")
+    rate = {name: config.optimizer[name] for name in of_optimizer}
+    return Plan(**rate, **config.train.to_dict())
 
 
 def _method_settings(config: ConfigDict) -> dict[str, Any]:
@@ -146,6 +151,11 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         raise ValueError(f"optimizer.lr must be greater than 0, got {config.lr}")
     if config.momentum and config.name != "sgd":
         raise ValueError(f"optimizer.momentum is for sgd, not {config.name}")
+    if config.nesterov and not config.momentum:
+        raise ValueError(
+            "optimizer.nesterov needs optimizer.momentum above 0, got "
+            f"{config.momentum}"
+        )
     if config.clip is not None and not config.clip > 0:
         raise ValueError(f"optimizer.clip must be greater than 0, got {config.clip}")
     clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
@@ -159,7 +169,8 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         elif config.name == "adam":
             core.append(optax.adam(config.lr))
         else:
-            core.append(optax.sgd(config.lr, momentum=config.momentum or None))
+            momentum = config.momentum or None
+            core.append(optax.sgd(config.lr, momentum, nesterov=config.nesterov))
     return optax.chain(*clip, *core)
 
 

@@ -81,8 +81,12 @@ def base(name: str) -> ConfigDict:
                 "name": "sgd",  # sgd, adam, adamw or "package.module:factory"
                 "lr": 0.01,
                 "momentum": 0.0,  # sgd
+                "nesterov": False,  # sgd with momentum
                 "weight_decay": 0.0,
                 "clip": optional(float),  # global norm of the gradient
+                "schedule": "constant",  # over each task: constant, cosine, linear
+                "warmup": 0.0,  # share of each task that the rate rises over
+                "decay_per_task": 1.0,  # the rate from one task to the next
             },
             "train": {
                 "epochs": optional(int),
@@ -138,6 +142,9 @@ def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None
     for key, value in settings.items():
         if "." not in key and key not in config:
             method[key] = value
+            continue
+        if key == "model":  # another network: the first one's fields go with it
+            config.model = ConfigDict(value)
             continue
         node, _, leaf = key.rpartition(".")
         # A model's fields are the model's own: who builds it knows them.

@@ -66,6 +66,27 @@ class MLP(nn.Module):
         return Dense(self.num_outputs, self.use_bias, self.start, name="head")(x)
 
 
+class Linear(nn.Module):
+    """The head alone, on the input's numbers: what needs no features.
+
+    Attributes:
+      num_outputs: K.
+      use_bias: of the head.
+    """
+
+    num_outputs: int
+    use_bias: bool = True
+
+    @property
+    def wiring(self) -> dict[str, tuple[str, ...]]:
+        return _sequence(["head"])
+
+    @nn.compact
+    def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
+        x = x.reshape(x.shape[0], -1)
+        return Dense(self.num_outputs, self.use_bias, name="head")(x)
+
+
 class AlexNet(nn.Module):
     """The small AlexNet of the HAT and GPM papers.
 
@@ -180,7 +201,7 @@ _BLOCKS = tuple(
     for block in range(2)
 )
 
-MODELS = {"mlp": MLP, "alexnet": AlexNet, "resnet18": ResNet18}
+MODELS = {"mlp": MLP, "linear": Linear, "alexnet": AlexNet, "resnet18": ResNet18}
 
 
 def _sequence(names: Sequence[str]) -> dict[str, tuple[str, ...]]:

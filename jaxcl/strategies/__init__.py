@@ -22,6 +22,7 @@ from jaxcl.strategies.gpm import gpm
 from jaxcl.strategies.hat import hat
 from jaxcl.strategies.lwf import lwf
 from jaxcl.strategies.mas import mas
+from jaxcl.strategies.ol import ol
 from jaxcl.strategies.owm import owm
 from jaxcl.strategies.si import si
 from jaxcl.types import Setup
@@ -65,6 +66,22 @@ _TABLE = (
         {"train.select": "best", "train.select_metric": "accuracy"},
     ),
     Method("bp_star_star", frozen, "baseline", "BP**", "#5C5C5C"),
+    Method(
+        "random_frozen",
+        frozen,
+        "baseline",
+        "Random",
+        "#C9B79C",
+        {"from_start": True},
+    ),
+    Method(
+        "linear",
+        finetune,
+        "baseline",
+        "Linear",
+        "#8C7B62",
+        {"model": {"name": "linear"}, "train.select": "last"},
+    ),
     Method("ewc", ewc, "constraint", "EWC", "#0072B2"),
     Method("si", si, "constraint", "SI", "#56B4E9"),
     Method("mas", mas, "constraint", "MAS", "#332288"),
@@ -75,6 +92,14 @@ _TABLE = (
     Method("agem", agem, "memory", "A-GEM", "#882255"),
     Method("er", er, "memory", "ER", "#E69F00"),
     Method("derpp", derpp, "memory", "DER++", "#D55E00"),
+    Method(
+        "ol",
+        ol,
+        "features",
+        "OL",
+        "#EE88AA",
+        {"train.select": "last", "train.patience": None},
+    ),
     Method("joint", finetune, "baseline", "Joint", "#1A1A1A", {"joint": True}),
 )
 METHODS: dict[str, Method] = {method.row: method for method in _TABLE}

@@ -1,4 +1,7 @@
-"""BP**: the feature extractor is frozen after the first task, only heads train on."""
+"""BP**: the feature extractor is frozen after the first task, only heads train on.
+
+Or from the start, the control: what BP** has beyond it, task 1 taught its features.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from jaxcl.heads import head_mask
 from jaxcl.types import Setup
 
 
-def frozen(setup: Setup) -> Strategy:
+def frozen(setup: Setup, *, from_start: bool = False) -> Strategy:
     """Freezes everything before the classifier once task 1 is learned.
 
     Δθ_extractor = 0 for every task after the first, and there the extractor runs in
@@ -25,6 +28,8 @@ def frozen(setup: Setup) -> Strategy:
 
     Args:
       setup: ``setup.heads`` tells the classifier's leaves from the extractor's.
+      from_start: freezes the extractor as it was initialised, in the first task too;
+        running statistics stay as initialised with it.
 
     Returns:
       A `Strategy` with state ``()``. In a chain it belongs before members that change
@@ -35,6 +40,9 @@ def frozen(setup: Setup) -> Strategy:
     """
     if not setup.heads:
         raise ValueError("frozen needs setup.heads to name the classifier, got ()")
+
+    def learns(ctx):
+        return (ctx.task == 0) & (not from_start)
 
     def forward(apply_fn, state, aux, *, ctx):
         def apply(net, model_state, x, task, key, train):
@@ -58,12 +66,12 @@ def frozen(setup: Setup) -> Strategy:
 
             if not train:
                 return keep(net)
-            return jax.lax.cond(ctx.task == 0, learn, train_heads, net)
+            return jax.lax.cond(learns(ctx), learn, train_heads, net)
 
         return apply
 
     def updates(updates, state, params, *, grads, ctx, out):
-        first = ctx.task == 0
+        first = learns(ctx)
 
         def mask(update, is_head):
             return update if is_head else jnp.where(first, update, 0)

@@ -17,13 +17,18 @@ from jaxcl.ops.trees import tree_where
 from jaxcl.setup import context_of
 from jaxcl.training.evaluation import Evaluate
 from jaxcl.training.plan import Plan
+from jaxcl.training.schedule import make_rate
 from jaxcl.training.selection import mark_failure, select
 from jaxcl.training.state import SeedState
 from jaxcl.types import Context, PyTree, Setup, TaskData
 
 
 class EpochMetrics(NamedTuple):
-    """What an epoch reports of a seed; NaN where a seed did not train."""
+    """What an epoch reports of a seed; NaN where a seed did not train.
+
+    ``lr_scale`` is what patience left of the learning rate; a schedule's share is not
+    in it.
+    """
 
     loss: jax.Array
     valid_loss: jax.Array
@@ -66,7 +71,7 @@ def make_epoch(
     masked: bool,
 ) -> Callable[..., tuple[SeedState, EpochMetrics]]:
     """Builds an epoch: its loop over batches, then validation and what follows it."""
-    step = make_step(setup, strategy, tx)
+    step, rate = make_step(setup, strategy, tx), make_rate(plan)
 
     def train(seed, cache, data, task, epoch, key, longest):
         """The loop: the seed after it, the sum of its losses, the steps it took."""
@@ -97,7 +102,10 @@ def make_epoch(
                 model_state=carry[1],
                 cache=cache,
             )
-            new, loss = step(carry, ctx, before.lr_scale)
+            scale = before.lr_scale
+            if rate is not None:
+                scale = scale * rate(ctx.task_progress, task)
+            new, loss = step(carry, ctx, scale)
             if masked:
                 live = i < steps
                 new = tree_where(live, new, carry)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 SELECT = ("last", "best")
 METRICS = ("accuracy", "loss")
+SCHEDULES = ("constant", "cosine", "linear")
 
 
 class Plan(NamedTuple):
@@ -26,6 +27,10 @@ class Plan(NamedTuple):
       select: "last" or "best" weights are carried to the next task.
       select_metric: the validation "accuracy" or "loss" that "best" is measured by; of
         equally good epochs the first.
+      schedule: one of `SCHEDULES`, of the learning rate over each task; see
+        `jaxcl.training.schedule.make_rate`.
+      warmup: share of each task over which the rate rises from 0; in [0, 1).
+      decay_per_task: what the rate is multiplied by from one task to the next; > 0.
     """
 
     epochs: int | None
@@ -39,6 +44,9 @@ class Plan(NamedTuple):
     patience_metric: str = "accuracy"
     select: str = "last"
     select_metric: str = "accuracy"
+    schedule: str = "constant"
+    warmup: float = 0.0
+    decay_per_task: float = 1.0
 
 
 def validate_plan(plan: Plan, *, has_validation: bool) -> None:
@@ -57,12 +65,27 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
         ("select", SELECT),
         ("select_metric", METRICS),
         ("patience_metric", METRICS),
+        ("schedule", SCHEDULES),
     ):
         if getattr(plan, name) not in allowed:
             raise ValueError(
                 f"{name} must be one of {', '.join(allowed)}, got "
                 f"{getattr(plan, name)!r}"
             )
+    if not 0 <= plan.warmup < 1:
+        raise ValueError(f"warmup must lie in [0, 1), got {plan.warmup}")
+    if not plan.decay_per_task > 0:
+        raise ValueError(
+            f"decay_per_task must be greater than 0, got {plan.decay_per_task}"
+        )
+    scheduled = plan.schedule != "constant" or plan.warmup or plan.decay_per_task != 1
+    if scheduled and plan.patience is not None:
+        raise ValueError(
+            f"patience={plan.patience} and a schedule would both set the learning "
+            f"rate: use patience=None, or schedule='constant' (got {plan.schedule!r}), "
+            f"warmup=0 (got {plan.warmup}) and decay_per_task=1 (got "
+            f"{plan.decay_per_task})"
+        )
     if plan.patience is not None:
         if plan.patience < 1 or plan.lr_factor <= 1:
             raise ValueError(

@@ -1,0 +1,256 @@
+"""OL, the orthogonal loss: features from the bottom to the top, without labels.
+
+From a researcher's note, https://github.com/Arnolily/Note: "bottom to top,
+unsupervised"; the heads are trained on what came of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.checks import require
+from jaxcl.contract import Strategy, strategy
+from jaxcl.nn.inspection import require_treatable
+from jaxcl.ops.convolution import add_bias, convolve
+from jaxcl.ops.orthogonal import check_form, orthogonal_loss
+from jaxcl.ops.sampling import batch_positions
+from jaxcl.types import Context, LayerSpec, PyTree, Setup
+
+_EXAMPLES = 256  # that a layer is judged by when a task ends
+
+
+class OLState(NamedTuple):
+    """What came of each layer, at the end of the last task.
+
+    loss: float32[] per layer, its orthogonal loss.
+    dead: float32[] per layer, the share of examples whose outputs are all 0.
+    """
+
+    loss: dict[str, jax.Array]
+    dead: dict[str, jax.Array]
+
+
+class Stage(NamedTuple):
+    """A layer and what is trained with it, while the rest of the network rests."""
+
+    layer: LayerSpec
+    read_by: str  # the layer whose input is this one's output, nonlinearity and all
+    prefixes: tuple[tuple[str, ...], ...]  # of its parameters: its own, its norm's
+
+
+def ol(
+    setup: Setup,
+    *,
+    norm: str = "spectral",
+    of: str = "examples",
+    on: str = "post",
+    extractor: float = 0.5,
+    later: str = "train",
+) -> Strategy:
+    """Trains features layer by layer with the orthogonal loss, then heads with labels.
+
+    A task's steps are divided by its progress p: with L hidden layers and s the share
+    ``extractor``, layer ⌊L p / s⌋ + 1 minimises
+
+        ‖Y Yᵀ / ‖Y‖₂² − I‖²_F / B
+
+    of its own outputs Y, by its own parameters and those of the norm that follows it,
+    while p < s; then the heads minimise the task's loss. Labels are read by the heads
+    alone. The gradient stops at each layer's input: the layers below stand still.
+
+    Args:
+      setup: the run's `Setup`; its layers form a sequence.
+      norm: form of the loss; see `jaxcl.ops.orthogonal.orthogonal_loss`.
+      of: likewise.
+      on: "post", a layer's output as the next layer reads it, after nonlinearity,
+        pooling and dropout; or "pre", as the layer puts it out.
+      extractor: share of a task's steps that trains the extractor, the same for each
+        of its layers; in [0, 1].
+      later: whether the extractor goes on learning in later tasks, "train", or is
+        frozen after the first, "freeze", where they train heads from start to end.
+
+    Returns:
+      A `Strategy` with an `OLState`. While heads train, the extractor runs in
+      evaluation mode: they learn the features that they are tested on. Select the last
+      weights: no validation data can tell which weights of an extractor are best.
+
+    Raises:
+      ValueError: an argument out of range; layers that are no sequence, or that cannot
+        be treated, by name; on init, a parameter that belongs to no layer.
+
+    The note gives the loss and the order. How steps are divided, and that the extractor
+    is in evaluation mode under its heads, is this project's choice.
+    """
+    check_form(norm, of)
+    require(on in ("post", "pre"), f"ol: on must be 'post' or 'pre', got {on!r}")
+    require(
+        later in ("train", "freeze"),
+        f"ol: later must be 'train' or 'freeze', got {later!r}",
+    )
+    require(0 <= extractor <= 1, f"ol: extractor must lie in [0, 1], got {extractor}")
+    stages = stages_of(setup)
+    heads = len(stages)
+
+    def stage(ctx: Context) -> jax.Array:
+        number = jnp.floor(heads * ctx.task_progress / jnp.maximum(extractor, 1e-9))
+        number = jnp.where(ctx.task_progress < extractor, number, heads)
+        if later == "freeze":
+            number = jnp.where(ctx.task > 0, heads, number)
+        return jnp.clip(number, 0, heads).astype(jnp.int32)
+
+    def only(net: PyTree, number: int) -> PyTree:
+        owner = owners(setup, stages, net)
+        return jax.tree.map(
+            lambda leaf, i: leaf if i == number else jax.lax.stop_gradient(leaf),
+            net,
+            owner,
+        )
+
+    def output_of(s: Stage, net: PyTree, taps: dict[str, jax.Array]) -> jax.Array:
+        if on == "post":
+            return taps[s.read_by]
+        return layer_output(s.layer, net, taps[s.layer.name])
+
+    def init(params):
+        owners(setup, stages, params.net)  # refuses what nothing would train
+        zeros = {s.layer.name: jnp.zeros(()) for s in stages}
+        return OLState(zeros, {name: jnp.zeros(()) for name in zeros})
+
+    def forward(apply_fn, state, aux, *, ctx):
+        def apply(net, model_state, x, task, key, train):
+            def run(train):
+                return lambda: apply_fn(net, model_state, x, task, key, train)
+
+            if not train:
+                return run(False)()
+            return jax.lax.cond(stage(ctx) == heads, run(False), run(True))
+
+        return apply
+
+    def loss(loss_fn, state):
+        def staged(params, ctx):
+            def features(number):
+                def branch(params):
+                    net = only(params.net, number)
+                    _, out = loss_fn(params._replace(net=net), ctx)
+                    y = output_of(stages[number], net, out.taps)
+                    weight = ctx.batch.weight
+                    return orthogonal_loss(y, norm=norm, of=of, weight=weight), out
+
+                return branch
+
+            def classify(params):
+                return loss_fn(params._replace(net=only(params.net, heads)), ctx)
+
+            branches = [*map(features, range(heads)), classify]
+            return jax.lax.switch(stage(ctx), branches, params)
+
+        return staged
+
+    def updates(updates, state, params, *, grads, ctx, out):
+        # Updates and not gradients alone: momentum and weight decay move what rests.
+        now, owner = stage(ctx), owners(setup, stages, updates.net)
+        net = jax.tree.map(lambda u, i: jnp.where(now == i, u, 0), updates.net, owner)
+        return updates._replace(net=net), state
+
+    def after_task(params, state, *, data, model_state, task, key):
+        n = min(_EXAMPLES, data.capacity)
+        position, weight = batch_positions(jnp.arange(data.capacity), 0, n, data.size)
+        batch = data.take(position)
+        out = setup.apply_fn(params.net, model_state, batch.x, batch.task, key, False)
+        found = OLState({}, {})
+        for s in stages:
+            y = output_of(s, params.net, out.taps)
+            value = orthogonal_loss(y, norm=norm, of=of, weight=weight)
+            zero = (y.reshape(n, -1) == 0).all(1)
+            found.loss[s.layer.name] = value.astype(jnp.float32)
+            found.dead[s.layer.name] = jnp.sum(zero * weight) / weight.sum()
+        return params, found
+
+    def report(state):
+        return {"orthogonal_loss": state.loss, "dead": state.dead}
+
+    return strategy(
+        init=init,
+        forward=forward,
+        loss=loss,
+        updates=updates,
+        after_task=after_task,
+        report=report,
+    )
+
+
+def stages_of(setup: Setup) -> tuple[Stage, ...]:
+    """The hidden layers in their order, bottom to top.
+
+    Raises:
+      ValueError: what is no sequence of layers, by name.
+    """
+    require_treatable(setup.layers, "ol")
+    heads = [x for x in setup.layers if _starts(x.path, setup.heads)]
+    hidden = [x for x in setup.layers if x not in heads]
+    if not heads or not hidden:
+        raise ValueError(
+            "ol needs setup.layers with a classifier that setup.heads names and a "
+            f"layer before it, got layers {[x.name for x in setup.layers]} and heads "
+            f"{setup.heads}"
+        )
+    for norm in setup.norms:
+        if norm.follows is None:
+            raise ValueError(
+                f"ol cannot treat normalisation {norm.name!r}: it does not read a "
+                "layer's output directly, so that it belongs to no layer"
+            )
+    stages, below = [], ()
+    for layer, above in zip(hidden, [*hidden[1:], heads[0]], strict=True):
+        if layer.feeds_on != below or above.feeds_on != (layer.name,):
+            raise ValueError(
+                f"ol trains layers one after another: layer {layer.name!r} must read "
+                f"{' and '.join(below) or 'the input'} alone and feed {above.name!r} "
+                f"alone, got {layer.name!r} fed by {layer.feeds_on} and "
+                f"{above.name!r} by {above.feeds_on} (the model's property 'wiring')"
+            )
+        norms = [n.path for n in setup.norms if n.follows == layer.name]
+        stages.append(Stage(layer, above.name, (layer.path[:-1], *norms)))
+        below = (layer.name,)
+    return tuple(stages)
+
+
+def owners(setup: Setup, stages: tuple[Stage, ...], net: PyTree) -> PyTree:
+    """A tree like ``net`` of the number of the stage that trains each leaf; heads last.
+
+    Raises:
+      ValueError: a parameter that belongs to no layer, no norm and no head.
+    """
+
+    def owner(path, _):
+        names = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+        if _starts(names, setup.heads):
+            return len(stages)
+        for number, stage in enumerate(stages):
+            if _starts(names, stage.prefixes):
+                return number
+        raise ValueError(
+            f"ol does not know which layer parameter {'/'.join(names)!r} belongs to"
+        )
+
+    return jax.tree_util.tree_map_with_path(owner, net)
+
+
+def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
+    """x K + b, what a layer puts out for its input x."""
+    node = net
+    for name in spec.path[:-1]:
+        node = node[name]
+    if spec.kind == "dense":
+        y = x @ node["kernel"]
+        return y + node["bias"] if spec.bias else y
+    y = convolve(x, node["kernel"], spec.strides, spec.padding)
+    return add_bias(y, node["bias"]) if spec.bias else y
+
+
+def _starts(path: tuple[str, ...], prefixes) -> bool:
+    return any(path[: len(p)] == p for p in prefixes)

@@ -1,0 +1,51 @@
+"""The learning rate over a task: a share of the optimizer's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import optax
+
+from jaxcl.training.plan import Plan
+
+Rate = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(progress in [0, 1), task) -> factor``"""
+
+
+def make_rate(plan: Plan) -> Rate | None:
+    """Builds the factor that a step's updates are multiplied by.
+
+    With p the share of the task's steps that are done, w ``plan.warmup`` and
+    q = (p − w)/(1 − w), step by step, for task t from 0:
+
+        decayᵗ · p/w                 while p < w
+        decayᵗ · 1                   constant
+        decayᵗ · (1 + cos π q)/2     cosine
+        decayᵗ · (1 − q)             linear
+
+    A task's length differs between tasks and seeds and is not known when the step is
+    compiled; optax's schedules are therefore read at p, not at a count of steps.
+
+    Args:
+      plan: its ``schedule``, ``warmup`` and ``decay_per_task``.
+
+    Returns:
+      The factor's function, or None where it is always 1.
+    """
+    w = plan.warmup
+    # optax's annotations say int; their arithmetic takes any length.
+    rest = 1 - w
+    after = {
+        "constant": optax.constant_schedule(1.0),
+        "cosine": optax.cosine_decay_schedule(1.0, rest),  # pyright: ignore
+        "linear": optax.linear_schedule(1.0, 0.0, rest),  # pyright: ignore
+    }[plan.schedule]
+    if w:
+        rise = optax.linear_schedule(0.0, 1.0, w)  # pyright: ignore
+        shape = optax.join_schedules([rise, after], [w])  # pyright: ignore
+    else:
+        shape = after
+    if plan.schedule == "constant" and not w and plan.decay_per_task == 1:
+        return None
+    return lambda progress, task: shape(progress) * plan.decay_per_task**task
