@@ -105,7 +105,8 @@ def test_a_variant_leaves_a_methods_own_setting():
 
 
 def test_the_toy_network_differs_by_gpms_norm_alone():
-    made = {row: split_tiny_imagenet.get_config(f"{row},toy") for row in METHODS}
+    rows = [row for row in METHODS if row != "linear"]  # a network of its own
+    made = {row: split_tiny_imagenet.get_config(f"{row},toy") for row in rows}
     made["gpm"].model.norm = "none"
     assert len({config.model.to_json() for config in made.values()}) == 1
     assert made["bp"].model.width == 0.125 and made["bp"].data.num_tasks == 10

@@ -29,6 +29,7 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "er": ({"capacity": 20, "batch_size": 4}, {}),
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
     "hat": ({"strength": 0.75}, None),
+    "ol": ({"extractor": 0.5}, None),
 }
 
 

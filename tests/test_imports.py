@@ -21,7 +21,7 @@ FLOORS = [
 # Inside `training` too: what is trained knows nothing of the run it is part of.
 TRAINING = [
     ("plan", "state", "seeds", "checkpoints"),
-    ("evaluation", "selection"),
+    ("evaluation", "schedule", "selection"),
     ("epoch",),
     ("trainer",),
     ("problem",),
