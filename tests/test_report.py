@@ -279,17 +279,19 @@ def test_recorded_owm_is_not_tested_against_another_network():
 
 
 def test_recorded_results_report_what_figures_and_notes_read():
-    files = (Path(scores.__file__).parents[1] / "results").rglob("result.json")
-    reports = {file.parent.name: load(file).report for file in files}
+    folder = Path(scores.__file__).parents[1] / "results" / "permuted_mnist"
     layers = {
-        row: {quantity: list(of) for quantity, of in report.items()}
-        for row, report in reports.items()
-        if report
+        row: {
+            quantity: list(of) for quantity, of in load(folder / row).report.items()
+        }
+        for row in ("bp", "gpm", "owm", "hat")
     }
     hidden = ["hidden_0", "hidden_1"]
     assert layers == {
+        "bp": {},
         "gpm": {"taken": [*hidden, "head"]},
         "owm": {"taken": ["hidden_0", "head"]},
+        "hat": dict.fromkeys(("taken", "shared", "at_clamp"), hidden),
     }
 
 
