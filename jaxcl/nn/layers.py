@@ -96,9 +96,17 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     `jax.random.bits` hashes a whole word for each byte that it is asked for.
     """
     size = math.prod(shape)
-    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
-    each = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
-    return each[:size].reshape(shape)
+
+    def draw() -> jax.Array:
+        words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)
+        each = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
+        return each[:size].reshape(shape)
+
+    # XLA's CPU backend would put the hash into the loop of whatever reads the bytes, and
+    # a convolution reads them once per element of its window. What a conditional gives
+    # it has to store; that this one is always taken it does not know.
+    always = (jax.random.key_data(key)[0] | 1) > 0
+    return jax.lax.cond(always, draw, lambda: jnp.zeros(shape, jnp.uint8))
 
 
 class CurrentBatchNorm(nn.Module):
