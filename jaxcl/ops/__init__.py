@@ -2,6 +2,7 @@
 
 from jaxcl.ops import (
     convolution,
+    decompositions,
     gates,
     linalg,
     memory,
@@ -12,6 +13,7 @@ from jaxcl.ops import (
 
 __all__ = [
     "convolution",
+    "decompositions",
     "gates",
     "linalg",
     "memory",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.ops.decompositions import qr_r, svd
+
 EXACT = jax.lax.Precision.HIGHEST
 """For products that have to cancel: an accelerator's default rounds to 10 bits."""
 
@@ -75,11 +77,11 @@ def _span_update(basis, count, samples, threshold, crossing):
     d, capacity = basis.shape
     r = samples
     if r.shape[1] > d:  # only R Rᵀ matters: keep its square root, [d, d]
-        r = jnp.linalg.qr(r.T, mode="r").T
+        r = qr_r(r.T).T
     total = jnp.sum(r * r)
     share = 1 / jnp.where(total > 0, total, 1)
     held = share * jnp.sum(jnp.square(jnp.matmul(basis.T, r, precision=EXACT)))
-    left, sigma, _ = jnp.linalg.svd(_outside(basis, r), full_matrices=False)
+    left, sigma, _ = svd(_outside(basis, r))
     after = held + share * jnp.cumsum(sigma * sigma)
     before = jnp.concatenate([held[None], after[:-1]])
     reached = jnp.where(crossing, before, after)
