@@ -1,6 +1,7 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
 from jaxcl import (
+    features,
     linearity,
     losses,
     metrics,
@@ -49,6 +50,7 @@ __all__ = [
     "chain",
     "context",
     "context_of",
+    "features",
     "init_params",
     "linearity",
     "losses",

@@ -12,7 +12,7 @@ FLOORS = [
     ("checks",),
     ("types",),
     ("contract", "ops", "metrics", "statistics"),
-    ("linearity", "losses", "transforms", "nn", "heads", "compose"),
+    ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
     ("hooks", "setup"),
     ("strategies", "data"),
     ("benchmark", "training"),

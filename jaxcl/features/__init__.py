@@ -1,0 +1,48 @@
+"""What a network has learned: pure functions of feature matrices, gradients and losses.
+
+A feature matrix X [N, D] holds what a layer puts out for N examples, in evaluation
+mode. Functions take one matrix or one pair; over seeds they are vmapped or called in
+turn. Decompositions may not run inside `jax.shard_map` over several CPU devices: their
+LAPACK calls wait for each other's threads. `experiments.runs` calls them outside it.
+"""
+
+from jaxcl.features.conflict import cosine
+from jaxcl.features.drift import feature_drift, weight_drift
+from jaxcl.features.forgetting import lost_share, representation_forgetting
+from jaxcl.features.landscape import barrier, loss_along_line
+from jaxcl.features.noise import NoiseKept, noise_kept
+from jaxcl.features.probes import Probe, accuracy, multinomial_probe, ncm, ridge_probe
+from jaxcl.features.rank import (
+    dormant_share,
+    effective_rank,
+    energy_rank,
+    singular_values,
+    stable_rank,
+)
+from jaxcl.features.saliency import input_gradient, occlusion
+from jaxcl.features.similarity import linear_cka
+
+__all__ = [
+    "NoiseKept",
+    "Probe",
+    "accuracy",
+    "barrier",
+    "cosine",
+    "dormant_share",
+    "effective_rank",
+    "energy_rank",
+    "feature_drift",
+    "input_gradient",
+    "linear_cka",
+    "loss_along_line",
+    "lost_share",
+    "multinomial_probe",
+    "ncm",
+    "noise_kept",
+    "occlusion",
+    "representation_forgetting",
+    "ridge_probe",
+    "singular_values",
+    "stable_rank",
+    "weight_drift",
+]

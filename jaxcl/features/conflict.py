@@ -1,0 +1,47 @@
+"""Whether what one task asks of the weights is against what another asks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcl.features.matrix import or_one
+from jaxcl.types import PyTree
+
+
+def cosine(a: PyTree, b: PyTree) -> jax.Array:
+    """The cosine of two gradients, each a tree taken as one vector.
+
+    ⟨a, b⟩ / (‖a‖ ‖b‖). Below 0, a step along one is a step against the other: tasks
+    conflict. To see what a method's transform does about it, compare an old task's
+    gradient with the new task's gradient and with the step −u that is taken.
+
+    Args:
+      a: a tree of arrays.
+      b: a tree of the same structure and shapes.
+
+    Returns:
+      float32[] in [−1, 1]; 0 where one of them is 0.
+
+    Raises:
+      ValueError: the trees differ in structure.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxcl.features import cosine
+      >>> g = {"w": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+      >>> h = {"w": jnp.array([0.0, 1.0]), "b": jnp.array(-1.0)}
+      >>> round(float(cosine(g, h)), 4)
+      -0.5657
+    """
+    a, b = (jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), t) for t in (a, b))
+    # Scaled first: squares of gradients of 1e-20 are 0 in float32.
+    a, b = _scaled(a), _scaled(b)
+    norm = optax.tree.norm(a) * optax.tree.norm(b)
+    return jnp.where(norm > 0, optax.tree.vdot(a, b) / or_one(norm), 0)
+
+
+def _scaled(tree: PyTree) -> PyTree:
+    size = jnp.max(jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]))
+    return jax.tree.map(lambda leaf: leaf / or_one(size), tree)

@@ -1,0 +1,74 @@
+"""What was forgotten of what was learned: of features, and of the network's answers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+LEAST_GAIN = 0.02
+
+
+def representation_forgetting(probed: ArrayLike) -> NDArray[np.float64]:
+    """How much worse a task can be read from the features at the end.
+
+    mean_{j < T} (R[j, j] − R[T, j]), tasks 1 … T, R[i, j] the accuracy on task j of a
+    probe fitted to the features after task i.
+
+    Args:
+      probed: R [..., T + 1, T], accuracies in [0, 1]; row 0 is the untrained network.
+
+    Returns:
+      [...]; NaN for T = 1. An entry that is needed and NaN makes it NaN.
+
+    Raises:
+      ValueError: the shape is another.
+
+    Source: Davari et al., Probing representation forgetting in supervised and
+    unsupervised continual learning, CVPR 2022, https://arxiv.org/abs/2203.13381.
+    """
+    r = _probed(probed)
+    own = np.diagonal(r, -1, -2, -1)
+    each = (own - r[..., -1, :])[..., :-1]
+    return each.mean(-1) if each.shape[-1] else np.full(r.shape[:-2], np.nan)
+
+
+def lost_share(
+    probed: ArrayLike, least_gain: float = LEAST_GAIN
+) -> NDArray[np.float64]:
+    """The share that is lost of what training a task has gained on it.
+
+    (R[j, j] − R[T, j]) / (R[j, j] − R[j−1, j]) for each task j of 1 … T. A probe's R
+    measures the features; with the baseline b as row 0 over the accuracy matrix A,
+    ``np.concatenate([b[..., None, :], A], axis=-2)``, it measures the network's head.
+
+    Args:
+      probed: R [..., T + 1, T], accuracies in [0, 1]; row 0 is the untrained network.
+      least_gain: below this gain the share says nothing and is NaN.
+
+    Returns:
+      [..., T]; 0 for the last task where it gained anything.
+
+    Raises:
+      ValueError: the shape is another, or least_gain is not positive.
+
+    Source: Hess et al., Knowledge accumulation in continually learned representations
+    and the issue of feature forgetting, 2023, https://arxiv.org/abs/2304.00933, who
+    hold that what is newly learned by features is forgotten as outputs are.
+    """
+    if not least_gain > 0:
+        raise ValueError(f"least_gain must be positive, got {least_gain}")
+    r = _probed(probed)
+    own, before = np.diagonal(r, -1, -2, -1), np.diagonal(r, 0, -2, -1)
+    gain = own - before
+    enough = gain >= least_gain
+    lost = own - r[..., -1, :]
+    return np.where(enough, lost / np.where(enough, gain, 1), np.nan)
+
+
+def _probed(probed: ArrayLike) -> NDArray[np.float64]:
+    r = np.asarray(probed, float)
+    if r.ndim < 2 or r.shape[-2] != r.shape[-1] + 1 or not r.shape[-1]:
+        raise ValueError(
+            f"probe accuracies must be [..., T + 1, T] with T >= 1, got shape {r.shape}"
+        )
+    return r

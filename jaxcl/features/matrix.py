@@ -1,0 +1,34 @@
+"""Features as a matrix."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def with_units(x: jax.Array) -> jax.Array:
+    """Features as they are, float32[N, ..., C].
+
+    Raises:
+      ValueError: there is no axis for units, or nothing in an axis.
+    """
+    if x.ndim < 2 or not x.size:
+        raise ValueError(f"features must be [N, ..., D], none of them 0, got {x.shape}")
+    return jnp.asarray(x, jnp.float32)
+
+
+def flat(x: jax.Array) -> jax.Array:
+    """Features as a matrix, float32[N, D]: axes after the first become one."""
+    return with_units(x).reshape(x.shape[0], -1)
+
+
+def centred(x: jax.Array) -> jax.Array:
+    """A matrix [N, D] less its columns' means; constant columns are exactly 0."""
+    found = x - x.mean(axis=0)
+    rounding = 8 * jnp.finfo(x.dtype).eps * jnp.abs(x).max(axis=0)
+    return jnp.where(jnp.abs(found).max(axis=0) > rounding, found, 0)
+
+
+def or_one(value: jax.Array) -> jax.Array:
+    """What to divide by, or to take the logarithm of, where it may be 0."""
+    return jnp.where(value > 0, value, 1)

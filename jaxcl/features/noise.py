@@ -1,0 +1,59 @@
+"""How much of the noise in an image is left in its features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.features.matrix import flat, or_one
+
+
+class NoiseKept(NamedTuple):
+    """Shares of noise; smaller is more of it discarded."""
+
+    features: jax.Array  # float32[]
+    pixels: jax.Array  # float32[] the same share of the images themselves
+
+
+def noise_kept(
+    features: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    key: jax.Array,
+    *,
+    scale: float,
+) -> NoiseKept:
+    """How far noise moves features, against how far another image does.
+
+    E‖f(x + ε) − f(x)‖² / E‖f(x) − f(x′)‖², ε ~ N(0, scale²) on each pixel, x and x′
+    different images; beside it the same with f(x) = x. Below the pixels' share, a
+    network discards noise; above, it amplifies it.
+
+    Args:
+      features: f, ``[N, ...] -> [N, ...]``, evaluation mode.
+      x: float[N, ...] images, N ≥ 2.
+      key: a typed key for the noise.
+      scale: of the noise, > 0.
+
+    Returns:
+      A `NoiseKept`; NaN where all features are the same.
+
+    Raises:
+      ValueError: one image only, or a scale that is not positive.
+    """
+    if x.shape[0] < 2:
+        raise ValueError(f"noise is compared with other images, got {x.shape[0]}")
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+    noisy = x + scale * jax.random.normal(key, x.shape, x.dtype)
+    return NoiseKept(_share(features(x), features(noisy)), _share(x, noisy))
+
+
+def _share(clean: jax.Array, noisy: jax.Array) -> jax.Array:
+    clean, noisy = flat(clean), flat(noisy)
+    moved = jnp.sum(jnp.square(noisy - clean), axis=1).mean()
+    # The mean over pairs i ≠ j of ‖fᵢ − fⱼ‖² is 2/(N − 1) Σ‖fᵢ − mean‖².
+    spread = 2 / (len(clean) - 1) * jnp.sum(jnp.square(clean - clean.mean(axis=0)))
+    return jnp.where(spread > 0, moved / or_one(spread), jnp.nan)

@@ -1,0 +1,250 @@
+"""Linear probes: how well a task's classes can be read from features.
+
+A probe is fitted to training examples, its strength chosen on training examples held
+out from the fit, and its accuracy taken on test examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcl.features.matrix import centred, flat, or_one
+from jaxcl.ops.linalg import EXACT
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+class Probe(NamedTuple):
+    """A linear classifier of features: class argmax_k (x W + b)_k."""
+
+    weights: jax.Array  # float32[D, K]
+    bias: jax.Array  # float32[K]
+    strength: jax.Array  # float32[] λ it was fitted with; 0 where there is none
+
+
+def accuracy(probe: Probe, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The share of examples that a probe classifies rightly.
+
+    Args:
+      probe: a `Probe`.
+      x: float[N, ...] features; axes after the first are flattened to D.
+      y: int[N] classes from 0.
+
+    Returns:
+      float32[].
+    """
+    return jnp.mean(_scores(probe, flat(x)).argmax(-1) == y)
+
+
+def ridge_probe(
+    x: jax.Array,
+    y: jax.Array,
+    x_held: jax.Array,
+    y_held: jax.Array,
+    *,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Probe:
+    """Least squares to one-hot classes with an L2 penalty, in closed form.
+
+    W = argmin ‖X W − Y‖_F² + λ ν ‖W‖_F² = V diag(σ / (σ² + λ ν)) Uᵀ Y,
+
+    X = U diag(σ) Vᵀ and Y centred, ν = ‖X‖_F² / D so that λ does not depend on the
+    features' scale or number, b the difference of the means. The λ with the most right
+    answers on the held-out examples is taken, the largest of those that are equal.
+
+    Args:
+      x: float[N, ...] features of the examples to fit; later axes are flattened to D.
+      y: int[N] classes from 0.
+      x_held: float[M, ...] features of training examples held out.
+      y_held: int[M].
+      num_classes: K.
+      strengths: candidates for λ, each positive.
+
+    Returns:
+      A `Probe`, fitted to the N examples only.
+
+    Raises:
+      ValueError: no strength, or one that is not positive; x and y of unequal length.
+    """
+    _require(x, y, x_held, y_held, strengths)
+    candidates = jnp.asarray(strengths, jnp.float32)
+    return _ridge(flat(x), y, flat(x_held), y_held, candidates, num_classes)
+
+
+@partial(jax.jit, static_argnums=5)
+def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
+    one_hot = jax.nn.one_hot(y, num_classes)
+    mean_x, mean_y = x.mean(axis=0), one_hot.mean(axis=0)
+    left, sigma, right = _svd(centred(x))
+    target = jnp.matmul(left.T, one_hot - mean_y, precision=EXACT)
+    unit = jnp.sum(sigma * sigma) / x.shape[1]
+
+    def fit(strength: jax.Array) -> Probe:
+        shrunk = sigma / or_one(sigma * sigma + strength * unit)
+        weights = jnp.matmul(right, shrunk[:, None] * target, precision=EXACT)
+        bias = mean_y - jnp.matmul(mean_x, weights, precision=EXACT)
+        return Probe(weights, bias, strength)
+
+    return _best(fit, candidates, x_held, y_held)
+
+
+def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """U, σ, V of X = U diag(σ) Vᵀ, by the SVD of R from a QR; rounding in σ is 0."""
+    wide = x.shape[0] < x.shape[1]
+    q, r = jnp.linalg.qr(x.T if wide else x)
+    u, sigma, vt = jnp.linalg.svd(r, full_matrices=False)
+    # A direction of rounding's size is divided by what may be smaller still.
+    rounding = 8 * jnp.finfo(x.dtype).eps * sigma[0]
+    sigma = jnp.where(sigma > rounding, sigma, 0)
+    left = jnp.matmul(q, u, precision=EXACT)
+    return (vt.T, sigma, left) if wide else (left, sigma, vt.T)
+
+
+def multinomial_probe(
+    x: jax.Array,
+    y: jax.Array,
+    x_held: jax.Array,
+    y_held: jax.Array,
+    *,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+    max_steps: int = 200,
+    tolerance: float = 1e-5,
+) -> Probe:
+    """Multinomial logistic regression with an L2 penalty, by L-BFGS.
+
+    W, b = argmin mean cross-entropy of softmax(Z W + b) + λ/2 ‖W‖_F²,
+
+    Z = (X − mean) / s with s² = ‖X − mean‖_F² / (N D), one scale for all features, so
+    that λ does not depend on it. The probe is given for X itself. λ is chosen as for
+    `ridge_probe`.
+
+    Args:
+      x: float[N, ...] features of the examples to fit; later axes are flattened to D.
+      y: int[N] classes from 0.
+      x_held: float[M, ...] features of training examples held out.
+      y_held: int[M].
+      num_classes: K.
+      strengths: candidates for λ, each positive.
+      max_steps: of L-BFGS, at least 1.
+      tolerance: it ends where the gradient's norm is smaller.
+
+    Returns:
+      A `Probe`, fitted to the N examples only.
+
+    Raises:
+      ValueError: as for `ridge_probe`; max_steps below 1.
+    """
+    _require(x, y, x_held, y_held, strengths)
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
+    candidates = jnp.asarray(strengths, jnp.float32)
+    data = (flat(x), y, flat(x_held), y_held)
+    return _multinomial(*data, candidates, num_classes, max_steps, tolerance)
+
+
+@partial(jax.jit, static_argnums=(5, 6))
+def _multinomial(x, y, x_held, y_held, candidates, num_classes, max_steps, tolerance):
+    mean, away = x.mean(axis=0), centred(x)
+    scale = or_one(jnp.sqrt(jnp.mean(jnp.square(away))))
+    z = away / scale
+
+    def fit(strength: jax.Array) -> Probe:
+        def loss(parameters):
+            weights, bias = parameters
+            logits = jnp.matmul(z, weights, precision=EXACT) + bias
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+            return each.mean() + strength / 2 * jnp.sum(weights * weights)
+
+        start = (jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes))
+        weights, bias = _minimise(loss, start, max_steps, tolerance)
+        weights = weights / scale
+        bias = bias - jnp.matmul(mean, weights, precision=EXACT)
+        return Probe(weights, bias, strength)
+
+    return _best(fit, candidates, x_held, y_held)
+
+
+def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
+    """The nearest class mean, as a linear probe.
+
+    argmin_k ‖x − μ_k‖² = argmax_k (xᵀμ_k − ½‖μ_k‖²).
+
+    Args:
+      x: float[N, ...] features; later axes are flattened to D.
+      y: int[N] classes from 0.
+      num_classes: K. A class without examples is never answered.
+
+    Returns:
+      A `Probe`; features and means are taken relative to the mean of all, which changes
+      no answer and costs fewer digits.
+
+    Raises:
+      ValueError: x and y of unequal length.
+
+    Source: Mensink et al., Distance-based image classification, TPAMI 2013.
+    """
+    _require(x, y, x, y, STRENGTHS)
+    x = flat(x)
+    one_hot = jax.nn.one_hot(y, num_classes)
+    count = one_hot.sum(axis=0)
+    mean = x.mean(axis=0)
+    sums = jnp.matmul((x - mean).T, one_hot, precision=EXACT)
+    centre = sums / jnp.maximum(count, 1)  # [D, K], relative to the mean
+    offset = -0.5 * jnp.sum(centre * centre, axis=0)
+    bias = offset - jnp.matmul(mean, centre, precision=EXACT)
+    lowest = jnp.finfo(bias.dtype).min
+    return Probe(centre, jnp.where(count > 0, bias, lowest), jnp.zeros(()))
+
+
+def _best(
+    fit: Callable[[jax.Array], Probe], candidates: jax.Array, x: jax.Array, y: jax.Array
+) -> Probe:
+    """The probe of the strength that does best on held-out examples."""
+    probes = jax.lax.map(fit, candidates)
+    right = jax.vmap(lambda probe: accuracy(probe, x, y))(probes)
+    best = jnp.where(right == right.max(), candidates, 0).argmax()
+    return jax.tree.map(lambda leaf: leaf[best], probes)
+
+
+def _scores(probe: Probe, x: jax.Array) -> jax.Array:
+    return jnp.matmul(x, probe.weights, precision=EXACT) + probe.bias
+
+
+def _minimise(loss, start, max_steps: int, tolerance: float):
+    solver = optax.lbfgs()
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry):
+        parameters, state, _ = carry
+        value, grads = value_and_grad(parameters, state=state)
+        updates, state = solver.update(
+            grads, state, parameters, value=value, grad=grads, value_fn=loss
+        )
+        parameters = optax.apply_updates(parameters, updates)
+        return parameters, state, optax.tree.norm(optax.tree.get(state, "grad"))
+
+    def unfinished(carry):
+        _, state, norm = carry
+        return (optax.tree.get(state, "count") < max_steps) & (norm >= tolerance)
+
+    carry = (start, solver.init(start), jnp.asarray(jnp.inf))
+    return jax.lax.while_loop(unfinished, step, carry)[0]
+
+
+def _require(x, y, x_held, y_held, strengths: Sequence[float]) -> None:
+    for features, classes in ((x, y), (x_held, y_held)):
+        if features.shape[0] != classes.shape[0]:
+            raise ValueError(
+                f"features and classes must be of the same examples, got "
+                f"{features.shape[0]} and {classes.shape[0]}"
+            )
+    if not strengths or not all(s > 0 for s in strengths):
+        raise ValueError(f"strengths must be positive, got {tuple(strengths)}")

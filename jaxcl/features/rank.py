@@ -1,0 +1,124 @@
+"""How many directions features use, and how many units never answer."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.features.matrix import flat, or_one, with_units
+
+
+def singular_values(x: jax.Array) -> jax.Array:
+    """The singular values of a feature matrix, largest first.
+
+    σ(X) = σ(R), X = QR (of Xᵀ where D > N). The square roots of the Gram matrix's
+    eigenvalues are not used: in float32 they end at √ε σ₁ instead of ε σ₁.
+
+    Args:
+      x: float[N, ...] features of N examples; axes after the first are flattened to D.
+
+    Returns:
+      float32[min(N, D)]. Not centred.
+
+    Raises:
+      ValueError: x has no axis for features.
+    """
+    return _singular_values(flat(x))
+
+
+@jax.jit
+def _singular_values(x: jax.Array) -> jax.Array:
+    r = x.T if x.shape[0] < x.shape[1] else x
+    if r.shape[0] > r.shape[1]:
+        r = jnp.linalg.qr(r, mode="r")
+    return jnp.linalg.svd(r, compute_uv=False)
+
+
+def effective_rank(x: jax.Array) -> jax.Array:
+    """The number of directions that features fill, weighted by how far.
+
+    exp(H(p)), p = σ / Σσ, H(p) = −Σ p log p.
+
+    Args:
+      x: float[N, ...] features of N examples.
+
+    Returns:
+      float32[], from 1 to min(N, D); 0 for a matrix of zeros. Not centred.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxcl.features import effective_rank
+      >>> round(float(effective_rank(jnp.eye(5, 3))), 3)
+      3.0
+
+    Source: Roy and Vetterli, The effective rank: a measure of effective dimensionality,
+    EUSIPCO 2007.
+    """
+    sigma = singular_values(x)
+    p = sigma / or_one(sigma.sum())
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(or_one(p)), 0))
+    return jnp.where(sigma[0] > 0, jnp.exp(entropy), 0)
+
+
+def stable_rank(x: jax.Array) -> jax.Array:
+    """Energy over that of the strongest direction.
+
+    ‖X‖_F² / σ₁² = Σσ² / σ₁².
+
+    Args:
+      x: float[N, ...] features of N examples.
+
+    Returns:
+      float32[], from 1 to the rank; 0 for a matrix of zeros. Not centred.
+    """
+    sigma = singular_values(x)
+    return jnp.sum(jnp.square(sigma / or_one(sigma[0])))
+
+
+def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
+    """The fewest directions that hold a share of the energy.
+
+    min {k: Σ_{i ≤ k} σᵢ² ≥ share · Σσ²}.
+
+    Args:
+      x: float[N, ...] features of N examples.
+      share: in (0, 1).
+
+    Returns:
+      int32[]; 0 for a matrix of zeros. Not centred.
+
+    Raises:
+      ValueError: share outside (0, 1). At 1 rounding alone would decide.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must lie in (0, 1), got {share}")
+    sigma = singular_values(x)
+    held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
+    rank = 1 + jnp.sum(held < share * held[-1])
+    return jnp.where(sigma[0] > 0, rank, 0).astype(jnp.int32)
+
+
+def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
+    """The share of units that hardly answer.
+
+    Unit i is dormant if s_i = E|h_i| / (1/C · Σ_k E|h_k|) ≤ τ.
+
+    Args:
+      x: float[N, ..., C] outputs after the nonlinearity; a unit is a channel, its mean
+        is over examples and positions.
+      threshold: τ ≥ 0.
+
+    Returns:
+      float32[] in [0, 1]; 1 for a matrix of zeros.
+
+    Raises:
+      ValueError: τ < 0, or x has no axis for units.
+
+    Source: Sokar et al., The dormant neuron phenomenon in deep reinforcement learning,
+    ICML 2023, https://arxiv.org/abs/2302.12902, definition 3.1.
+    """
+    if threshold < 0:
+        raise ValueError(f"threshold must be at least 0, got {threshold}")
+    answer = jnp.abs(with_units(x)).mean(axis=tuple(range(x.ndim - 1)))
+    score = answer / or_one(answer.mean())
+    return jnp.mean(score <= threshold)

@@ -1,0 +1,78 @@
+"""Where in an image a network finds what it answers by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+Score = Callable[[jax.Array], jax.Array]
+"""``[B, ...] -> float[B]``: the logit of the class asked about, or any feature."""
+
+
+def input_gradient(score: Score, x: jax.Array) -> jax.Array:
+    """How each pixel would change a score.
+
+    ∂s_b / ∂x_b of each image b; the score of an image may not depend on the others.
+
+    Args:
+      score: ``[B, ...] -> float[B]``.
+      x: float[B, ...] images.
+
+    Returns:
+      float[B, ...], of x's shape; signed.
+
+    Source: Simonyan et al., Deep inside convolutional networks, 2013,
+    https://arxiv.org/abs/1312.6034, who show its absolute value.
+    """
+    return jax.grad(lambda v: score(v).sum())(x)
+
+
+def occlusion(
+    score: Score, x: jax.Array, *, window: int, stride: int = 1, fill: float = 0.0
+) -> jax.Array:
+    """How much of a score is lost when a window of the image is covered.
+
+    s(x) − s(x with rows [r, r + w) and columns [c, c + w) set to `fill`), r and c
+    multiples of the stride.
+
+    Args:
+      score: ``[B, H, W, C] -> float[B]``.
+      x: float[B, H, W, C] images.
+      window: w, side of the square, from 1 to min(H, W).
+      stride: between squares, at least 1.
+      fill: what covered pixels are set to.
+
+    Returns:
+      float[B, 1 + (H − w) // stride, 1 + (W − w) // stride].
+
+    Raises:
+      ValueError: images of another rank; a window or stride that does not fit.
+
+    Source: Zeiler and Fergus, Visualizing and understanding convolutional networks,
+    ECCV 2014, https://arxiv.org/abs/1311.2901, section 4.2.
+    """
+    if x.ndim != 4:
+        raise ValueError(f"occlusion needs images [B, H, W, C], got shape {x.shape}")
+    height, width = x.shape[1:3]
+    if not 1 <= window <= min(height, width) or stride < 1:
+        raise ValueError(
+            f"window must lie in [1, {min(height, width)}] and stride be at least 1, "
+            f"got {window} and {stride}"
+        )
+    whole = score(x)
+    rows = jnp.arange(0, height - window + 1, stride)
+    columns = jnp.arange(0, width - window + 1, stride)
+
+    def covers(start: jax.Array, size: int) -> jax.Array:
+        at = jnp.arange(size)
+        return (at >= start) & (at < start + window)
+
+    def lost(corner: jax.Array) -> jax.Array:
+        covered = covers(corner[0], height)[:, None] & covers(corner[1], width)
+        return whole - score(jnp.where(covered[None, :, :, None], fill, x))
+
+    corners = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    maps = jax.lax.map(lost, corners)
+    return maps.T.reshape(x.shape[0], len(rows), len(columns))
