@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -62,6 +63,27 @@ def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def from_json(fields: dict[str, Any]) -> ConfigDict:
+    """A config as `config.json` holds it; a field it lacks is at its neutral value.
+
+    Runs are older than some fields, and JSON has no tuples.
+    """
+    neutral = json.loads(base("").to_json_best_effort())
+    return ConfigDict(_tuples(_laid_over(neutral, fields)))
+
+
+def _laid_over(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {k: _laid_over(below.get(k), v) for k, v in above.items()}
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(v) for name, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def problem(config: ConfigDict) -> Problem:

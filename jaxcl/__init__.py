@@ -20,6 +20,7 @@ from jaxcl.hooks import (
     transform_loss,
     transform_optimizer,
 )
+from jaxcl.opening import load_run
 from jaxcl.setup import array_data, context, context_of, setup_for, setup_for_linen
 from jaxcl.types import (
     Batch,
@@ -53,6 +54,7 @@ __all__ = [
     "features",
     "init_params",
     "linearity",
+    "load_run",
     "losses",
     "metrics",
     "nn",

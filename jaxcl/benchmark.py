@@ -101,6 +101,7 @@ def base(name: str) -> ConfigDict:
                 "select_metric": "accuracy",
             },
             "checkpoint_every": 600.0,  # seconds
+            "keep_weights": "none",  # "last", after all "tasks", after all "epochs"
         }
     )
 

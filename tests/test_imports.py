@@ -17,6 +17,7 @@ FLOORS = [
     ("strategies", "data"),
     ("benchmark", "training"),
     ("testing",),
+    ("opening",),
 ]
 # Inside `training` too: what is trained knows nothing of the run it is part of.
 TRAINING = [
@@ -25,7 +26,7 @@ TRAINING = [
     ("epoch",),
     ("trainer",),
     ("problem",),
-    ("programs", "run_state"),
+    ("programs", "run_state", "observation"),
     ("protocol",),
 ]
 

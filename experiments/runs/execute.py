@@ -15,9 +15,10 @@ from ml_collections import ConfigDict
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem, validate
 from jaxcl.training.protocol import Interrupted, TaskDone
+from jaxcl.training.seeds import SeedMesh
 
 from .. import config as configs
-from . import machine, notes, results
+from . import kept, machine, notes, results
 from .log import Log, of_seeds
 from .progress import Display
 from .results import Result
@@ -57,6 +58,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
     """
     problem = configs.problem(config)
     validate(problem)
+    kept.require(config.keep_weights)
     return Job(problem, (Part(config, workdir),), workdir / "checkpoints")
 
 
@@ -99,6 +101,12 @@ def carry_out(job: Job) -> list[Result]:
     config, many = parts[0].config, len(parts)
     label = f"{config.name}/{configs.method_of(config).label}"
     label += f", {many} settings at once" if many > 1 else ""
+    mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
+    folders = [(part.workdir, own) for part, own in zip(parts, rows, strict=True)]
+    watch = []
+    if config.keep_weights != "none":
+        keep = config.keep_weights
+        watch.append(kept.Keeper(problem, mesh, keep, folders, write))
     found: list[Result] = []
     with (
         machine.StopOnSignal() as stop,
@@ -111,7 +119,9 @@ def carry_out(job: Job) -> list[Result]:
             checkpoints=job.checkpoints,
             save_every=config.checkpoint_every,
             stop=stop,
+            mesh=mesh,
             checked=True,
+            watch=watch,
         ):
             show.show(event)
             own = [of_seeds(event, mine, 1 / many) for mine in rows]
@@ -153,6 +163,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
     if file.exists():
         try:
             theirs = json.loads(file.read_text())
+            theirs = json.loads(configs.from_json(theirs).to_json_best_effort())
         except ValueError as error:
             raise machine.UsageError(
                 f"{file} is not valid JSON ({error}); use another --workdir"

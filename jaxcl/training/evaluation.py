@@ -12,10 +12,26 @@ from jaxcl.heads import mask_logits
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.setup import context_of
 from jaxcl.training.state import SeedState
-from jaxcl.types import Setup, TaskData
+from jaxcl.types import Batch, Output, Params, PyTree, Setup, State, TaskData
 
 Evaluate = Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]
 """``(seed, data, current task) -> (accuracy, loss)``"""
+
+
+Forward = Callable[[Params, PyTree, State, Batch, jax.Array], Output]
+"""``(params, model_state, strategy_state, batch, current task) -> Output``"""
+
+
+def make_forward(setup: Setup, strategy: Strategy) -> Forward:
+    """Builds a method's forward pass in evaluation mode."""
+    key = jax.random.key(0)  # the network draws nothing
+
+    def forward(params, model_state, strategy_state, batch, current) -> Output:
+        ctx = context_of(batch, task=current, key=key, model_state=model_state)
+        f = strategy.forward(setup.apply_fn, strategy_state, params.aux, ctx=ctx)
+        return f(params.net, model_state, batch.x, batch.task, key, False)
+
+    return forward
 
 
 def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate:
@@ -36,6 +52,7 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
       ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN of a seed that
       has failed.
     """
+    forward = make_forward(setup, strategy)
 
     def evaluate(
         seed: SeedState, data: TaskData, current: jax.Array
@@ -49,16 +66,14 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
         """
         full = batch_size if setup.mixes_examples else data.capacity
         size = min(batch_size, full)
-        key = jax.random.key(0)  # always the same order; the network draws nothing
+        key = jax.random.key(0)  # always the same order
         order = shuffled(key, data.size, data.capacity)
 
         def body(i, totals):
             position, weight = batch_positions(order, i, size, data.size)
             batch = data.take(position)._replace(weight=weight)
-            ctx = context_of(batch, task=current, key=key, model_state=seed.model_state)
-            net, aux = seed.params
-            f = strategy.forward(setup.apply_fn, seed.strategy_state, aux, ctx=ctx)
-            out = f(net, seed.model_state, batch.x, batch.task, key, False)
+            of_seed = (seed.params, seed.model_state, seed.strategy_state)
+            out = forward(*of_seed, batch, current)
             logits = mask_logits(setup, out.logits, batch.task, current)
             right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
             # A class that is not in play yet has a loss of 1e38; count no such thing.

@@ -8,7 +8,7 @@ the files. All arithmetic is in `jaxcl.training.trainer`, all placement in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,15 @@ from jaxcl.training.epoch import EpochMetrics
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
 from jaxcl.training.programs import make_programs
-from jaxcl.training.run_state import RunReport, RunState, fresh, names_of, with_task
+from jaxcl.training.run_state import (
+    Moment,
+    RunReport,
+    RunState,
+    Watch,
+    fresh,
+    names_of,
+    with_task,
+)
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import Progress, SeedState
 
@@ -62,6 +70,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     mesh: SeedMesh | None = None,
     checked: bool = False,
+    watch: Sequence[Watch] = (),
 ) -> Generator[Started | EpochDone | TaskDone, None, None]:
     """Trains every seed on every task in turn, measuring all tasks after each.
 
@@ -74,6 +83,9 @@ def run(
       stop: asked after each epoch; True saves and raises `Interrupted`.
       mesh: where seeds run; by default laid over all devices.
       checked: whether `jaxcl.training.problem.validate` has passed the problem already.
+      watch: functions that are shown every `Moment` of the run, before the state that
+        follows from it is saved: what they write is there whenever a run goes on from
+        that state, and is written again, the same, where it goes on from before.
 
     Yields:
       One `Started`, an `EpochDone` per epoch and a `TaskDone` per task.
@@ -95,6 +107,10 @@ def run(
     def number(value: int) -> jax.Array:
         return mesh.share(np.int32(value))
 
+    def show(what: str, task: int, epoch: int, trained: SeedState, cache=()) -> None:
+        for see in watch:
+            see(Moment(what, task, epoch, trained, cache, mine, base))
+
     trained = programs.init((), mine, ())
     names = names_of(mesh.gather(programs.report(trained, mine, ())))
     state = fresh(problem, names)
@@ -105,6 +121,7 @@ def run(
     else:
         measured = programs.evaluate(trained, mine, (base, number(0)))
         state = state._replace(baseline=mesh.gather(measured))
+        show("start", -1, -1, trained)
     began = time.monotonic() - float(state.seconds)
     saved = time.monotonic()
 
@@ -132,6 +149,8 @@ def run(
         if state.epoch == 0:
             trained = programs.begin(trained, (mine, mesh.real), ())
         cache = programs.before_task(trained, mine, shared)
+        if state.epoch == 0:
+            show("begin", task, -1, trained, cache)
         longest = number(_longest_epoch(problem, task))
         while not _finished(mesh, trained, plan, int(state.epoch)):
             epoch = int(state.epoch)
@@ -142,6 +161,7 @@ def run(
             state = state._replace(
                 epoch=np.int64(epoch + 1), steps=state.steps + metrics.steps
             )
+            show("epoch", task, epoch, trained, cache)
             yield EpochDone(task, epoch, metrics, elapsed())
             stopping = mesh.any_host(stop())
             if stopping or mesh.any_host(time.monotonic() - saved > save_every):
@@ -153,6 +173,7 @@ def run(
         accuracy = mesh.gather(programs.evaluate(trained, mine, shared))
         report = mesh.gather(programs.report(trained, mine, ()))
         state = with_task(state, task, accuracy, report)
+        show("end", task, -1, trained)
         save(state, trained)
         saved = time.monotonic()
         yield task_done(state, trained, elapsed())

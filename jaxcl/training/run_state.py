@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcl.training.problem import Problem
+from jaxcl.data.stream import Base
+from jaxcl.training.problem import PerSeed, Problem
+from jaxcl.training.state import SeedState
 from jaxcl.types import PyTree
 
 RunReport = dict[str, dict[str, np.ndarray]]
 """quantity -> layer -> float32[S, T] so far, NaN where not measured."""
+
+
+class Moment(NamedTuple):
+    """A moment of a run, as who watches it is shown it; arrays are on the devices.
+
+    Attributes:
+      what: "start", before anything is trained; "begin" of a task; an "epoch" done;
+        the "end" of a task, with the weights that are carried to the next.
+      task: from 0; −1 at the start of the run.
+      epoch: the one done, from 0; else −1.
+      trained: [S with padding]; the next epoch overwrites it, so that it may be read
+        and not kept.
+      cache: what ``before_task`` made, at "begin" and "epoch"; else ().
+      mine: every seed's data and settings.
+      base: the images.
+    """
+
+    what: str
+    task: int
+    epoch: int
+    trained: SeedState
+    cache: PyTree
+    mine: PerSeed
+    base: Base
+
+
+Watch = Callable[[Moment], None]
 
 
 class RunState(NamedTuple):

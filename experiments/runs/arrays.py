@@ -1,0 +1,55 @@
+"""Named arrays in a file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .machine import UsageError
+
+
+def save(file: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Writes an .npz, replacing the file in one step.
+
+    Raises:
+      UsageError: the disk is full or the folder not writable; what the file held
+        before is still there.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {file}: {error.strerror}; free the disk or make the folder "
+            "writable and run the same command again"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(file: Path) -> dict[str, NDArray]:
+    """The arrays of an .npz.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is not one, or was cut off.
+    """
+    try:
+        with np.load(file) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # zipfile and numpy raise many kinds
+        raise ValueError(
+            f"{file} cannot be read ({error}): remove it, and its run's folder to run "
+            "the config again"
+        ) from error

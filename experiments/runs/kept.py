@@ -1,0 +1,135 @@
+"""A run's weights on disk: at its end, after every task, after every epoch.
+
+A folder ``weights`` gets a file per moment, with the arrays of all seeds, [S, ...].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcl.training.observation import forward_reads_state
+from jaxcl.training.problem import Problem
+from jaxcl.training.run_state import Moment
+from jaxcl.training.seeds import SeedMesh
+from jaxcl.training.state import SeedState
+from jaxcl.types import Params, PyTree, State
+
+from . import arrays
+
+KEEP = ("none", "last", "tasks", "epochs")
+
+
+class Weights(NamedTuple):
+    """What a forward pass of one seed needs, or of all with a leading [S]."""
+
+    params: Params
+    model_state: PyTree
+    strategy_state: State | None  # None: the strategy's forward pass reads none of it
+
+
+def require(keep: str) -> None:
+    """Refuses a value of ``config.keep_weights`` that means nothing."""
+    if keep not in KEEP:
+        raise ValueError(f"keep_weights must be one of {', '.join(KEEP)}, got {keep!r}")
+
+
+def file_of(workdir: Path, task: int, epoch: int | None = None) -> Path:
+    """The file of a task's end, of one of its epochs, or of the start (task −1)."""
+    if task < 0:
+        name = "untrained"
+    else:
+        name = f"task_{task:03d}" + ("" if epoch is None else f"_epoch_{epoch:03d}")
+    return workdir / "weights" / f"{name}.npz"
+
+
+class Keeper:
+    """Watches a run and writes the weights that are to be kept."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        mesh: SeedMesh,
+        keep: str,
+        parts: Sequence[tuple[Path, slice]],
+        write: bool,
+    ):
+        """Keeps weights for each part of a run's seeds.
+
+        Args:
+          problem: what runs.
+          mesh: where it runs.
+          keep: one of `KEEP`.
+          parts: folder and seeds.
+          write: False in processes that only take part in gathering.
+        """
+        self.keep, self.parts, self.write = keep, parts, write
+        self.last = problem.stream.num_tasks - 1
+        self.mesh = mesh
+        self.reads_state = forward_reads_state(problem)
+
+    def __call__(self, moment: Moment) -> None:
+        if not self._wanted(moment):
+            return
+        held = self.mesh.gather(_weights(moment.trained, self.reads_state))
+        if not self.write:
+            return
+        epoch = moment.epoch if moment.what == "epoch" else None
+        for workdir, rows in self.parts:
+            own = jax.tree.map(lambda leaf, rows=rows: leaf[rows], held)
+            arrays.save(file_of(workdir, moment.task, epoch), named(own))
+
+    def _wanted(self, moment: Moment) -> bool:
+        if moment.what == "end":
+            return self.keep in ("tasks", "epochs") or moment.task == self.last
+        if moment.what == "epoch":
+            return self.keep == "epochs"
+        return moment.what == "start" and self.keep != "last"
+
+
+def _weights(trained: SeedState, reads_state: bool) -> Weights:
+    state = trained.strategy_state if reads_state else None
+    return Weights(trained.params, trained.model_state, state)
+
+
+def named(weights: Weights) -> dict[str, np.ndarray]:
+    """Each array under its place in the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(weights)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def read(file: Path, seed: int, problem: Problem, like: SeedState) -> Weights:
+    """One seed's weights.
+
+    Args:
+      file: of `file_of`.
+      seed: its place among the run's seeds.
+      problem: what ran.
+      like: shapes of one seed's state.
+
+    Raises:
+      FileNotFoundError: they were not kept.
+      ValueError: the file is broken or of another network.
+    """
+    found = arrays.load(file)
+    wanted = _weights(like, forward_reads_state(problem))
+    leaves, structure = jax.tree_util.tree_flatten_with_path(wanted)
+    names = [jax.tree_util.keystr(path) for path, _ in leaves]
+    if set(names) != found.keys():
+        raise ValueError(f"{file} holds the weights of another network or method")
+    taken = []
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        own = found[name][seed]
+        if own.dtype.kind == "V":  # numpy does not know the names of short floats
+            own = own.view(leaf.dtype)
+        if own.shape != leaf.shape or own.dtype != leaf.dtype:
+            raise ValueError(
+                f"{file}: {name} is {own.dtype}{list(own.shape)} there, the run's "
+                f"config makes it {leaf.dtype}{list(leaf.shape)}"
+            )
+        taken.append(jax.numpy.asarray(own))
+    return jax.tree.unflatten(structure, taken)

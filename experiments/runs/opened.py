@@ -1,0 +1,194 @@
+"""A run opened again: its weights, data, network, results and what was measured."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcl.setup import context
+from jaxcl.training.evaluation import make_forward
+from jaxcl.training.observation import setup_of, shapes_of_seed, strategy_of
+from jaxcl.types import Output
+
+from .. import config as configs
+from . import kept, results
+from .kept import Weights
+from .results import Result
+
+
+class Run:
+    """What a run's folder holds; see `load_run`.
+
+    Attributes:
+      workdir: the folder.
+      config: the run's config, complete.
+      problem: what it describes; ``problem.stream`` is the tasks.
+      seeds: the numbers by which the methods below know them.
+      num_tasks: T; tasks count from 0.
+    """
+
+    def __init__(self, workdir: Path):
+        self.workdir = workdir
+        file = workdir / results.CONFIG_NAME
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: no such file; {workdir} is no run's folder"
+            )
+        self.config = configs.from_json(json.loads(file.read_text(encoding="utf-8")))
+        self.problem = configs.problem(self.config)
+        self.seeds = self.problem.seeds
+        self.num_tasks = self.problem.stream.num_tasks
+
+    @cached_property
+    def result(self) -> Result:
+        """Accuracies and what the strategy reports, of the tasks that are done."""
+        return results.load(self.workdir)
+
+    def weights(self, seed: int, task: int, epoch: int | None = None) -> Weights:
+        """The weights after a task; after one of its epochs; before all tasks.
+
+        Args:
+          seed: one of `seeds`.
+          task: from 0; −1 is the untrained network.
+          epoch: of the task, from 0; None is the task's end, after the best weights
+            were loaded and the method has consolidated them.
+
+        Returns:
+          A `Weights` of that seed, for `apply`.
+
+        Raises:
+          ValueError: no such seed or task; weights of another network.
+          FileNotFoundError: the run did not keep them.
+        """
+        self._require(task, least=-1)
+        file = kept.file_of(self.workdir, task, epoch)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: no such weights; the run was told "
+                f"--config.keep_weights={self.config.keep_weights} (last: after the "
+                "last task, tasks: after each and untrained, epochs: after each epoch "
+                "too)"
+            )
+        return kept.read(file, self._place(seed), self.problem, self._shapes)
+
+    def data(
+        self, seed: int, task: int, part: str = "test"
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """A task's examples as the network is given them.
+
+        Args:
+          seed: one of `seeds`, whose permutations, classes and split they are.
+          task: from 0.
+          part: "train", "valid" or "test".
+
+        Returns:
+          x [N, ...], normalised, and y [N], among the network's K outputs.
+
+        Raises:
+          ValueError: no such seed, task or part.
+        """
+        self._require(task)
+        if part not in ("train", "valid", "test"):
+            raise ValueError(f"part must be train, valid or test, got {part!r}")
+        stream, place = self.problem.stream, self._place(seed)
+        mine = jax.tree.map(lambda leaf: leaf[place], stream.per_seed)
+        data = stream.view(stream.base, mine, part, task)
+        batch = data.take(np.arange(int(data.size)))
+        return np.asarray(batch.x), np.asarray(batch.y)
+
+    def apply(
+        self, weights: Weights, x: Any, task: int, current: int | None = None
+    ) -> Output:
+        """The network's forward pass in evaluation mode, the method's part included.
+
+        Args:
+          weights: of one seed.
+          x: float[N, ...], all at once.
+          task: that the examples are of, from 0.
+          current: the last task trained, by default `task`; it matters where the
+            method's forward pass asks for it.
+
+        Returns:
+          An `Output`: ``logits`` [N, K], not masked, and ``taps``, the input of each
+          layer by its name. What a layer puts out, after its nonlinearity, is what the
+          next one reads: ``taps["head"]`` is what the classifier sees.
+        """
+        self._require(task)
+        return self._forward(
+            weights, jnp.asarray(x), task, task if current is None else current
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """All that was measured as a long table, for ``pandas.DataFrame``.
+
+        Returns:
+          A row per number: ``quantity``, ``layer`` ("" where there is none), ``seed``,
+          ``tasks_trained`` (0 is the untrained network), ``task`` (from 0; None where
+          the quantity is of no single task) and ``value``. What was not measured has
+          no row.
+        """
+        r = self.result
+        accuracy = np.concatenate([r.baseline[:, None], r.matrix], axis=1)
+        rows = list(self._rows("accuracy", "", accuracy, 0))
+        for quantity, layers in r.report.items():
+            for layer, values in layers.items():
+                rows += self._rows(quantity, layer, values, 1)
+        return rows
+
+    def _rows(self, quantity: str, layer: str, values: NDArray, first: int):
+        """Rows of an array [S, tasks trained − first] or [S, …, T]."""
+        for at in np.argwhere(np.isfinite(values)):
+            yield {
+                "quantity": quantity,
+                "layer": layer,
+                "seed": self.seeds[at[0]],
+                "tasks_trained": int(at[1]) + first,
+                "task": int(at[2]) if len(at) > 2 else None,
+                "value": float(values[tuple(at)]),
+            }
+
+    @cached_property
+    def _shapes(self):
+        return shapes_of_seed(self.problem)
+
+    @cached_property
+    def _forward(self):
+        setup = setup_of(self.problem)
+        forward = make_forward(setup, strategy_of(self.problem, setup))
+
+        @jax.jit
+        def run(weights: Weights, x, task, current) -> Output:
+            batch = context(x, jnp.zeros(len(x)), task=task).batch
+            # A state that no forward pass reads was not kept.
+            state = self._shapes.strategy_state
+            if weights.strategy_state is not None:
+                state = weights.strategy_state
+            else:
+                state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+            given = (weights.params, weights.model_state, state)
+            return forward(*given, batch, jnp.asarray(current, jnp.int32))
+
+        return run
+
+    def _place(self, seed: int) -> int:
+        if seed not in self.seeds:
+            raise ValueError(f"the run has no seed {seed}; its seeds: {self.seeds}")
+        return self.seeds.index(seed)
+
+    def _require(self, task: int, least: int = 0) -> None:
+        if not least <= task < self.num_tasks:
+            raise ValueError(
+                f"task must lie in {least}..{self.num_tasks - 1}, got {task}"
+            )
+
+
+def load_run(workdir: str | Path) -> Run:
+    """Opens a run's folder; see `jaxcl.load_run`."""
+    return Run(Path(workdir))

@@ -1,0 +1,64 @@
+"""What can be seen of a network in training from outside: its state, its answers."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.contract import Strategy
+from jaxcl.nn import capture
+from jaxcl.setup import context
+from jaxcl.training.evaluation import make_forward
+from jaxcl.training.problem import Problem, make_setup
+from jaxcl.training.state import SeedState
+from jaxcl.training.trainer import make_trainer
+from jaxcl.types import Setup
+
+
+def setup_of(problem: Problem) -> Setup:
+    """The `Setup` that a problem's strategies are built from."""
+    return make_setup(problem.model, problem.stream, problem.plan.batch_size)
+
+
+def strategy_of(problem: Problem, setup: Setup) -> Strategy:
+    """The strategy, where seeds differ in their settings that of the first."""
+    first = {name: values[0] for name, values in problem.settings.items()}
+    return problem.make_strategy(setup, **first)
+
+
+def shapes_of_seed(problem: Problem) -> SeedState:
+    """Shapes and dtypes of what a seed carries."""
+    setup = setup_of(problem)
+    trainer = make_trainer(
+        setup,
+        strategy_of(problem, setup),
+        problem.optimizer,
+        problem.plan,
+        capture.init_fn(problem.model, setup.example),
+        masked=False,
+    )
+    return jax.eval_shape(trainer.init, jax.random.key(0))
+
+
+def forward_reads_state(problem: Problem) -> bool:
+    """Whether a forward pass in evaluation mode needs the strategy's state.
+
+    Most need none of it: an anchor, an importance, a memory are for training alone.
+    """
+    setup, seed = setup_of(problem), shapes_of_seed(problem)
+    forward = make_forward(setup, strategy_of(problem, setup))
+
+    def answers(state, params, model_state):
+        x = jnp.zeros(setup.example.shape, setup.example.dtype)
+        batch = context(x, jnp.zeros(len(x)), task=0).batch
+        out = forward(params, model_state, state, batch, jnp.zeros((), jnp.int32))
+        return out.logits, out.taps
+
+    given = (seed.strategy_state, seed.params, seed.model_state)
+    jaxpr = jax.make_jaxpr(answers)(*given).jaxpr
+    read = {id(v) for v in jaxpr.outvars}
+    for equation in reversed(jaxpr.eqns):
+        if any(id(v) in read for v in equation.outvars):
+            read |= {id(v) for v in equation.invars}
+    of_state = len(jax.tree.leaves(seed.strategy_state))
+    return any(id(v) in read for v in jaxpr.invars[:of_state])
