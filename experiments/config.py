@@ -115,6 +115,7 @@ def problem(config: ConfigDict) -> Problem:
         optimizer=_optimizer(config.optimizer),
         plan=_plan(config),
         joint=config.joint,
+        joint_once=config.joint_once,
         measure=config.measure,
         seed_mode=config.seed_mode,
     )

@@ -57,6 +57,7 @@ def base(name: str) -> ConfigDict:
             "method": {},  # the strategy's settings
             "seeds": (0, 1, 2, 3, 4),
             "joint": False,  # each task trains on all data so far
+            "joint_once": False,  # joint only: one training, on all tasks' data
             "measure": "test",  # "valid": the matrix that settings are chosen by
             "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
             "rows": tuple(METHODS),  # what `compare` runs by default

@@ -280,6 +280,21 @@ def test_joint_trains_on_all_data_so_far(problem, finish):
     assert joint.accuracy[:, -1].mean() >= alone.accuracy[:, -1].mean()
 
 
+def test_joint_once_is_one_training_on_all_tasks(problem, finish, tmp_path):
+    once = problem(joint=True)._replace(joint_once=True)
+    events = list(protocol.run(once, checkpoints=tmp_path))
+    assert events[0] == Started(2, 0, False)
+    assert [e.task for e in events if isinstance(e, EpochDone)] == [2, 2]
+    last = events[-1]
+    assert last.steps.tolist() == [2 * 30] * 3
+    assert np.isnan(last.accuracy[:, :-1]).all()
+    assert last.accuracy[:, -1].min() > 0.5
+    again = finish(once, checkpoints=tmp_path)
+    np.testing.assert_array_equal(again.accuracy, last.accuracy)
+    with pytest.raises(ValueError, match="joint_once=True needs joint=True"):
+        validate(once._replace(joint=False))
+
+
 def test_tasks_of_unequal_size_share_a_trace(problem, blobs):
     few = blobs._replace(
         train_x=np.concatenate([blobs.train_x[:60], blobs.train_x[blobs.train_y < 2]]),

@@ -200,7 +200,9 @@ def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:
         for note in notes.of_task(done.report, task, done.status)
     ]
     if problem.joint:
-        told.append("joint trains each task on all data so far: the upper bound")
+        once = "is one training on the data of all tasks"
+        each = "trains each task on all data so far"
+        told.append(f"joint {once if problem.joint_once else each}: the upper bound")
     return Result(
         config_name=config.name,
         row=configs.method_of(config).row,

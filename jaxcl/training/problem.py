@@ -31,6 +31,8 @@ class Problem(NamedTuple):
       optimizer: restarted at the start of each task.
       plan: how each task is trained.
       joint: each task trains on the data of all tasks so far.
+      joint_once: joint only: one training, on the data of all tasks at once. Nothing is
+        measured before it: the accuracy matrix has its last row alone.
       measure: "test", or "valid": the accuracy matrix by which settings are chosen.
       seed_mode: one of `jaxcl.training.seeds.MODES`.
       rates: factors for the optimizer's updates, one for each seed.
@@ -46,6 +48,7 @@ class Problem(NamedTuple):
     optimizer: optax.GradientTransformation
     plan: Plan
     joint: bool = False
+    joint_once: bool = False
     measure: str = "test"
     seed_mode: str = "auto"
     rates: tuple[float, ...] = ()
@@ -99,6 +102,8 @@ def validate(problem: Problem) -> None:
         raise ValueError(f"measure must be test or valid, got {problem.measure!r}")
     if not stream.capacity(problem.measure):
         raise ValueError("measure='valid' needs valid_fraction above 0")
+    if problem.joint_once and not problem.joint:
+        raise ValueError("joint_once=True needs joint=True")
     varied = {"rates": problem.rates} if problem.rates else {}
     varied |= problem.settings
     for name, values in varied.items():

@@ -65,15 +65,19 @@ def names_of(report: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ..
 
 
 def fresh(problem: Problem, names: Mapping[str, tuple[str, ...]]) -> RunState:
-    """The state of a run in which nothing has been trained."""
+    """The state of a run in which nothing has been trained.
+
+    Joint training on all tasks at once is that of the last task.
+    """
     seeds, tasks = len(problem.seeds), problem.stream.num_tasks
+    first = tasks - 1 if problem.joint_once else 0
     unknown = np.full((seeds, tasks), np.nan, np.float32)
     return RunState(
         trained=None,
         accuracy=np.full((seeds, tasks, tasks), np.nan, np.float32),
         baseline=unknown,
         report={q: dict.fromkeys(layers, unknown) for q, layers in names.items()},
-        task=np.int64(0),
+        task=np.int64(first),
         epoch=np.int64(0),
         steps=np.zeros(seeds, np.int64),
         seconds=np.float64(0),
