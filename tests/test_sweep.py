@@ -121,6 +121,20 @@ def test_points_that_differ_in_what_can_be_traced_go_together():
     np.testing.assert_allclose(problem.rates, [1.0] * 5 + [2.0] * 5 + [1.0] * 5)
 
 
+def test_settings_that_must_be_numbers_are_trained_apart_their_rates_together(
+    tmp_path,
+):
+    grid = {"gpm": {"method.threshold": (0.9, 0.95), "optimizer.lr": (0.1, 0.2)}}
+    config = benchmark.base("small")
+    config.model.widths = (8,)
+    config.train.epochs = 1
+    config = benchmark.finish(config, "gpm", {"gpm": {"threshold": 0.9}})
+    sweep = grids.prepare_points(grids.points(grid, [config]), tmp_path)
+    assert [numbers for numbers, _ in sweep.left] == [[0, 1], [2, 3]]
+    for _, job in sweep.left:
+        assert job.problem.rates and not job.problem.settings
+
+
 def test_each_part_gets_its_seeds_of_an_event_in_the_strategys_order():
     values = np.arange(12.0).reshape(6, 2)
     layers = {name: values for name in ("hidden_0", "hidden_10", "hidden_9", "head")}

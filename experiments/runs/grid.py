@@ -107,27 +107,54 @@ def prepare_points(found: Sequence[Point], workdir: Path) -> Sweep:
       workdir: gets a folder ROW/SETTINGS for each.
 
     Raises:
-      ValueError: a point's config contradicts itself.
+      As `prepare_parts`.
+    """
+    return prepare_parts(
+        [Part(p.config, workdir / folder(p.config.row) / p.name) for p in found]
+    )
+
+
+def prepare_parts(parts: Sequence[Part]) -> Sweep:
+    """Builds and checks the runs that are not finished, together where that can be.
+
+    Args:
+      parts: each config with the folder of its run.
+
+    Raises:
+      ValueError: a config contradicts itself.
       UsageError: a folder belongs to another config.
     """
-    folders = [workdir / folder(point.config.row) / point.name for point in found]
-    done: dict[int, Result] = {}
-    for i, (point, own) in enumerate(zip(found, folders, strict=True)):
-        result = finished(point.config, own)
-        if result is not None:
-            done[i] = result
-    left = [i for i in range(len(found)) if i not in done]
+    results = [finished(part.config, part.workdir) for part in parts]
+    done = {i: result for i, result in enumerate(results) if result is not None}
+    left = [i for i in range(len(parts)) if i not in done]
+    jobs = _grouped(parts, left, together([parts[i].config for i in left]))
+    return Sweep(len(parts), done, jobs)
+
+
+def _grouped(
+    parts: Sequence[Part], numbers: Sequence[int], groups: Sequence[Sequence[int]]
+) -> list[tuple[list[int], Job]]:
+    """A job per group; one whose settings cannot be traced is cut into smaller ones.
+
+    Args:
+      parts: the runs.
+      numbers: of those in the groups, which count positions in it.
+      groups: what may run at once.
+    """
     jobs: list[tuple[list[int], Job]] = []
-    for group in together([found[i].config for i in left]):
-        numbers = [left[k] for k in group]
-        parts = tuple(Part(found[i].config, folders[i]) for i in numbers)
-        job = _as_one(parts) if len(parts) > 1 else None
-        if job is not None:
-            jobs.append((numbers, job))
+    for group in groups:
+        own = [numbers[k] for k in group]
+        of = tuple(parts[i] for i in own)
+        if len(own) == 1:
+            jobs.append((own, prepare(of[0].config, of[0].workdir)))
+        elif (job := _as_one(of)) is not None:
+            jobs.append((own, job))
         else:
-            each = zip(numbers, parts, strict=True)
-            jobs += [([i], prepare(part.config, part.workdir)) for i, part in each]
-    return Sweep(len(found), done, jobs)
+            by_rate = together([part.config for part in of], settings=False)
+            if len(by_rate) == 1:  # the settings are alike: it is no use to try again
+                by_rate = [[k] for k in range(len(own))]
+            jobs += _grouped(parts, own, by_rate)
+    return jobs
 
 
 def _as_one(parts: tuple[Part, ...]) -> Job | None:

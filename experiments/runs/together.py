@@ -13,17 +13,26 @@ from .. import config as configs
 from ..config import OPTIMIZERS
 
 
-def together(found: Sequence[ConfigDict]) -> list[list[int]]:
+def together(
+    found: Sequence[ConfigDict], *, settings: bool = True
+) -> list[list[int]]:
     """Numbers of configs that differ in nothing but what may be traced.
 
     That is the learning rate of a shipped optimizer, which scales its last step, and
     the strategy's settings that are floats.
+
+    Args:
+      found: the configs.
+      settings: False counts the learning rate alone: a strategy may need its settings
+        as numbers.
     """
     groups: dict[str, list[int]] = {}
     for i, config in enumerate(found):
         rest = json.loads(config.to_json_best_effort())
         for name in _traced(config):
             node, _, leaf = name.partition(".")
+            if node == "method" and not settings:
+                continue
             rest[node].pop(leaf)
         groups.setdefault(json.dumps(rest, sort_keys=True), []).append(i)
     return list(groups.values())
