@@ -149,3 +149,35 @@ def test_it_chains_with_other_methods(parts, other, scenario):
     rest = [{k: v for k, v in n.items() if k != "head"} for n in (params.net, before)]
     jax.tree.map(np.testing.assert_array_equal, *rest)
     jax.tree.map(np.testing.assert_array_equal, statistics, old)
+
+
+@pytest.mark.parametrize("epochs, epoch, learns", [(0, 0, 0), (2, 1, 1), (2, 2, 0)])
+def test_the_extractor_learns_for_the_first_epochs_of_the_first_task(
+    parts, epochs, epoch, learns
+):
+    setup, net, statistics, x, y = parts("batch")
+    method = frozen(setup, epochs=epochs)
+    params = jaxcl.init_params(method, jax.random.key(2), net)
+    loss = jaxcl.transform_loss(method, setup)
+    decay = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, 0.9))
+    tx = jaxcl.transform_optimizer(method, decay, setup)
+    opt_state = tx.init(params)
+
+    @jax.jit
+    def step(params, opt_state, ctx):
+        g, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
+        u, opt_state = tx.update(g, opt_state, params, ctx=ctx, out=out)
+        return optax.apply_updates(params, u), out.model_state
+
+    ctx = jaxcl.context(x, y - 2, task=0, epoch=epoch, model_state=statistics)
+    new, running = step(params, opt_state, ctx)
+    assert (new.net["head"]["kernel"] != net["head"]["kernel"]).any()
+    moved = (new.net["hidden_0"]["kernel"] != net["hidden_0"]["kernel"]).any()
+    assert moved == bool(learns)
+    same = jax.tree.map(lambda a, b: (a == b).all(), running, statistics)
+    assert all(jax.tree.leaves(same)) == (not learns)
+
+
+def test_epochs_below_zero_are_refused(parts):
+    with pytest.raises(ValueError, match="epochs must be at least 0, got -1"):
+        frozen(parts("none")[0], epochs=-1)

@@ -72,7 +72,7 @@ _TABLE = (
         "baseline",
         "Random",
         "#C9B79C",
-        {"from_start": True},
+        {"epochs": 0},
     ),
     Method(
         "linear",

@@ -8,12 +8,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
 from jaxcl.types import Setup
 
 
-def frozen(setup: Setup, *, from_start: bool = False) -> Strategy:
+def frozen(setup: Setup, *, epochs: int | None = None) -> Strategy:
     """Freezes everything before the classifier once task 1 is learned.
 
     Δθ_extractor = 0 for every task after the first, and there the extractor runs in
@@ -28,21 +29,29 @@ def frozen(setup: Setup, *, from_start: bool = False) -> Strategy:
 
     Args:
       setup: ``setup.heads`` tells the classifier's leaves from the extractor's.
-      from_start: freezes the extractor as it was initialised, in the first task too;
-        running statistics stay as initialised with it.
+      epochs: of the first task, after which the extractor is frozen already and only
+        the head trains on; 0 freezes it as it was initialised, running statistics with
+        it. None: all.
 
     Returns:
       A `Strategy` with state ``()``. In a chain it belongs before members that change
       the forward pass (GPM, OWM, HAT): those before it would be in evaluation mode too.
 
     Raises:
-      ValueError: ``setup.heads`` is empty, so that nothing would ever train again.
+      ValueError: ``setup.heads`` is empty, so that nothing would ever train again;
+        epochs below 0.
     """
     if not setup.heads:
         raise ValueError("frozen needs setup.heads to name the classifier, got ()")
 
+    require(
+        epochs is None or epochs >= 0,
+        f"frozen: epochs must be at least 0, got {epochs}",
+    )
+
     def learns(ctx):
-        return (ctx.task == 0) & (not from_start)
+        first = ctx.task == 0
+        return first if epochs is None else first & (ctx.epoch < epochs)
 
     def forward(apply_fn, state, aux, *, ctx):
         def apply(net, model_state, x, task, key, train):
