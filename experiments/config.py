@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
 from jaxcl import strategies
-from jaxcl.benchmark import base, required
+from jaxcl.benchmark import base, defaults, required
 from jaxcl.data import scenarios, sources
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
@@ -55,6 +55,30 @@ def in_effect(config: ConfigDict) -> str:
     lines = [f"# {config.name}, {config.row or config.strategy}"]
     lines += [f"{field} = {value!r}" for field, value in _flat(config.to_dict())]
     return "\n".join(lines)
+
+
+def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """A config as JSON has it, field -> value; what it does not name is at its default.
+
+    One that was written before a field existed says the same as one written since.
+
+    Args:
+      config: a `ConfigDict`, or what was read from a run's `config.json`.
+    """
+    fields = dict(_flat(_as_json(config)))
+    return neutral(fields["strategy"]) | fields
+
+
+def neutral(strategy: str) -> dict[str, Any]:
+    """Field -> its default, as JSON has it: `base`'s and those of a strategy."""
+    found = base("")
+    found.method = ConfigDict(defaults(strategies.factory(strategy)))
+    return dict(_flat(_as_json(found)))
+
+
+def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    whole = config if isinstance(config, ConfigDict) else ConfigDict(dict(config))
+    return json.loads(whole.to_json_best_effort())
 
 
 def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,6 +22,10 @@ from . import kept, machine, notes, results
 from .log import Log, of_seeds
 from .progress import Display
 from .results import Result
+
+# Fields of a config that change no result: how often to save, how to lay seeds out,
+# which rows to compare, which weights to keep.
+CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows", "keep_weights"})
 
 
 class Part(NamedTuple):
@@ -89,6 +93,7 @@ def carry_out(job: Job) -> list[Result]:
       Interrupted: Ctrl-C or SIGTERM; the state is saved.
     """
     problem, parts = job.problem, job.parts
+    machine.versions()  # of the code that runs, not of what it may be when it ends
     write = machine.is_main_process()
     ends = np.cumsum([len(part.config.seeds) for part in parts]).tolist()
     rows = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
@@ -157,21 +162,18 @@ def finished(config: ConfigDict, workdir: Path) -> Result | None:
 def _claim(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json, or checks that the folder's run is of this config."""
     file = workdir / "config.json"
-    mine = json.loads(config.to_json_best_effort())
-    # How often to save and how to lay seeds out change no result.
-    free = {"checkpoint_every", "seed_mode", "rows"}
     if file.exists():
         try:
-            theirs = json.loads(file.read_text())
-            theirs = json.loads(configs.from_json(theirs).to_json_best_effort())
+            theirs = configs.spelled_out(json.loads(file.read_text()))
         except ValueError as error:
             raise machine.UsageError(
                 f"{file} is not valid JSON ({error}); use another --workdir"
             ) from error
+        mine = configs.spelled_out(config)
         different = [
-            f"{key} is {theirs_value!r} there and {value!r} now"
-            for key, theirs_value, value in _differences(theirs, mine)
-            if key.split(".")[0] not in free
+            f"{key} is {theirs.get(key)!r} there and {mine.get(key)!r} now"
+            for key in sorted(theirs | mine)
+            if theirs.get(key) != mine.get(key) and key not in CHANGES_NOTHING
         ]
         if different:
             raise machine.UsageError(
@@ -179,17 +181,8 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 "use another --workdir"
             )
     else:
-        file.write_text(json.dumps(mine, indent=1, sort_keys=True) + "\n")
-
-
-def _differences(a: Any, b: Any, prefix: str = ""):
-    if isinstance(a, dict) and isinstance(b, dict):
-        for key in sorted(set(a) | set(b)):
-            yield from _differences(
-                a.get(key), b.get(key), f"{prefix}.{key}".strip(".")
-            )
-    elif a != b:
-        yield prefix, a, b
+        fields = json.loads(config.to_json_best_effort())
+        file.write_text(json.dumps(fields, indent=1, sort_keys=True) + "\n")
 
 
 def _result(config: ConfigDict, problem: Problem, done: TaskDone) -> Result:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import signal
+import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -48,15 +51,44 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages that results depend on."""
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """Of Python and the packages that results depend on, and the commit if known.
+
+    As they were at the first call: a checkout may move on under a process that runs.
+    """
     found = {"python": platform.python_version(), "jaxcl": jaxcl.__version__}
+    if (at := commit()) is not None:
+        found["commit"] = at
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with "+" where the code differs from it.
+
+    None outside a checkout. Results and figures are no code.
+    """
+    root = Path(__file__).parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    if not (root / ".git").exists():
+        return None
+    try:
+        code = ("jaxcl", "experiments", "configs", ":!experiments/results")
+        changed = git("status", "--porcelain", "--", *code)
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def is_main_process() -> bool:
