@@ -1,4 +1,4 @@
-"""Statistics over seeds: an interval, a paired test. No seed is averaged away."""
+"""Statistics over seeds: intervals, paired and exact tests. No seed is dropped."""
 
 from typing import NamedTuple
 
@@ -124,6 +124,132 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     if np.ptp(d) <= rounding:
         return PairedTest(float(abs(difference) <= rounding), difference, n)
     return PairedTest(float(stats.ttest_rel(x, y).pvalue), difference, n)
+
+
+def sign_flip_test(values: ArrayLike) -> float:
+    """Exact two-sided sign-flip test of a mean of zero.
+
+    p = #{s ∈ {−1, 1}ⁿ : |Σ sᵢ xᵢ| ≥ |Σ xᵢ|} / 2ⁿ, over all 2ⁿ choices of signs; it
+    needs values that are symmetric about their mean, not normal ones. It cannot go
+    below 2/2ⁿ: .0625 with five values.
+
+    Args:
+      values: differences [S], NaN ones left out.
+
+    Returns:
+      p; NaN without a value.
+
+    Raises:
+      ValueError: not one-dimensional, or more than 24 values: 2²⁴ sums take 134 MB.
+    """
+    x = _vector(values, "values")
+    x = x[~np.isnan(x)]
+    if x.size > 24:
+        raise ValueError(f"an exact test takes at most 24 values, got {x.size}")
+    if not x.size:
+        return float("nan")
+    sums = np.zeros(1)
+    for value in x:
+        sums = np.concatenate([sums + value, sums - value])
+    rounding = 8 * np.finfo(float).eps * np.abs(x).sum()
+    return float((np.abs(sums) >= abs(x.sum()) - rounding).mean())
+
+
+def holm(p: ArrayLike) -> Array:
+    """Holm's p-values: each as if all were tested at once.
+
+    In increasing order p₍₁₎ ≤ … ≤ p₍ₘ₎:  p̃₍ₖ₎ = max_{j ≤ k} min(1, (m − j + 1) p₍ⱼ₎).
+    Holm, A simple sequentially rejective multiple test procedure, 1979.
+
+    Args:
+      p: p-values [M]; NaN ones are not tested: they stay NaN and do not count.
+
+    Returns:
+      [M], in the order given.
+
+    Raises:
+      ValueError: not one-dimensional, or a value off [0, 1].
+    """
+    p = _vector(p, "p")
+    known = np.flatnonzero(~np.isnan(p))
+    if ((p[known] < 0) | (p[known] > 1)).any():
+        raise ValueError(f"p-values must lie in [0, 1], got {p.tolist()}")
+    order = known[np.argsort(p[known], kind="stable")]
+    weight = np.arange(len(order), 0, -1)
+    adjusted = p.copy()
+    adjusted[order] = np.maximum.accumulate(np.minimum(1, weight * p[order]))
+    return adjusted
+
+
+class Ratio(NamedTuple):
+    """A ratio with its 95 % bootstrap interval."""
+
+    ratio: float
+    low95: float
+    high95: float
+
+
+def sd_ratio(
+    values: ArrayLike, reference: ArrayLike, *, resamples: int = 10_000, seed: int = 0
+) -> Ratio:
+    """Ratio of two standard deviations over the same seeds, with a paired bootstrap.
+
+    SD(values)/SD(reference), ddof = 1. The interval's ends are the .025 and .975
+    quantiles of the ratio over resamples of the seeds, both samples taking the same
+    seeds of a resample. Efron & Tibshirani, An introduction to the bootstrap, 1993.
+
+    Args:
+      values: one number per seed [S].
+      reference: the same seeds' numbers [S].
+      resamples: how many.
+      seed: of the draws: the same numbers give the same interval.
+
+    Returns:
+      A `Ratio`; all NaN below two seeds or where a value is NaN. A reference without
+      spread makes the ratio infinite.
+
+    Raises:
+      ValueError: not one-dimensional, or of different lengths.
+    """
+    x, y = _vector(values, "values"), _vector(reference, "reference")
+    if x.shape != y.shape:
+        raise ValueError(
+            f"a paired ratio needs one value and one reference per seed, got shapes "
+            f"{x.shape} and {y.shape}"
+        )
+    nan = float("nan")
+    if x.size < 2 or np.isnan(x).any() or np.isnan(y).any():
+        return Ratio(nan, nan, nan)
+    drawn = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = x[drawn].std(1, ddof=1) / y[drawn].std(1, ddof=1)
+        ratio = float(x.std(ddof=1) / y.std(ddof=1))
+    # 0/0: every draw took one seed alone; it says nothing of either.
+    ratios = ratios[~np.isnan(ratios)]
+    if not ratios.size:
+        return Ratio(ratio, nan, nan)
+    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    return Ratio(ratio, float(low), float(high))
+
+
+def share_interval(count: int, n: int) -> tuple[float, float]:
+    """Exact 95 % interval of a share (Clopper & Pearson 1934).
+
+    Args:
+      count: of n trials that had the outcome.
+      n: ≥ 1.
+
+    Returns:
+      The ends, in [0, 1].
+
+    Raises:
+      ValueError: a count outside 0 … n, or n below 1.
+    """
+    if not (n >= 1 and 0 <= count <= n):
+        raise ValueError(f"needs 0 <= count <= n and n >= 1, got {count} of {n}")
+    low = stats.beta.ppf(0.025, count, n - count + 1) if count else 0.0
+    high = stats.beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
+    return float(low), float(high)
 
 
 def _vector(values: ArrayLike, name: str) -> Array:
