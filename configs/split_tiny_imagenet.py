@@ -15,6 +15,9 @@ and rate of .01, and every other method no norm: 17 minutes per method on two co
 
     python -m experiments.compare --config=configs/split_tiny_imagenet.py:toy
     python -m experiments.sweep --config=configs/split_tiny_imagenet.py:toy
+
+``chart`` is the network and training of the variant of that name of `split_cifar100`,
+at an eighth of the width: for `experiments.claims`.
 """
 
 from pathlib import Path
@@ -39,6 +42,11 @@ VARIANTS = {
         },
         CIFAR.VARIANTS["fast"].methods,
     ),
+    "chart": Variant(
+        CIFAR.VARIANTS["chart"].fields
+        | {"name": "split_tiny_imagenet_chart", "model.width": 0.125},
+        CIFAR.VARIANTS["chart"].methods,
+    ),
     "toy": Variant(
         CIFAR.VARIANTS["half"].fields
         | {
@@ -55,7 +63,7 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Argument: a row, "fast" or "toy", or a row and one, with a comma between."""
+    """Argument: a row, a variant of this file, or both with a comma between."""
     row, chosen = variant(argument, VARIANTS)
     config = CIFAR.benchmark()
     config.name = "split_tiny_imagenet"

@@ -13,6 +13,7 @@ COMMANDS = {
     "sweep": "chooses settings on validation data",
     "report": "tables and figures again, from the folders of runs alone",
     "bench": "what a training step costs",
+    "claims": "shows or refutes claims about continual learning",
     "hat_limits": "where HAT stops working",
 }
 # What the commands need and the library does not.

@@ -9,7 +9,7 @@ import experiments
 
 ROOT = Path(experiments.__file__).parent
 # A room may import from itself and from those before it.
-ROOMS = ("config", "runs", "reporting", "launch", "command")
+ROOMS = ("config", "runs", "reporting", "launch", "claims", "command")
 # What reporting needs of a run is what it has left.
 LEFT = {"runs.results"}
 

@@ -1,0 +1,1 @@
+"""Claims about continual learning, each shown or refuted by one command."""

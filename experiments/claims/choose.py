@@ -1,0 +1,102 @@
+"""Chooses a run's settings on validation data of a seed that decides nothing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxcl import metrics
+
+from ..runs.execute import Part, finished
+from ..runs.grid import prepare_parts, run_points
+from ..runs.results import OK, Result
+from .claim import Run, Stage, Trial
+from .keys import key_of
+
+CHOOSING_SEED = 199
+"""No other run has it: neither a recorded result nor one that decides a claim."""
+
+
+class Chosen(NamedTuple):
+    """A run's config with the settings that won, and all that were tried."""
+
+    config: ConfigDict
+    trials: tuple[Trial, ...]
+
+
+def choose(run: Run, workdir: Path, *, execute: bool = True) -> Chosen | None:
+    """Tries a run's settings, or takes up what was tried before, and keeps the best.
+
+    Args:
+      run: its `choice` says what is tried.
+      workdir: each trial has a folder in its ``trials``; runs that try the same share.
+      execute: whether to run what is missing.
+
+    Returns:
+      The choice; None if a trial is missing and not to be run.
+
+    Raises:
+      As `experiments.runs.execute.carry_out`.
+    """
+    kept: list[dict[str, Any]] = [{}]
+    trials: list[Trial] = []
+    for stage in run.choice:
+        tried = [before | fields for before in kept for fields in _product(stage)]
+        configs = [trial_config(run, fields, stage) for fields in tried]
+        results = _results(configs, workdir, execute)
+        if results is None:
+            return None
+        scores = [_score(result) for result in results]
+        # Of equal scores the first tried; one that failed is behind all others.
+        merit = [-math.inf if math.isnan(score) else score for score in scores]
+        order = sorted(range(len(tried)), key=lambda i, merit=merit: -merit[i])
+        kept = [tried[i] for i in order[: stage.keep]]
+        last = stage is run.choice[-1]
+        trials += [
+            Trial(fields, stage.tasks, score, result.wall_s, last and fields == kept[0])
+            for fields, score, result in zip(tried, scores, results, strict=True)
+        ]
+    config = run.config.copy_and_resolve_references()
+    config.update_from_flattened_dict(kept[0])
+    return Chosen(config, tuple(trials))
+
+
+def trial_config(run: Run, fields: Mapping[str, Any], stage: Stage) -> ConfigDict:
+    """The config of one trial: the run's, on validation data of the first tasks."""
+    config = (run.tried or run.config).copy_and_resolve_references()
+    config.update_from_flattened_dict(dict(fields))
+    config.update(measure="valid", seeds=(CHOOSING_SEED,))
+    config.data.tasks = (0, stage.tasks)
+    if "keep_weights" in config:
+        config.keep_weights = "none"
+    return config
+
+
+def _product(stage: Stage) -> list[dict[str, Any]]:
+    return [
+        dict(zip(stage.fields, values, strict=True))
+        for values in itertools.product(*stage.fields.values())
+    ]
+
+
+def _results(
+    configs: list[ConfigDict], workdir: Path, execute: bool
+) -> list[Result] | None:
+    parts = [Part(c, workdir / "trials" / key_of(c)) for c in configs]
+    if execute:
+        return run_points(prepare_parts(parts))
+    found = [finished(part.config, part.workdir) for part in parts]
+    return None if None in found else [result for result in found if result]
+
+
+def _score(result: Result) -> float:
+    """ACC on the validation data; NaN if the seed failed."""
+    if any(status != OK for status in result.status):
+        return math.nan
+    return float(np.mean(metrics.average_accuracy(result.matrix)))

@@ -1,0 +1,154 @@
+"""From numbers to verdicts: held, did not hold, undecided, not yet run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcl import metrics, statistics
+
+from ..runs.results import OK, Result
+from .claim import Array, Claim, Effect, Estimate, Outcome, Outcomes, Question
+
+HELD, NOT, UNDECIDED = "held", "did not hold", "undecided"
+NOT_RUN = "not yet run"
+
+
+class Judged(NamedTuple):
+    """An effect with its verdict.
+
+    Attributes:
+      effect: of the claim.
+      estimate: None while a run is missing.
+      verdict: one of the four.
+      p_t: paired t-test of the effect against its margin, two-sided; NaN if it is not
+        a mean over seeds.
+      p_sign: exact sign-flip test of the same.
+      p_holm: `p_t` by Holm over all effects of the claim.
+    """
+
+    effect: Effect
+    estimate: Estimate | None
+    verdict: str
+    p_t: float = math.nan
+    p_sign: float = math.nan
+    p_holm: float = math.nan
+
+
+class Answer(NamedTuple):
+    """A question with its verdict."""
+
+    question: Question
+    verdict: str
+    effects: tuple[Judged, ...]
+
+
+def verdict_of(estimate: Estimate, claimed: tuple[float, float]) -> str:
+    """Held: the interval lies in the claimed range. Did not hold: wholly outside it."""
+    low, high = estimate.low, estimate.high
+    if estimate.failed or math.isnan(low) or math.isnan(high):
+        return UNDECIDED
+    if claimed[0] < low and high < claimed[1]:
+        return HELD
+    if high <= claimed[0] or low >= claimed[1]:
+        return NOT
+    return UNDECIDED
+
+
+def combined(verdicts: Sequence[str], rule: str = "every") -> str:
+    """The verdict over several: "every" has to hold, or "some" one.
+
+    What is missing is never passed over: while one has not run, neither has the whole.
+    """
+    decides, other = (NOT, HELD) if rule == "every" else (HELD, NOT)
+    if not verdicts or NOT_RUN in verdicts:
+        return NOT_RUN
+    if decides in verdicts:
+        return decides
+    return UNDECIDED if UNDECIDED in verdicts else other
+
+
+def judge(claim: Claim, outcomes: Outcomes) -> tuple[str, tuple[Answer, ...]]:
+    """The claim's verdict and those of its questions, from the runs that are there."""
+    judged = [
+        [_judge_effect(effect, outcomes) for effect in question.effects]
+        for question in claim.questions
+    ]
+    adjusted = iter(statistics.holm([j.p_t for part in judged for j in part]))
+    answers = []
+    for question, part in zip(claim.questions, judged, strict=True):
+        whole = tuple(j._replace(p_holm=float(next(adjusted))) for j in part)
+        verdict = combined([j.verdict for j in whole], question.rule)
+        answers.append(Answer(question, verdict, whole))
+    return combined([answer.verdict for answer in answers]), tuple(answers)
+
+
+def _judge_effect(effect: Effect, outcomes: Outcomes) -> Judged:
+    if any(name not in outcomes for name in effect.needs):
+        return Judged(effect, None, NOT_RUN)
+    estimate = effect.estimate(outcomes)
+    verdict = verdict_of(estimate, effect.claimed)
+    tested = [_against(estimate, m) for m in effect.claimed if math.isfinite(m)]
+    if not estimate.per_seed or not tested:
+        return Judged(effect, estimate, verdict)
+    # A range with two ends is left by passing either: the less certain test counts.
+    p_t, p_sign = (max(values) for values in zip(*tested, strict=True))
+    return Judged(effect, estimate, verdict, p_t, p_sign)
+
+
+def _against(estimate: Estimate, margin: float) -> tuple[float, float]:
+    values = np.array(estimate.per_seed)
+    test = statistics.paired_test(values, np.full(len(values), margin))
+    return test.p, statistics.sign_flip_test(values - margin)
+
+
+def mean_of(values: Array) -> Estimate:
+    """An effect that is a mean over seeds [S], with its t interval; NaN: failed."""
+    i = statistics.interval(values)
+    return Estimate(i.mean, i.low95, i.high95, tuple(values.tolist()), i.failed)
+
+
+def accuracy(result: Result, first: int = 0, stop: int | None = None) -> Array:
+    """ACC in per cent over the tasks `first` to `stop` at the end [S]; NaN: failed."""
+    acc = 100 * result.matrix[:, -1, first:stop].mean(axis=1)
+    return np.where([status == OK for status in result.status], acc, np.nan)
+
+
+def backward(result: Result) -> Array:
+    """BWT in points [S]; NaN: failed, or trained on all tasks at once."""
+    bwt = 100 * metrics.backward_transfer(result.matrix)
+    return np.where([status == OK for status in result.status], bwt, np.nan)
+
+
+def paired(
+    x: Outcome, y: Outcome, measure: Callable[[Result], Array] = accuracy
+) -> Estimate:
+    """A measure of one run minus that of another, seed by seed.
+
+    Raises:
+      ValueError: the runs do not have the same seeds.
+    """
+    if list(x.result.seeds) != list(y.result.seeds):
+        raise ValueError(
+            f"{x.run.name} and {y.run.name} are compared seed by seed, and have seeds "
+            f"{list(x.result.seeds)} and {list(y.result.seeds)}"
+        )
+    return mean_of(measure(x.result) - measure(y.result))
+
+
+def difference(
+    x: str,
+    y: str,
+    name: str,
+    claimed: tuple[float, float],
+    published: float | None = None,
+) -> Effect:
+    """The effect ACC(x) − ACC(y) of two runs, by their names."""
+
+    def estimate(outcomes: Outcomes) -> Estimate:
+        return paired(outcomes[x], outcomes[y])
+
+    return Effect(name, (x, y), estimate, claimed, published=published)

@@ -1,0 +1,66 @@
+"""Writes a claim's page, figure and data; records them with the runs behind them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from ..reporting.claim_page import markdown
+from ..reporting.style import STYLE, save
+from .carry import MEASURED
+from .claim import Claim, Outcomes
+from .report import report
+from .report import write as write_report
+
+RECORDED = Path(__file__).parent.parent / "results" / "claims"
+"""Of a checkout; an installed package has none and records nothing."""
+
+
+def write(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Path:
+    """Writes what is known of a claim into ``WORKDIR/claims/NAME``.
+
+    That is `claim.json`, `README.md` and the figure as PNG and SVG.
+
+    Returns:
+      The folder.
+    """
+    folder = workdir / "claims" / claim.name
+    found = report(claim, setting, outcomes)
+    write_report(folder, found)
+    with matplotlib.rc_context(STYLE):
+        save_both(claim.figure(outcomes, found), folder / f"{claim.name}.png")
+    (folder / "README.md").write_text(markdown(found, [f"{claim.name}.png"]))
+    return folder
+
+
+def save_both(figure: Figure, png: Path) -> None:
+    """Writes a figure as PNG and, beside it, as SVG: the same bytes each time."""
+    with matplotlib.rc_context({"svg.hashsalt": png.stem, "svg.fonttype": "none"}):
+        figure.savefig(png.with_suffix(".svg"), metadata={"Date": None})
+    save(figure, png)
+
+
+def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> None:
+    """Copies a claim's page and the results of its runs to where results are kept.
+
+    Not those of the quick look, and not outside a checkout. A claim at ``full`` has a
+    folder of its own beside the one at ``toy``.
+    """
+    if setting == "quick" or not RECORDED.parent.is_dir():
+        return
+    name = claim.name if setting == "toy" else f"{claim.name}_{setting}"
+    own = RECORDED / name
+    own.mkdir(parents=True, exist_ok=True)
+    for file in (workdir / "claims" / claim.name).iterdir():
+        if file.suffix != ".tmp":
+            shutil.copy(file, own / file.name)
+    for outcome in outcomes.values():
+        kept = RECORDED / "runs" / outcome.key
+        kept.mkdir(parents=True, exist_ok=True)
+        for file in ("config.json", "result.json", MEASURED):
+            source = workdir / "runs" / outcome.key / file
+            if source.exists():
+                shutil.copy(source, kept / file)
