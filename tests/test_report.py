@@ -281,9 +281,7 @@ def test_recorded_owm_is_not_tested_against_another_network():
 def test_recorded_results_report_what_figures_and_notes_read():
     folder = Path(scores.__file__).parents[1] / "results" / "permuted_mnist"
     layers = {
-        row: {
-            quantity: list(of) for quantity, of in load(folder / row).report.items()
-        }
+        row: {quantity: list(of) for quantity, of in load(folder / row).report.items()}
         for row in ("bp", "gpm", "owm", "hat")
     }
     hidden = ["hidden_0", "hidden_1"]

@@ -13,9 +13,7 @@ from .. import config as configs
 from ..config import OPTIMIZERS
 
 
-def together(
-    found: Sequence[ConfigDict], *, settings: bool = True
-) -> list[list[int]]:
+def together(found: Sequence[ConfigDict], *, settings: bool = True) -> list[list[int]]:
     """Numbers of configs that differ in nothing but what may be traced.
 
     That is the learning rate of a shipped optimizer, which scales its last step, and
