@@ -73,8 +73,7 @@ def trial_config(run: Run, fields: Mapping[str, Any], stage: Stage) -> ConfigDic
     config.update_from_flattened_dict(dict(fields))
     config.update(measure="valid", seeds=(CHOOSING_SEED,))
     config.data.tasks = (0, stage.tasks)
-    if "keep_weights" in config:
-        config.keep_weights = "none"
+    config.keep_weights = "none"
     return config
 
 

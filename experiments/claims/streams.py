@@ -150,7 +150,7 @@ PROBED = ("bp", "bp_star", "bp_star_star", "ol", "random_frozen", "joint")
 
 def keep_last(config: ConfigDict) -> None:
     """Tells a run to keep its last weights if a claim reads its features."""
-    if config.row in PROBED and "keep_weights" in config:
+    if config.row in PROBED:
         config.keep_weights = "last"
 
 

@@ -23,9 +23,8 @@ from .log import Log, of_seeds
 from .progress import Display
 from .results import Result
 
-# Fields of a config that change no result: how often to save, how to lay seeds out,
-# which rows to compare, which weights to keep.
-CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows", "keep_weights"})
+# Fields of a config: how often to save, how to lay seeds out, which rows to compare.
+CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows"})
 
 
 class Part(NamedTuple):
