@@ -215,6 +215,8 @@ def permuted_run(
         config = config_of("mnist_claims", row, seeds=seeds(setting, number))
         config.data.num_tasks = tasks
     config.update_from_flattened_dict(fields)
+    if tasks == 10:  # whose features claims read
+        config.keep_weights = "tasks" if row == "bp" else "last"
     return Run(f"permuted_{row}", label(row), config, choice(setting, row))
 
 
