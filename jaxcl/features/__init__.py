@@ -13,9 +13,11 @@ from jaxcl.features.landscape import barrier, loss_along_line
 from jaxcl.features.noise import NoiseKept, noise_kept
 from jaxcl.features.probes import Probe, accuracy, multinomial_probe, ncm, ridge_probe
 from jaxcl.features.rank import (
+    Ranks,
     dormant_share,
     effective_rank,
     energy_rank,
+    ranks,
     singular_values,
     stable_rank,
 )
@@ -25,6 +27,7 @@ from jaxcl.features.similarity import linear_cka
 __all__ = [
     "NoiseKept",
     "Probe",
+    "Ranks",
     "accuracy",
     "barrier",
     "cosine",
@@ -40,6 +43,7 @@ __all__ = [
     "ncm",
     "noise_kept",
     "occlusion",
+    "ranks",
     "representation_forgetting",
     "ridge_probe",
     "singular_values",

@@ -82,29 +82,23 @@ def ridge_probe(
 def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
     one_hot = jax.nn.one_hot(y, num_classes)
     mean_x, mean_y = x.mean(axis=0), one_hot.mean(axis=0)
-    left, sigma, right = _svd(centred(x))
-    target = jnp.matmul(left.T, one_hot - mean_y, precision=EXACT)
-    unit = jnp.sum(sigma * sigma) / x.shape[1]
-
-    def fit(strength: jax.Array) -> Probe:
-        shrunk = sigma / or_one(sigma * sigma + strength * unit)
-        weights = jnp.matmul(right, shrunk[:, None] * target, precision=EXACT)
-        bias = mean_y - jnp.matmul(mean_x, weights, precision=EXACT)
-        return Probe(weights, bias, strength)
-
-    return _best(fit, candidates, x_held, y_held)
-
-
-def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """U, σ, V of X = U diag(σ) Vᵀ, by the SVD of R from a QR; rounding in σ is 0."""
-    wide = x.shape[0] < x.shape[1]
-    q, r = jnp.linalg.qr(x.T if wide else x)
+    # Q is not needed: the QR of [X, Y] has R of X and QᵀY in its R.
+    both = jnp.concatenate([centred(x), one_hot - mean_y], axis=1)
+    r, turned = jnp.split(jnp.linalg.qr(both, mode="r"), [x.shape[1]], axis=1)
     u, sigma, vt = jnp.linalg.svd(r, full_matrices=False)
     # A direction of rounding's size is divided by what may be smaller still.
     rounding = 8 * jnp.finfo(x.dtype).eps * sigma[0]
     sigma = jnp.where(sigma > rounding, sigma, 0)
-    left = jnp.matmul(q, u, precision=EXACT)
-    return (vt.T, sigma, left) if wide else (left, sigma, vt.T)
+    target = jnp.matmul(u.T, turned, precision=EXACT)
+    unit = jnp.sum(sigma * sigma) / x.shape[1]
+
+    def fit(strength: jax.Array) -> Probe:
+        shrunk = sigma / or_one(sigma * sigma + strength * unit)
+        weights = jnp.matmul(vt.T, shrunk[:, None] * target, precision=EXACT)
+        bias = mean_y - jnp.matmul(mean_x, weights, precision=EXACT)
+        return Probe(weights, bias, strength)
+
+    return _best(fit, candidates, x_held, y_held)
 
 
 def multinomial_probe(

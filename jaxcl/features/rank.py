@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -54,10 +56,7 @@ def effective_rank(x: jax.Array) -> jax.Array:
     Source: Roy and Vetterli, The effective rank: a measure of effective dimensionality,
     EUSIPCO 2007.
     """
-    sigma = singular_values(x)
-    p = sigma / or_one(sigma.sum())
-    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(or_one(p)), 0))
-    return jnp.where(sigma[0] > 0, jnp.exp(entropy), 0)
+    return _effective(singular_values(x))
 
 
 def stable_rank(x: jax.Array) -> jax.Array:
@@ -71,8 +70,7 @@ def stable_rank(x: jax.Array) -> jax.Array:
     Returns:
       float32[], from 1 to the rank; 0 for a matrix of zeros. Not centred.
     """
-    sigma = singular_values(x)
-    return jnp.sum(jnp.square(sigma / or_one(sigma[0])))
+    return _stable(singular_values(x))
 
 
 def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
@@ -92,10 +90,22 @@ def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie in (0, 1), got {share}")
+    return _energy(singular_values(x), share)
+
+
+class Ranks(NamedTuple):
+    """The three ranks of a feature matrix."""
+
+    effective: jax.Array  # float32[]
+    stable: jax.Array  # float32[]
+    energy: jax.Array  # int32[] at a share of 99 %
+
+
+@jax.jit
+def ranks(x: jax.Array) -> Ranks:
+    """`effective_rank`, `stable_rank` and `energy_rank` by one decomposition."""
     sigma = singular_values(x)
-    held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
-    rank = 1 + jnp.sum(held < share * held[-1])
-    return jnp.where(sigma[0] > 0, rank, 0).astype(jnp.int32)
+    return Ranks(_effective(sigma), _stable(sigma), _energy(sigma, 0.99))
 
 
 def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
@@ -122,3 +132,19 @@ def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
     answer = jnp.abs(with_units(x)).mean(axis=tuple(range(x.ndim - 1)))
     score = answer / or_one(answer.mean())
     return jnp.mean(score <= threshold)
+
+
+def _effective(sigma: jax.Array) -> jax.Array:
+    p = sigma / or_one(sigma.sum())
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(or_one(p)), 0))
+    return jnp.where(sigma[0] > 0, jnp.exp(entropy), 0)
+
+
+def _stable(sigma: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(sigma / or_one(sigma[0])))
+
+
+def _energy(sigma: jax.Array, share: float) -> jax.Array:
+    held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
+    rank = 1 + jnp.sum(held < share * held[-1])
+    return jnp.where(sigma[0] > 0, rank, 0).astype(jnp.int32)
