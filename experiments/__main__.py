@@ -16,7 +16,15 @@ COMMANDS = {
     "hat_limits": "where HAT stops working",
 }
 # What the commands need and the library does not.
-EXTRA = ("absl", "matplotlib", "ml_collections", "orbax.checkpoint", "PIL", "rich")
+EXTRA = (
+    "absl",
+    "matplotlib",
+    "ml_collections",
+    "orbax.checkpoint",
+    "PIL",
+    "rich",
+    "threadpoolctl",
+)
 
 
 def main() -> int:

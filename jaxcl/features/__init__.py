@@ -2,8 +2,7 @@
 
 A feature matrix X [N, D] holds what a layer puts out for N examples, in evaluation
 mode. Functions take one matrix or one pair; over seeds they are vmapped or called in
-turn. Decompositions may not run inside `jax.shard_map` over several CPU devices: their
-LAPACK calls wait for each other's threads. `experiments.runs` calls them outside it.
+turn, inside `jax.shard_map` too (see `jaxcl.ops.decompositions`).
 """
 
 from jaxcl.features.conflict import cosine

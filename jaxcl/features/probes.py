@@ -6,7 +6,7 @@ out from the fit, and its accuracy taken on test examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcl.features.matrix import centred, flat, or_one
+from jaxcl.ops.decompositions import qr_r, svd
 from jaxcl.ops.linalg import EXACT
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -84,8 +85,8 @@ def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
     mean_x, mean_y = x.mean(axis=0), one_hot.mean(axis=0)
     # Q is not needed: the QR of [X, Y] has R of X and QᵀY in its R.
     both = jnp.concatenate([centred(x), one_hot - mean_y], axis=1)
-    r, turned = jnp.split(jnp.linalg.qr(both, mode="r"), [x.shape[1]], axis=1)
-    u, sigma, vt = jnp.linalg.svd(r, full_matrices=False)
+    r, turned = jnp.split(qr_r(both), [x.shape[1]], axis=1)
+    u, sigma, vt = svd(r)
     # A direction of rounding's size is divided by what may be smaller still.
     rounding = 8 * jnp.finfo(x.dtype).eps * sigma[0]
     sigma = jnp.where(sigma > rounding, sigma, 0)
@@ -98,7 +99,7 @@ def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
         bias = mean_y - jnp.matmul(mean_x, weights, precision=EXACT)
         return Probe(weights, bias, strength)
 
-    return _best(fit, candidates, x_held, y_held)
+    return _best(jax.vmap(fit)(candidates), x_held, y_held)
 
 
 def multinomial_probe(
@@ -163,7 +164,7 @@ def _multinomial(x, y, x_held, y_held, candidates, num_classes, max_steps, toler
         bias = bias - jnp.matmul(mean, weights, precision=EXACT)
         return Probe(weights, bias, strength)
 
-    return _best(fit, candidates, x_held, y_held)
+    return _best(jax.lax.map(fit, candidates), x_held, y_held)
 
 
 def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
@@ -198,13 +199,10 @@ def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
     return Probe(centre, jnp.where(count > 0, bias, lowest), jnp.zeros(()))
 
 
-def _best(
-    fit: Callable[[jax.Array], Probe], candidates: jax.Array, x: jax.Array, y: jax.Array
-) -> Probe:
-    """The probe of the strength that does best on held-out examples."""
-    probes = jax.lax.map(fit, candidates)
+def _best(probes: Probe, x: jax.Array, y: jax.Array) -> Probe:
+    """Of several, the probe of the strength that does best on held-out examples."""
     right = jax.vmap(lambda probe: accuracy(probe, x, y))(probes)
-    best = jnp.where(right == right.max(), candidates, 0).argmax()
+    best = jnp.where(right == right.max(), probes.strength, 0).argmax()
     return jax.tree.map(lambda leaf: leaf[best], probes)
 
 

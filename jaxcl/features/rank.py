@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.features.matrix import flat, or_one, with_units
+from jaxcl.ops.decompositions import one_at_a_time, qr_r
 
 
 def singular_values(x: jax.Array) -> jax.Array:
@@ -32,8 +33,11 @@ def singular_values(x: jax.Array) -> jax.Array:
 def _singular_values(x: jax.Array) -> jax.Array:
     r = x.T if x.shape[0] < x.shape[1] else x
     if r.shape[0] > r.shape[1]:
-        r = jnp.linalg.qr(r, mode="r")
-    return jnp.linalg.svd(r, compute_uv=False)
+        r = qr_r(r)
+    return _sigma(r)
+
+
+_sigma = one_at_a_time(lambda a: jnp.linalg.svd(a, compute_uv=False))
 
 
 def effective_rank(x: jax.Array) -> jax.Array:
