@@ -18,7 +18,15 @@ COMMANDS = {
     "readings": "what the readings of the orthogonal loss do to features",
 }
 # What the commands need and the library does not.
-EXTRA = ("absl", "matplotlib", "ml_collections", "orbax.checkpoint", "PIL", "rich")
+EXTRA = (
+    "absl",
+    "matplotlib",
+    "ml_collections",
+    "orbax.checkpoint",
+    "PIL",
+    "rich",
+    "threadpoolctl",
+)
 
 
 def main() -> int:

@@ -103,6 +103,11 @@ def base(name: str) -> ConfigDict:
             },
             "checkpoint_every": 600.0,  # seconds
             "keep_weights": "none",  # "last", after all "tasks", after all "epochs"
+            # Measured after each task, with commas between: rank, probes, multinomial,
+            # cka, drift, conflict.
+            "features": "",
+            "feature_layers": "",  # with commas between; "": all
+            "feature_examples": 1000,  # of each task
         }
     )
 

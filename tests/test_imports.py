@@ -27,6 +27,7 @@ TRAINING = [
     ("trainer",),
     ("problem",),
     ("programs", "run_state", "observation"),
+    ("instruments",),
     ("protocol",),
 ]
 

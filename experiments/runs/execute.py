@@ -18,7 +18,7 @@ from jaxcl.training.protocol import Interrupted, TaskDone
 from jaxcl.training.seeds import SeedMesh
 
 from .. import config as configs
-from . import kept, machine, notes, results
+from . import kept, machine, notes, recording, results
 from .log import Log, of_seeds
 from .progress import Display
 from .results import Result
@@ -62,6 +62,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
     problem = configs.problem(config)
     validate(problem)
     kept.require(config.keep_weights)
+    recording.require(config, problem)
     return Job(problem, (Part(config, workdir),), workdir / "checkpoints")
 
 
@@ -111,6 +112,8 @@ def carry_out(job: Job) -> list[Result]:
     if config.keep_weights != "none":
         keep = config.keep_weights
         watch.append(kept.Keeper(problem, mesh, keep, folders, write))
+    if recording.asked(config):
+        watch.append(recording.Recorder(config, problem, mesh, folders, write))
     found: list[Result] = []
     with (
         machine.StopOnSignal() as stop,

@@ -18,7 +18,7 @@ from jaxcl.training.observation import setup_of, shapes_of_seed, strategy_of
 from jaxcl.types import Output
 
 from .. import config as configs
-from . import kept, results
+from . import kept, measured, results
 from .kept import Weights
 from .results import Result
 
@@ -125,33 +125,41 @@ class Run:
             weights, jnp.asarray(x), task, task if current is None else current
         )
 
+    @cached_property
+    def measured(self) -> measured.Measured:
+        """Arrays by "quantity/layer", of `experiments.runs.measured.AXES`, if any."""
+        return measured.load(self.workdir)
+
     def records(self) -> list[dict[str, Any]]:
         """All that was measured as a long table, for ``pandas.DataFrame``.
 
         Returns:
           A row per number: ``quantity``, ``layer`` ("" where there is none), ``seed``,
-          ``tasks_trained`` (0 is the untrained network), ``task`` (from 0; None where
-          the quantity is of no single task) and ``value``. What was not measured has
-          no row.
+          the places that the quantity has (``tasks_trained``, 0 being the untrained
+          network, ``task`` from 0, ``epoch``, ``compared_with``, ``old_task``) and
+          ``value``. What was not measured has no row.
         """
-        r = self.result
+        r, rows = self.result, []
         accuracy = np.concatenate([r.baseline[:, None], r.matrix], axis=1)
-        rows = list(self._rows("accuracy", "", accuracy, 0))
+        rows += self._rows("accuracy", "", accuracy, ("tasks_trained", "task"))
         for quantity, layers in r.report.items():
             for layer, values in layers.items():
-                rows += self._rows(quantity, layer, values, 1)
+                later = np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)
+                rows += self._rows(quantity, layer, later, ("tasks_trained",))
+        for name, values in self.measured.items():
+            quantity, _, layer = name.partition("/")
+            if quantity in measured.AXES:
+                rows += self._rows(quantity, layer, values, measured.AXES[quantity])
         return rows
 
-    def _rows(self, quantity: str, layer: str, values: NDArray, first: int):
-        """Rows of an array [S, tasks trained − first] or [S, …, T]."""
-        for at in np.argwhere(np.isfinite(values)):
+    def _rows(self, quantity: str, layer: str, values: NDArray, axes: tuple[str, ...]):
+        for seed, *at in np.argwhere(np.isfinite(values)):
             yield {
                 "quantity": quantity,
                 "layer": layer,
-                "seed": self.seeds[at[0]],
-                "tasks_trained": int(at[1]) + first,
-                "task": int(at[2]) if len(at) > 2 else None,
-                "value": float(values[tuple(at)]),
+                "seed": self.seeds[seed],
+                **{axis: int(i) for axis, i in zip(axes, at, strict=True)},
+                "value": float(values[seed, *at]),
             }
 
     @cached_property

@@ -2,8 +2,7 @@
 
 A feature matrix X [N, D] holds what a layer puts out for N examples, in evaluation
 mode. Functions take one matrix or one pair; over seeds they are vmapped or called in
-turn. Decompositions may not run inside `jax.shard_map` over several CPU devices: their
-LAPACK calls wait for each other's threads. `experiments.runs` calls them outside it.
+turn, inside `jax.shard_map` too (see `jaxcl.ops.decompositions`).
 """
 
 from jaxcl.features.conflict import cosine
@@ -13,9 +12,11 @@ from jaxcl.features.landscape import barrier, loss_along_line
 from jaxcl.features.noise import NoiseKept, noise_kept
 from jaxcl.features.probes import Probe, accuracy, multinomial_probe, ncm, ridge_probe
 from jaxcl.features.rank import (
+    Ranks,
     dormant_share,
     effective_rank,
     energy_rank,
+    ranks,
     singular_values,
     stable_rank,
 )
@@ -25,6 +26,7 @@ from jaxcl.features.similarity import linear_cka
 __all__ = [
     "NoiseKept",
     "Probe",
+    "Ranks",
     "accuracy",
     "barrier",
     "cosine",
@@ -40,6 +42,7 @@ __all__ = [
     "ncm",
     "noise_kept",
     "occlusion",
+    "ranks",
     "representation_forgetting",
     "ridge_probe",
     "singular_values",

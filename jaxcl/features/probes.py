@@ -6,7 +6,7 @@ out from the fit, and its accuracy taken on test examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcl.features.matrix import centred, flat, or_one
+from jaxcl.ops.decompositions import qr_r, svd
 from jaxcl.ops.linalg import EXACT
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -82,29 +83,23 @@ def ridge_probe(
 def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
     one_hot = jax.nn.one_hot(y, num_classes)
     mean_x, mean_y = x.mean(axis=0), one_hot.mean(axis=0)
-    left, sigma, right = _svd(centred(x))
-    target = jnp.matmul(left.T, one_hot - mean_y, precision=EXACT)
+    # Q is not needed: the QR of [X, Y] has R of X and QᵀY in its R.
+    both = jnp.concatenate([centred(x), one_hot - mean_y], axis=1)
+    r, turned = jnp.split(qr_r(both), [x.shape[1]], axis=1)
+    u, sigma, vt = svd(r)
+    # A direction of rounding's size is divided by what may be smaller still.
+    rounding = 8 * jnp.finfo(x.dtype).eps * sigma[0]
+    sigma = jnp.where(sigma > rounding, sigma, 0)
+    target = jnp.matmul(u.T, turned, precision=EXACT)
     unit = jnp.sum(sigma * sigma) / x.shape[1]
 
     def fit(strength: jax.Array) -> Probe:
         shrunk = sigma / or_one(sigma * sigma + strength * unit)
-        weights = jnp.matmul(right, shrunk[:, None] * target, precision=EXACT)
+        weights = jnp.matmul(vt.T, shrunk[:, None] * target, precision=EXACT)
         bias = mean_y - jnp.matmul(mean_x, weights, precision=EXACT)
         return Probe(weights, bias, strength)
 
-    return _best(fit, candidates, x_held, y_held)
-
-
-def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """U, σ, V of X = U diag(σ) Vᵀ, by the SVD of R from a QR; rounding in σ is 0."""
-    wide = x.shape[0] < x.shape[1]
-    q, r = jnp.linalg.qr(x.T if wide else x)
-    u, sigma, vt = jnp.linalg.svd(r, full_matrices=False)
-    # A direction of rounding's size is divided by what may be smaller still.
-    rounding = 8 * jnp.finfo(x.dtype).eps * sigma[0]
-    sigma = jnp.where(sigma > rounding, sigma, 0)
-    left = jnp.matmul(q, u, precision=EXACT)
-    return (vt.T, sigma, left) if wide else (left, sigma, vt.T)
+    return _best(jax.vmap(fit)(candidates), x_held, y_held)
 
 
 def multinomial_probe(
@@ -169,7 +164,7 @@ def _multinomial(x, y, x_held, y_held, candidates, num_classes, max_steps, toler
         bias = bias - jnp.matmul(mean, weights, precision=EXACT)
         return Probe(weights, bias, strength)
 
-    return _best(fit, candidates, x_held, y_held)
+    return _best(jax.lax.map(fit, candidates), x_held, y_held)
 
 
 def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
@@ -204,13 +199,10 @@ def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
     return Probe(centre, jnp.where(count > 0, bias, lowest), jnp.zeros(()))
 
 
-def _best(
-    fit: Callable[[jax.Array], Probe], candidates: jax.Array, x: jax.Array, y: jax.Array
-) -> Probe:
-    """The probe of the strength that does best on held-out examples."""
-    probes = jax.lax.map(fit, candidates)
+def _best(probes: Probe, x: jax.Array, y: jax.Array) -> Probe:
+    """Of several, the probe of the strength that does best on held-out examples."""
     right = jax.vmap(lambda probe: accuracy(probe, x, y))(probes)
-    best = jnp.where(right == right.max(), candidates, 0).argmax()
+    best = jnp.where(right == right.max(), probes.strength, 0).argmax()
     return jax.tree.map(lambda leaf: leaf[best], probes)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jaxcl.features.matrix import flat, or_one, with_units
+from jaxcl.ops.decompositions import one_at_a_time, qr_r
 
 
 def singular_values(x: jax.Array) -> jax.Array:
@@ -30,8 +33,11 @@ def singular_values(x: jax.Array) -> jax.Array:
 def _singular_values(x: jax.Array) -> jax.Array:
     r = x.T if x.shape[0] < x.shape[1] else x
     if r.shape[0] > r.shape[1]:
-        r = jnp.linalg.qr(r, mode="r")
-    return jnp.linalg.svd(r, compute_uv=False)
+        r = qr_r(r)
+    return _sigma(r)
+
+
+_sigma = one_at_a_time(lambda a: jnp.linalg.svd(a, compute_uv=False))
 
 
 def effective_rank(x: jax.Array) -> jax.Array:
@@ -54,10 +60,7 @@ def effective_rank(x: jax.Array) -> jax.Array:
     Source: Roy and Vetterli, The effective rank: a measure of effective dimensionality,
     EUSIPCO 2007.
     """
-    sigma = singular_values(x)
-    p = sigma / or_one(sigma.sum())
-    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(or_one(p)), 0))
-    return jnp.where(sigma[0] > 0, jnp.exp(entropy), 0)
+    return _effective(singular_values(x))
 
 
 def stable_rank(x: jax.Array) -> jax.Array:
@@ -71,8 +74,7 @@ def stable_rank(x: jax.Array) -> jax.Array:
     Returns:
       float32[], from 1 to the rank; 0 for a matrix of zeros. Not centred.
     """
-    sigma = singular_values(x)
-    return jnp.sum(jnp.square(sigma / or_one(sigma[0])))
+    return _stable(singular_values(x))
 
 
 def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
@@ -92,10 +94,22 @@ def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie in (0, 1), got {share}")
+    return _energy(singular_values(x), share)
+
+
+class Ranks(NamedTuple):
+    """The three ranks of a feature matrix."""
+
+    effective: jax.Array  # float32[]
+    stable: jax.Array  # float32[]
+    energy: jax.Array  # int32[] at a share of 99 %
+
+
+@jax.jit
+def ranks(x: jax.Array) -> Ranks:
+    """`effective_rank`, `stable_rank` and `energy_rank` by one decomposition."""
     sigma = singular_values(x)
-    held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
-    rank = 1 + jnp.sum(held < share * held[-1])
-    return jnp.where(sigma[0] > 0, rank, 0).astype(jnp.int32)
+    return Ranks(_effective(sigma), _stable(sigma), _energy(sigma, 0.99))
 
 
 def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
@@ -122,3 +136,19 @@ def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
     answer = jnp.abs(with_units(x)).mean(axis=tuple(range(x.ndim - 1)))
     score = answer / or_one(answer.mean())
     return jnp.mean(score <= threshold)
+
+
+def _effective(sigma: jax.Array) -> jax.Array:
+    p = sigma / or_one(sigma.sum())
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(or_one(p)), 0))
+    return jnp.where(sigma[0] > 0, jnp.exp(entropy), 0)
+
+
+def _stable(sigma: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(sigma / or_one(sigma[0])))
+
+
+def _energy(sigma: jax.Array, share: float) -> jax.Array:
+    held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
+    rank = 1 + jnp.sum(held < share * held[-1])
+    return jnp.where(sigma[0] > 0, rank, 0).astype(jnp.int32)

@@ -61,11 +61,8 @@ def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Arr
 @partial(jax.jit, static_argnums=2)
 def _linear_cka(x: jax.Array, y: jax.Array, debiased: bool) -> jax.Array:
     x, y = _of_norm_one(x), _of_norm_one(y)
-    if debiased:
-        k, u = _off_diagonal(x), _off_diagonal(y)
-        xy, xx, yy = _unbiased(k, u), _unbiased(k, k), _unbiased(u, u)
-    else:
-        xy, xx, yy = _overlap(x, y), _overlap(x, x), _overlap(y, y)
+    hsic = _unbiased if debiased else _overlap
+    xy, xx, yy = hsic(x, y), hsic(x, x), hsic(y, y)
     known = (xx > 0) & (yy > 0)
     return jnp.where(known, xy / jnp.sqrt(or_one(xx)) / jnp.sqrt(or_one(yy)), 0)
 
@@ -86,15 +83,13 @@ def _overlap(x: jax.Array, y: jax.Array) -> jax.Array:
     )
 
 
-def _off_diagonal(x: jax.Array) -> jax.Array:
-    """The Gram matrix XXᵀ with zeros on its diagonal."""
-    gram = jnp.matmul(x, x.T, precision=EXACT)
-    return jnp.where(jnp.eye(len(gram), dtype=bool), 0, gram)
+def _unbiased(x: jax.Array, y: jax.Array) -> jax.Array:
+    """n(n − 3) HSIC₁ of centred X and Y.
 
-
-def _unbiased(k: jax.Array, u: jax.Array) -> jax.Array:
-    """n(n − 3) HSIC₁ of two matrices with zeros on the diagonal."""
-    n = len(k)
-    rows_k, rows_u = k.sum(axis=0), u.sum(axis=0)
-    means = rows_k.sum() * rows_u.sum() / ((n - 1) * (n - 2))
-    return jnp.sum(k * u) + means - 2 / (n - 2) * jnp.sum(rows_k * rows_u)
+    The rows of K add up to 0, those of K̃ to −k, k the diagonal of K. So that
+    tr(K̃L̃) = tr(KL) − kᵀl, 1ᵀK̃L̃1 = kᵀl and 1ᵀK̃1 = −1ᵀk.
+    """
+    n = len(x)
+    k, u = jnp.sum(x * x, axis=1), jnp.sum(y * y, axis=1)
+    means = k.sum() * u.sum() / ((n - 1) * (n - 2))
+    return _overlap(x, y) - n / (n - 2) * jnp.sum(k * u) + means

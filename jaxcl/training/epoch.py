@@ -37,18 +37,19 @@ class EpochMetrics(NamedTuple):
     steps: jax.Array
 
 
-def make_step(
+def make_update(
     setup: Setup, strategy: Strategy, tx: optax.GradientTransformationExtraArgs
 ) -> Callable[..., tuple]:
-    """Builds one step, ``(carry, ctx, lr_scale) -> (carry, loss)``.
+    """Builds what a step does to the parameters, and what follows from it.
 
-    The carry is ``(params, model_state, opt_state)``.
+    Returns:
+      ``(params, model_state, opt_state, ctx, lr_scale)`` to ``(updates, model_state,
+      opt_state, loss)``.
     """
     loss_fn = transform_loss(strategy, setup)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def step(carry, ctx: Context, lr_scale: jax.Array):
-        params, model_state, opt_state = carry
+    def update(params, model_state, opt_state, ctx: Context, lr_scale: jax.Array):
         (loss, out), grads = gradient(params, opt_state.strategy, ctx)
         updates, new = tx.update(
             grads, opt_state, params, ctx=ctx, out=out, lr_scale=lr_scale
@@ -57,7 +58,24 @@ def make_step(
         model_state = strategy.model_state(
             out.model_state, opt_state.strategy, old=model_state, ctx=ctx
         )
-        return (optax.apply_updates(params, updates), model_state, opt_state), loss
+        return updates, model_state, opt_state, loss
+
+    return update
+
+
+def make_step(
+    setup: Setup, strategy: Strategy, tx: optax.GradientTransformationExtraArgs
+) -> Callable[..., tuple]:
+    """Builds one step, ``(carry, ctx, lr_scale) -> (carry, loss)``.
+
+    The carry is ``(params, model_state, opt_state)``.
+    """
+    update = make_update(setup, strategy, tx)
+
+    def step(carry, ctx: Context, lr_scale: jax.Array):
+        updates, model_state, opt_state, loss = update(*carry, ctx, lr_scale)
+        params = optax.apply_updates(carry[0], updates)
+        return (params, model_state, opt_state), loss
 
     return step
 

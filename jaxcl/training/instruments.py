@@ -1,0 +1,275 @@
+"""The instruments of `jaxcl.features` in a run: one compilation for all tasks.
+
+What is measured is a function of one seed's state and data, laid over all seeds as
+training is, so that features never leave the devices but where they are compared later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcl import features
+from jaxcl.heads import head_mask, shares_all_outputs
+from jaxcl.hooks import hook_in
+from jaxcl.ops.sampling import shuffled
+from jaxcl.setup import context_of
+from jaxcl.training.epoch import make_update
+from jaxcl.training.evaluation import make_forward
+from jaxcl.training.observation import setup_of
+from jaxcl.training.problem import PerSeed, Problem
+from jaxcl.training.seeds import SeedMesh
+from jaxcl.training.state import SeedState
+from jaxcl.training.trainer import scale_by_lr
+from jaxcl.types import Batch, PyTree, Setup
+
+NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict")
+HELD_OUT = 0.2  # of the training examples that a probe is given, to choose its strength
+
+
+class Instruments(NamedTuple):
+    """Compiled functions of all seeds, each ``(state, per seed, shared) -> result``.
+
+    ``count`` and ``current`` are int32[]: of tasks looked at, and the last one trained.
+    """
+
+    measure: Callable[..., Any]  # (seed, mine, (base, count, current)) -> quantities
+    ranks: Callable[..., Any]  # (seed, mine, (base, task)) -> layer -> float32[]
+    first: Callable[..., Any]  # (seed, mine, (base, current)) -> layer -> [N, D]
+    compare: Callable[..., Any]  # (features, features, ()) -> quantities
+    conflict: Callable[..., Any]  # (seed, (mine, cache), (base, task)) -> quantities
+
+
+def taps_of(setup: Setup, layers: tuple[str, ...] = ()) -> dict[str, str]:
+    """Where the features of each layer are found: layer -> the tap that has them.
+
+    What a layer puts out, after normalisation, nonlinearity and pooling, is what the
+    next layer reads. Where that reads the sum of several layers, or it is not known of
+    which, the features bear the reader's name, "into NAME".
+
+    Args:
+      setup: knows the network's layers.
+      layers: those wanted, all if none is named.
+
+    Raises:
+      ValueError: a name that is none of them, or a network that has none.
+    """
+    found: dict[str, str] = {}
+    for reader in setup.layers:
+        if reader.reads_input or reader.feeds_on == ():
+            continue
+        before = reader.feeds_on or ()
+        name = before[0] if len(before) == 1 else f"into {reader.name}"
+        found.setdefault(name, reader.name)
+    unknown = [name for name in layers if name not in found]
+    if unknown or not found:
+        raise ValueError(
+            f"no features of {', '.join(unknown) or 'this network'} are known; it has "
+            f"features of: {', '.join(found) or 'no layer'}"
+        )
+    return {name: tap for name, tap in found.items() if not layers or name in layers}
+
+
+def make_instruments(
+    problem: Problem,
+    mesh: SeedMesh,
+    *,
+    names: tuple[str, ...],
+    layers: tuple[str, ...] = (),
+    examples: int = 1000,
+) -> Instruments:
+    """Compiles what is measured of a network during a run.
+
+    Args:
+      problem: what is trained.
+      mesh: where the seeds run.
+      names: of `NAMES`.
+      layers: whose features; all if none is named.
+      examples: N of each task, of its training and of its test examples, the same at
+        all times; at most as many as every task has.
+
+    Returns:
+      The `Instruments`. Quantities of a seed that has failed are NaN.
+
+    Raises:
+      ValueError: an unknown name or layer; fewer than 10 examples.
+    """
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ValueError(
+            f"features can measure {', '.join(NAMES)}; not {', '.join(unknown)}"
+        )
+    if examples < 10:
+        raise ValueError(f"feature_examples must be at least 10, got {examples}")
+    stream, setup = problem.stream, setup_of(problem)
+    taps = taps_of(setup, layers)
+    fewest = {part: _fewest(problem, part) for part in ("train", problem.measure)}
+    num_classes = int(np.asarray(stream.logit_mask).sum(1).max())
+
+    def batch_of(base, mine: PerSeed, part: str, task: jax.Array) -> Batch:
+        data = stream.view(base, mine.data, part, task)
+        order = shuffled(jax.random.key(0), data.size, data.capacity)
+        return data.take(order[: min(examples, fewest[part])])
+
+    def see(seed: SeedState, mine: PerSeed, batch: Batch, current) -> dict[str, Any]:
+        strategy = problem.make_strategy(setup, **mine.settings)
+        forward = make_forward(setup, strategy)
+        of_seed = (seed.params, seed.model_state, seed.strategy_state)
+        out = forward(*of_seed, batch, current)
+        return {name: out.taps[tap] for name, tap in taps.items()}
+
+    def local(mine: PerSeed, task: jax.Array, y: jax.Array) -> jax.Array:
+        """Classes from 0, whichever outputs are the task's."""
+        label = mine.data.label[task]
+        return y - jnp.where(label < 0, jnp.iinfo(jnp.int32).max, label).min()
+
+    def on_task(seed, mine, base, task, current) -> PyTree:
+        test = batch_of(base, mine, problem.measure, task)
+        seen, y = see(seed, mine, test, current), local(mine, task, test.y)
+        found: dict[str, dict[str, jax.Array]] = {}
+        if "rank" in names:
+            for layer, x in seen.items():
+                ranks = features.ranks(x)
+                found.setdefault("effective_rank", {})[layer] = ranks.effective
+                found.setdefault("stable_rank", {})[layer] = ranks.stable
+                found.setdefault("energy_rank", {})[layer] = ranks.energy
+                found.setdefault("dormant_share", {})[layer] = features.dormant_share(x)
+        if "probes" in names or "multinomial" in names:
+            train = batch_of(base, mine, "train", task)
+            given, given_y = (
+                see(seed, mine, train, current),
+                local(mine, task, train.y),
+            )
+            for layer, x in given.items():
+                for kind, probe in _probes(names, x, given_y, num_classes).items():
+                    right = features.accuracy(probe, seen[layer], y)
+                    found.setdefault(kind, {})[layer] = right
+        return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), found)
+
+    def known(seed: SeedState, found: PyTree) -> PyTree:
+        failed = seed.progress.failed
+        return jax.tree.map(lambda v: jnp.where(failed, jnp.nan, v), found)
+
+    def measure(seed, mine, shared):
+        base, count, current = shared
+
+        def at(task):
+            def look():
+                return on_task(seed, mine, base, task, current)
+
+            def skip():
+                shapes = jax.eval_shape(look)
+                return jax.tree.map(lambda s: jnp.full(s.shape, jnp.nan), shapes)
+
+            return jax.lax.cond(task < count, look, skip)
+
+        return known(seed, jax.lax.map(at, jnp.arange(stream.num_tasks)))
+
+    def ranks(seed, mine, shared):
+        base, task = shared
+        batch = batch_of(base, mine, problem.measure, task)
+        seen = see(seed, mine, batch, task)
+        return known(seed, {k: features.effective_rank(x) for k, x in seen.items()})
+
+    def first(seed, mine, shared):
+        base, current = shared
+        batch = batch_of(base, mine, problem.measure, jnp.zeros((), jnp.int32))
+        seen = see(seed, mine, batch, current)
+        return known(seed, {k: x.reshape(len(x), -1) for k, x in seen.items()})
+
+    def compare(now, then, shared):
+        found = {}
+        if "cka" in names:
+            found["cka"] = {
+                k: features.linear_cka(now[k], then[k], debiased=True) for k in now
+            }
+        if "drift" in names:
+            found["feature_drift"] = {
+                k: features.feature_drift(then[k], now[k]) for k in now
+            }
+        return found
+
+    def conflict(seed, given, shared):
+        (mine, cache), (base, task) = given, shared
+        strategy = problem.make_strategy(setup, **mine.settings)
+        forward = make_forward(setup, strategy)
+
+        def gradient(batch: Batch) -> PyTree:
+            def loss(net):
+                params = seed.params._replace(net=net)
+                given = (params, seed.model_state, seed.strategy_state)
+                return setup.task_loss(forward(*given, batch, task).logits, batch, task)
+
+            return _shared_weights(setup, jax.grad(loss)(seed.params.net))
+
+        inner = optax.chain(problem.optimizer, scale_by_lr())
+        update = make_update(setup, strategy, hook_in(strategy, inner, setup))
+        batch = batch_of(base, mine, "train", task)
+        ctx = context_of(
+            batch,
+            task=task,
+            key=jax.random.key(0),
+            step=seed.progress.step,
+            model_state=seed.model_state,
+            cache=cache,
+        )
+        state = (seed.params, seed.model_state, seed.opt_state)
+        updates, *_ = update(*state, ctx, seed.progress.lr_scale)
+        new = gradient(batch)
+        step = jax.tree.map(jnp.negative, _shared_weights(setup, updates.net))
+
+        def with_old(old):
+            def look():
+                g = gradient(batch_of(base, mine, "train", old))
+                return features.cosine(new, g), features.cosine(step, g)
+
+            nan = jnp.full((), jnp.nan)
+            return jax.lax.cond(old < task, look, lambda: (nan, nan))
+
+        of_gradient, of_step = jax.lax.map(with_old, jnp.arange(stream.num_tasks))
+        found = {"conflict_gradient": of_gradient, "conflict_step": of_step}
+        return known(seed, found)
+
+    over = mesh.over_seeds
+    return Instruments(
+        measure=over(measure, "features"),
+        ranks=over(ranks, "feature_ranks"),
+        first=over(first, "first_features"),
+        compare=over(compare, "compare_features"),
+        conflict=over(conflict, "conflict"),
+    )
+
+
+def _probes(names, x: jax.Array, y: jax.Array, num_classes: int) -> dict:
+    fit = round((1 - HELD_OUT) * len(x))
+    parts = (x[:fit], y[:fit], x[fit:], y[fit:])
+    found = {}
+    if "probes" in names:
+        found["probe_ridge"] = features.ridge_probe(*parts, num_classes=num_classes)
+        found["probe_ncm"] = features.ncm(x, y, num_classes=num_classes)
+    if "multinomial" in names:
+        found["probe_multinomial"] = features.multinomial_probe(
+            *parts, num_classes=num_classes
+        )
+    return found
+
+
+def _shared_weights(setup: Setup, net: PyTree) -> PyTree:
+    """Zeros in the classifier where tasks have outputs of their own."""
+    if shares_all_outputs(setup):
+        return net
+    return jax.tree.map(
+        lambda is_head, leaf: jnp.zeros_like(leaf) if is_head else leaf,
+        head_mask(setup, net),
+        net,
+    )
+
+
+def _fewest(problem: Problem, part: str) -> int:
+    """The size of the smallest task of any seed."""
+    return int(np.diff(np.asarray(getattr(problem.stream.per_seed, part).offset)).min())
