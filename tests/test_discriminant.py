@@ -21,9 +21,9 @@ def examples(rng, n=300, d=12, spread=1.0, offset=5.0):
 def batch_lda(x, y, shrinkage):
     """All at once, float64: W, b, the classes' means relative to the centre."""
     x = x.astype(np.float64)
-    seen = [k for k in range(CLASSES) if (y == k).any()]
+    seen, place = np.unique(y, return_inverse=True)
     mean = np.stack([x[y == k].mean(0) for k in seen])
-    rest = x - mean[[seen.index(k) for k in y]]
+    rest = x - mean[place]
     a = (1 - shrinkage) * rest.T @ rest / len(x) + shrinkage * np.eye(x.shape[1])
     centred = mean - x.mean(0)
     weights = np.linalg.inv(a) @ centred.T
@@ -186,9 +186,11 @@ def test_seeds_side_by_side_on_two_devices_end():
     rng = np.random.default_rng(6)
     x = rng.normal(size=(8, 400, 200)).astype(np.float32)
     run = mesh.over_seeds(
-        lambda _, x, shared: D.discriminant(
-            D.ClassMeans(jnp.full(2, 200.0), x[:2]), x.T @ x, 1e-2
-        ).weights,
+        lambda _, x, shared: (
+            D.discriminant(
+                D.ClassMeans(jnp.full(2, 200.0), x[:2]), x.T @ x, 1e-2
+            ).weights
+        ),
         "solve",
     )
     given = mesh.gather(run((), mesh.spread(x), ()))

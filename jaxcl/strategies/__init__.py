@@ -123,7 +123,7 @@ _TABLE = (
     Method("bp_star_star_slda", _FROZEN_SLDA, "head", "BP** + SLDA", "#274E13"),
     Method(
         *("random_slda", _FROZEN_SLDA, "head", "Random + SLDA", "#B45F06"),
-        {"from_start": True, **_UNTRAINED},
+        {"epochs": 0, **_UNTRAINED},
     ),
     Method("raw_ncm", ncm, "head", "Pixels + NCM", "#C27BA0", _ON_PIXELS),
     Method("raw_slda", slda, "head", "Pixels + SLDA", "#741B47", _ON_PIXELS),
