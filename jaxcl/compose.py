@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import reduce
 
 import jax
@@ -10,10 +11,14 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
 from jaxcl.types import (
+    ApplyFn,
+    Batch,
     Context,
     LossFn,
     Params,
+    PyTree,
     State,
+    TaskData,
 )
 
 
@@ -25,7 +30,9 @@ def chain(*members: Strategy) -> Strategy:
     tuples with an entry per member, and each member sees a key of its own (member i
     gets ``fold_in(key, i)``). What they add to the validation loss is summed. Reports
     are merged; a layer of a quantity that two members report is told apart by the
-    member's number, as in ``{"taken": {"0:hidden_0": …, "1:hidden_0": …}}``.
+    member's number, as in ``{"taken": {"0:hidden_0": …, "1:hidden_0": …}}``. At a
+    task's end ``data.forward`` tells a member what those before it, consolidated
+    already, make of the network: HAT's gates, the first task's statistics.
 
     Args:
       *members: strategies, at least one.
@@ -112,11 +119,19 @@ def chain(*members: Strategy) -> Strategy:
         )
 
     def after_task(params, state, *, data, model_state, task, key):
+        ended: list[tuple[Strategy, State, PyTree]] = []
+
         def call(m, i, p, s):
-            mine = jax.random.fold_in(key, i)
-            return m.after_task(
-                p, s, data=data, model_state=model_state, task=task, key=mine
+            p, s = m.after_task(
+                p,
+                s,
+                data=data._replace(forward=_evaluated(tuple(ended), data, task)),
+                model_state=model_state,
+                task=task,
+                key=jax.random.fold_in(key, i),
             )
+            ended.append((m, s, p.aux))
+            return p, s
 
         return thread(call, params, state)
 
@@ -163,3 +178,43 @@ def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> Lo
         return member.loss(below, state)(Params(params.net, params.aux[i]), own_ctx)
 
     return loss_fn
+
+
+def _evaluated(
+    ended: tuple[tuple[Strategy, State, PyTree], ...], data: TaskData, task: jax.Array
+) -> Callable[[ApplyFn], ApplyFn]:
+    """Wraps the network as members that have ended a task do when it is evaluated.
+
+    Args:
+      ended: each member with its new state and aux, the innermost first.
+      data: the task's, with what an outer chain puts around the network.
+      task: int32[] the one that has ended.
+    """
+
+    def wrap(apply_fn: ApplyFn) -> ApplyFn:
+        bare = data.forward(apply_fn)
+
+        def apply(net, model_state, x, example_task, key, train):
+            none = jnp.zeros_like(example_task)
+            batch = Batch(x, none, example_task, jnp.ones(len(x)), none - 1)
+            start = jnp.zeros(())
+            ctx = Context(
+                task=task,
+                step=jnp.zeros((), jnp.int32),
+                epoch=jnp.full((), -1, jnp.int32),
+                epoch_progress=start,
+                epoch_fraction=start,
+                task_progress=start,
+                key=key,
+                batch=batch,
+                model_state=model_state,
+                cache=(),
+            )
+            f = bare
+            for member, state, aux in ended:
+                f = member.forward(f, state, aux, ctx=ctx)
+            return f(net, model_state, x, example_task, key, train)
+
+        return apply
+
+    return wrap

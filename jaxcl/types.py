@@ -119,6 +119,9 @@ class TaskData(NamedTuple):
     take: Callable[[jax.Array], Batch]  # int32[B] positions in [0, size) -> Batch
     size: jax.Array  # int32[] number of examples
     capacity: int  # static upper bound of size
+    # What a chain's members before this one make of the network when a task has ended:
+    # put around `Setup.apply_fn`, it gives what this one will be evaluated on.
+    forward: Callable[[ApplyFn], ApplyFn] = lambda apply_fn: apply_fn
 
 
 ApplyFn = Callable[..., Output]

@@ -128,8 +128,8 @@ def footnotes(table: Sequence[Row]) -> list[str]:
         {len(r.result.task_names) for r in table if r.result.scenario == "class"}
     ):
         notes.append(
-            f"Class-incremental, {tasks} tasks: a method without replay is expected "
-            f"at about 1/T = {100 / tasks:.1f} %, the last task alone."
+            f"Class-incremental, {tasks} tasks: a classifier trained without replay is "
+            f"expected at about 1/T = {100 / tasks:.1f} %, the last task alone."
         )
     for row in table:
         notes += [f"{row.label}: {note}" for note in row.result.notes]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from jaxcl.contract import Strategy
+from jaxcl.strategies._chained import chain_factories
 from jaxcl.strategies.agem import agem
 from jaxcl.strategies.er import derpp, er
 from jaxcl.strategies.ewc import ewc
@@ -22,13 +23,18 @@ from jaxcl.strategies.gpm import gpm
 from jaxcl.strategies.hat import hat
 from jaxcl.strategies.lwf import lwf
 from jaxcl.strategies.mas import mas
+from jaxcl.strategies.ncm import ncm
 from jaxcl.strategies.ol import ol
 from jaxcl.strategies.owm import owm
 from jaxcl.strategies.si import si
+from jaxcl.strategies.slda import random_features, slda
 from jaxcl.types import Setup
 
 # How a method keeps what it has learned; "elsewhere" is a factory's from outside.
-FAMILIES = ("baseline", "constraint", "division", "memory", "features", "elsewhere")
+FAMILIES = (
+    *("baseline", "constraint", "division", "memory", "features"),
+    *("head", "elsewhere"),
+)
 
 
 class Method(NamedTuple):
@@ -51,6 +57,17 @@ class Method(NamedTuple):
     colour: str | None
     presets: Mapping[str, Any] = {}
 
+
+_FROZEN_NCM = chain_factories(frozen, ncm)
+_FROZEN_SLDA = chain_factories(frozen, slda)
+# What no training of a network goes into takes one step per task for form's sake.
+_UNTRAINED = {
+    "train.epochs": 1,
+    "train.max_steps": 1,
+    "train.patience": None,
+    "train.select": "last",
+}
+_ON_PIXELS = {"model": {"name": "linear"}, **_UNTRAINED}
 
 # In the order of a table. A family shares a hue: baselines are grey, penalties blue to
 # teal, projections green, HAT purple, memories red to orange. Told apart under the
@@ -99,6 +116,20 @@ _TABLE = (
         "OL",
         "#EE88AA",
         {"train.select": "last", "train.patience": None},
+    ),
+    Method("bp_ncm", ncm, "head", "BP + NCM", "#6D9EEB", {"train.select": "last"}),
+    Method("bp_slda", slda, "head", "BP + SLDA", "#1C4587", {"train.select": "last"}),
+    Method("bp_star_star_ncm", _FROZEN_NCM, "head", "BP** + NCM", "#93C47D"),
+    Method("bp_star_star_slda", _FROZEN_SLDA, "head", "BP** + SLDA", "#274E13"),
+    Method(
+        *("random_slda", _FROZEN_SLDA, "head", "Random + SLDA", "#B45F06"),
+        {"epochs": 0, **_UNTRAINED},
+    ),
+    Method("raw_ncm", ncm, "head", "Pixels + NCM", "#C27BA0", _ON_PIXELS),
+    Method("raw_slda", slda, "head", "Pixels + SLDA", "#741B47", _ON_PIXELS),
+    Method(
+        *("random_features", random_features, "head", "Random features + SLDA"),
+        *("#F1C232", _ON_PIXELS),
     ),
     Method("joint", finetune, "baseline", "Joint", "#1A1A1A", {"joint": True}),
 )

@@ -1,0 +1,53 @@
+"""Factories chained: a row that is two methods, with the settings of both."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+
+from jaxcl.compose import chain
+from jaxcl.contract import Strategy
+from jaxcl.types import Setup
+
+
+def chain_factories(*factories: Callable[..., Strategy]) -> Callable[..., Strategy]:
+    """A factory of the `chain` of what several factories make.
+
+    Args:
+      *factories: each ``(setup, *, settings) -> Strategy``.
+
+    Returns:
+      ``(setup, *, settings) -> Strategy`` with the settings of all; its name joins
+      theirs, as in "frozen_slda", and so does what `inspect.signature` tells of it.
+
+    Raises:
+      ValueError: a setting that two of them have.
+    """
+    own = [_settings(factory) for factory in factories]
+    name = "_".join(f.__name__ for f in factories)
+    count = Counter(p.name for settings in own for p in settings)
+    shared = [setting for setting, times in count.items() if times > 1]
+    if shared:
+        raise ValueError(f"{name}: several of them have a setting {shared[0]!r}")
+
+    first = inspect.Parameter("setup", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    signature = inspect.Signature([first, *(p for settings in own for p in settings)])
+
+    def build(setup: Setup, **settings) -> Strategy:
+        signature.bind(setup, **settings)  # refuses what none of them has
+
+        def member(factory, of: list[inspect.Parameter]) -> Strategy:
+            given = {p.name: settings[p.name] for p in of if p.name in settings}
+            return factory(setup, **given)
+
+        return chain(*map(member, factories, own))
+
+    build.__name__ = build.__qualname__ = name
+    build.__signature__ = signature  # type: ignore[attr-defined]
+    return build
+
+
+def _settings(factory: Callable[..., Strategy]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(factory).parameters.values()
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
