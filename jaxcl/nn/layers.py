@@ -102,9 +102,9 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         each = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
         return each[:size].reshape(shape)
 
-    # XLA's CPU backend would put the hash into the loop of whatever reads the bytes, and
-    # a convolution reads them once per element of its window. What a conditional gives
-    # it has to store; that this one is always taken it does not know.
+    # XLA's CPU backend would put the hash into the loop of whatever reads the bytes,
+    # and a convolution reads them once per element of its window. What a conditional
+    # gives it has to store; that this one is always taken it does not know.
     always = (jax.random.key_data(key)[0] | 1) > 0
     return jax.lax.cond(always, draw, lambda: jnp.zeros(shape, jnp.uint8))
 
