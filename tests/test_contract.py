@@ -30,6 +30,7 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
     "hat": ({"strength": 0.75}, None),
     "ol": ({"extractor": 0.5}, None),
+    "pca": ({"chunk": 32}, None),
     "ncm": ({"chunk": 16}, {}),
     "slda": ({"chunk": 16}, {}),
     "random_features": ({"chunk": 16, "width": 20}, {}),

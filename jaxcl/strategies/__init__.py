@@ -26,6 +26,7 @@ from jaxcl.strategies.mas import mas
 from jaxcl.strategies.ncm import ncm
 from jaxcl.strategies.ol import ol
 from jaxcl.strategies.owm import owm
+from jaxcl.strategies.pca import pca
 from jaxcl.strategies.si import si
 from jaxcl.strategies.slda import random_features, slda
 from jaxcl.types import Setup
@@ -115,6 +116,10 @@ _TABLE = (
         "features",
         "OL",
         "#EE88AA",
+        {"train.select": "last", "train.patience": None},
+    ),
+    Method(
+        *("pca", pca, "features", "PCA", "#B25776"),
         {"train.select": "last", "train.patience": None},
     ),
     Method("bp_ncm", ncm, "head", "BP + NCM", "#6D9EEB", {"train.select": "last"}),
