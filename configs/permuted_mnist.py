@@ -9,7 +9,14 @@ MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 a task, last w
 Published (Saha et al., Gradient projection memory, 2021): EWC 89.97 / BWT -4, joint
 96.70. The variant ``fast`` is three tasks of 2,000 images, for a test. ``wide`` is the
 HAT paper's 784-2000-2000 with dropout .2 and .5, 200 epochs and its patience (published
-98.6), for an accelerator.
+98.6), for an accelerator. ``heads`` is 784-400-400 with a head per task, two epochs of
+batch 64; what its features do is measured by
+
+    python -m experiments.compare --config=permuted_mnist:heads \
+        --strategies=bp,bp_star_star,ewc,gpm,hat --workdir=DIR \
+        --config.features=rank,probes,cka,drift,conflict --config.keep_weights=tasks
+
+which leaves `features.txt`, `rank.png`, `cka.png` and `probes.png` in DIR.
 """
 
 from ml_collections import ConfigDict
@@ -74,6 +81,29 @@ VARIANTS = {
         },
         methods={"owm": {"train.epochs": 2}},
     ),
+    # A head per task and two epochs: what features do, apart from what one shared head
+    # does to them.
+    "heads": Variant(
+        {
+            "name": "permuted_mnist_heads",
+            "data.scenario": "task",
+            "model.widths": (400, 400),
+            "model.use_bias": True,
+            "optimizer.lr": 0.05,
+            "train.epochs": 2,
+            "train.batch_size": 64,
+        },
+        methods={
+            # Two layers are projected, the heads are not; biases would not be.
+            "gpm": {"threshold": (0.95, 0.99), "model.use_bias": False},
+            "owm": {
+                "model.widths": (400, 400),
+                "optimizer.lr": 0.05,
+                "train.epochs": 2,
+                "train.batch_size": 64,
+            },
+        },
+    ),
     "wide": Variant(
         {
             "name": "permuted_mnist_wide",
@@ -105,7 +135,7 @@ VARIANTS = {
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    """Argument: a row, "fast" or "wide", or both with a comma between."""
+    """Argument: a row, a variant (fast, heads, wide), or both with a comma between."""
     row, chosen = variant(argument, VARIANTS)
     config = base("permuted_mnist")
     config.data.update(

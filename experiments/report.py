@@ -5,7 +5,9 @@ r"""Rebuilds tables and figures from the folders of finished and unfinished runs
 Each DIR is a run's folder (it holds `result.json`) or a comparison's (its sub-folders
 are runs). Into the output folder, by default the first DIR, go `table.txt`, `table.md`,
 `table.csv`, `seeds.csv`, `bars.png`, `tasks.png`, `matrix.png` and, where a method
-reports the space it takes, `space.png`. The table is printed too.
+reports the space it takes, `space.png`; where a run has measured features,
+`features.txt`, `features.csv`, `rank.png`, `cka.png` and `probes.png`. The table is
+printed too.
 """
 
 from __future__ import annotations

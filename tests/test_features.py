@@ -363,6 +363,21 @@ def test_saliency():
         np.testing.assert_allclose(maps[b, i, j], expected, 1e-3, 1e-4)
 
 
+def test_what_is_not_a_number_is_not_measured_as_zero():
+    x = INPUTS["random"].copy()
+    x[3, 5] = np.nan
+    for measure in (
+        features.effective_rank,
+        features.stable_rank,
+        features.dormant_share,
+        lambda x: features.linear_cka(x, INPUTS["random"]),
+        lambda x: features.linear_cka(INPUTS["random"], x, debiased=True),
+        lambda x: features.cosine(x, INPUTS["random"]),
+        lambda x: features.feature_drift(INPUTS["random"], x),
+    ):
+        assert np.isnan(measure(x))
+
+
 def test_over_seeds_by_vmap():
     x = np.random.default_rng(8).normal(size=(3, 60, 9)).astype(np.float32)
     y = _classes(x[0])

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from ..runs import results
 from ..runs.results import Result
-from . import figures, scores, tables
+from . import feature_scores, figures, scores, tables
+
+FEATURES = {
+    "features.txt": feature_scores.text_table,
+    "features.csv": feature_scores.csv_table,
+}
 
 
 def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
@@ -33,6 +38,13 @@ def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
     (out / "table.md").write_text(tables.markdown_table(table, notes), encoding="utf-8")
     (out / "table.csv").write_text(tables.csv_table(table), encoding="utf-8")
     (out / "seeds.csv").write_text(tables.csv_seeds(table), encoding="utf-8")
+    seen = feature_scores.measured_rows(table)
+    for name, write in FEATURES.items():
+        if seen:
+            (out / name).write_text(write(seen), encoding="utf-8")
+        else:
+            # An earlier report's would seem to belong to this one.
+            (out / name).unlink(missing_ok=True)
     figures.write(table, out)
     return text
 

@@ -15,6 +15,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from . import feature_figures
 from .scores import Row
 from .space_figures import capacity, shared_layers, space
 from .style import (
@@ -28,6 +29,13 @@ from .style import (
     save,
     ticks,
 )
+
+# Figure -> what a run has to have measured for it, and what draws it.
+FEATURES = {
+    "rank": ("effective_rank", feature_figures.rank),
+    "cka": ("cka", feature_figures.similarity),
+    "probes": ("probe_ridge", feature_figures.probes),
+}
 
 
 def write(rows: Sequence[Row], out: Path) -> list[Path]:
@@ -45,6 +53,12 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
             drawn["capacity"] = capacity(gated)
         else:
             (out / "capacity.png").unlink(missing_ok=True)
+        for name, (quantity, draw) in FEATURES.items():
+            seen = feature_figures.with_quantity(rows, quantity)
+            if seen:
+                drawn[name] = draw(seen)
+            else:
+                (out / f"{name}.png").unlink(missing_ok=True)
         for name, figure in drawn.items():
             save(figure, out / f"{name}.png")
     return [out / f"{name}.png" for name in drawn]

@@ -18,7 +18,7 @@ from jaxcl.training.protocol import Interrupted, TaskDone
 from jaxcl.training.seeds import SeedMesh
 
 from .. import config as configs
-from . import kept, machine, notes, recording, results
+from . import kept, machine, measured, notes, recording, results
 from .log import Log, of_seeds
 from .progress import Display
 from .results import Result
@@ -142,6 +142,10 @@ def carry_out(job: Job) -> list[Result]:
                 for part, result in zip(parts, found, strict=True):
                     if write:
                         results.save(part.workdir, result)
+                found = [
+                    result._replace(features=measured.load(part.workdir))
+                    for part, result in zip(parts, found, strict=True)
+                ]
         # A run that ends with the epoch in which it was told to stop is whole; what
         # its command would do next is not to begin.
         if stop():

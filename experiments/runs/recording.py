@@ -147,7 +147,8 @@ class Recorder:
             self._weights(trained, self.mesh.gather(moment.trained.params.net))
 
     def _compare(self, trained: int, now: PyTree) -> None:
-        for past in range(trained + 1):
+        # Joint training on all tasks at once has nothing between.
+        for past in sorted(i for i in self.then if i <= trained):
             then = self.mesh.spread(self.then[past])
             both = self.mesh.gather(self.use.compare(now, then, ()))
             for layer, values in both.get("cka", {}).items():

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import measured
+
 FILE_NAME = "result.json"
 CONFIG_NAME = "config.json"
 OK = "ok"
@@ -39,8 +41,8 @@ class Result(NamedTuple):
       notes: anything a reader of the table has to know.
       report: quantity -> layer -> what the strategy reports after each task [S, T];
         NaN: not measured, or not finite.
-      config: the run's config, from `config.json` beside the file; None: unknown. Not a
-        part of the file.
+      config: the run's config, from `config.json` beside the file; None: unknown.
+      features: "quantity/layer" -> [S, ...], from `features.npz` beside it, if any.
     """
 
     config_name: str
@@ -59,6 +61,7 @@ class Result(NamedTuple):
     notes: Sequence[str] = ()
     report: Mapping[str, Mapping[str, NDArray[np.float64]]] = {}
     config: Mapping[str, Any] | None = None
+    features: Mapping[str, NDArray] = {}
 
 
 def save(path: str | os.PathLike[str], result: Result) -> None:
@@ -74,7 +77,7 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
     file = _file(path)
     result = check(result, str(file))
     fields = result._asdict()
-    del fields["config"]
+    del fields["config"], fields["features"]
     for name in ("matrix", "baseline"):
         fields[name] = _nulls(fields[name])
     fields["wall_s"] = None if math.isnan(result.wall_s) else result.wall_s
@@ -116,6 +119,7 @@ def load(path: str | os.PathLike[str]) -> Result:
     fields = _read(file)
     beside = file.parent / CONFIG_NAME
     fields["config"] = _read(beside) if beside.is_file() else None
+    fields["features"] = measured.load(file.parent)
     optional = Result._field_defaults
     missing = [k for k in Result._fields if k not in fields and k not in optional]
     if missing:
@@ -234,8 +238,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _file(path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    return path / FILE_NAME if path.is_dir() else path
+    return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
 
 
 def _nulls(a: ArrayLike) -> list[Any]:

@@ -26,9 +26,9 @@ def centred(x: jax.Array) -> jax.Array:
     """A matrix [N, D] less its columns' means; constant columns are exactly 0."""
     found = x - x.mean(axis=0)
     rounding = 8 * jnp.finfo(x.dtype).eps * jnp.abs(x).max(axis=0)
-    return jnp.where(jnp.abs(found).max(axis=0) > rounding, found, 0)
+    return jnp.where(jnp.abs(found).max(axis=0) <= rounding, 0, found)
 
 
 def or_one(value: jax.Array) -> jax.Array:
     """What to divide by, or to take the logarithm of, where it may be 0."""
-    return jnp.where(value > 0, value, 1)
+    return jnp.where(value == 0, 1, value)

@@ -135,13 +135,13 @@ def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
         raise ValueError(f"threshold must be at least 0, got {threshold}")
     answer = jnp.abs(with_units(x)).mean(axis=tuple(range(x.ndim - 1)))
     score = answer / or_one(answer.mean())
-    return jnp.mean(score <= threshold)
+    return jnp.where(jnp.isnan(score).any(), jnp.nan, jnp.mean(score <= threshold))
 
 
 def _effective(sigma: jax.Array) -> jax.Array:
     p = sigma / or_one(sigma.sum())
-    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(or_one(p)), 0))
-    return jnp.where(sigma[0] > 0, jnp.exp(entropy), 0)
+    entropy = -jnp.sum(p * jnp.log(or_one(p)))
+    return jnp.where(sigma[0] == 0, 0, jnp.exp(entropy))
 
 
 def _stable(sigma: jax.Array) -> jax.Array:
@@ -151,4 +151,4 @@ def _stable(sigma: jax.Array) -> jax.Array:
 def _energy(sigma: jax.Array, share: float) -> jax.Array:
     held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
     rank = 1 + jnp.sum(held < share * held[-1])
-    return jnp.where(sigma[0] > 0, rank, 0).astype(jnp.int32)
+    return jnp.where(sigma[0] == 0, 0, rank).astype(jnp.int32)

@@ -63,8 +63,8 @@ def _linear_cka(x: jax.Array, y: jax.Array, debiased: bool) -> jax.Array:
     x, y = _of_norm_one(x), _of_norm_one(y)
     hsic = _unbiased if debiased else _overlap
     xy, xx, yy = hsic(x, y), hsic(x, x), hsic(y, y)
-    known = (xx > 0) & (yy > 0)
-    return jnp.where(known, xy / jnp.sqrt(or_one(xx)) / jnp.sqrt(or_one(yy)), 0)
+    unknown = (xx <= 0) | (yy <= 0)
+    return jnp.where(unknown, 0, xy / jnp.sqrt(or_one(xx)) / jnp.sqrt(or_one(yy)))
 
 
 def _of_norm_one(x: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from jaxcl.ops.sampling import shuffled
 from jaxcl.setup import context_of
 from jaxcl.training.epoch import make_update
 from jaxcl.training.evaluation import make_forward
-from jaxcl.training.observation import setup_of
+from jaxcl.training.observation import setup_of, taps_of
 from jaxcl.training.problem import PerSeed, Problem
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
@@ -43,36 +43,6 @@ class Instruments(NamedTuple):
     first: Callable[..., Any]  # (seed, mine, (base, current)) -> layer -> [N, D]
     compare: Callable[..., Any]  # (features, features, ()) -> quantities
     conflict: Callable[..., Any]  # (seed, (mine, cache), (base, task)) -> quantities
-
-
-def taps_of(setup: Setup, layers: tuple[str, ...] = ()) -> dict[str, str]:
-    """Where the features of each layer are found: layer -> the tap that has them.
-
-    What a layer puts out, after normalisation, nonlinearity and pooling, is what the
-    next layer reads. Where that reads the sum of several layers, or it is not known of
-    which, the features bear the reader's name, "into NAME".
-
-    Args:
-      setup: knows the network's layers.
-      layers: those wanted, all if none is named.
-
-    Raises:
-      ValueError: a name that is none of them, or a network that has none.
-    """
-    found: dict[str, str] = {}
-    for reader in setup.layers:
-        if reader.reads_input or reader.feeds_on == ():
-            continue
-        before = reader.feeds_on or ()
-        name = before[0] if len(before) == 1 else f"into {reader.name}"
-        found.setdefault(name, reader.name)
-    unknown = [name for name in layers if name not in found]
-    if unknown or not found:
-        raise ValueError(
-            f"no features of {', '.join(unknown) or 'this network'} are known; it has "
-            f"features of: {', '.join(found) or 'no layer'}"
-        )
-    return {name: tap for name, tap in found.items() if not layers or name in layers}
 
 
 def make_instruments(

@@ -1,0 +1,177 @@
+"""What a run's features say: rank, probes, what was forgotten, conflict; one table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcl import features, metrics
+
+from .scores import Row
+
+FORMULAS = (
+    ("R[i, j]", "accuracy of a ridge probe on task j after i tasks, 0: untrained"),
+    ("Rank", "effective rank exp(H(σ/Σσ)), mean over tasks j of the tasks' examples"),
+    ("before, after", "of task j right before and right after it is trained"),
+    ("Probe %", "mean_j R[T, j]; untrained: mean_j R[0, j]"),
+    ("Forgotten", "mean_{j<T} (R[j, j] − R[T, j]); head: of the network's accuracy"),
+    (
+        "Lost",
+        "mean_{j<T} (R[j, j] − R[T, j]) / (R[j, j] − R[j−1, j]), gains under 2 points "
+        "left out; head: of the network's accuracy",
+    ),
+    ("CKA", "debiased, of task 1's examples after task 1 and after task T"),
+    (
+        "cos g, cos Δθ",
+        "of the new task's gradient, and of the step taken, with old tasks' gradients, "
+        "after its first epoch, below task heads; mean over pairs",
+    ),
+    (
+        "–",
+        "not measured; a mean over the seeds not failed, lowest – highest in the CSV",
+    ),
+)
+COLUMNS = {
+    "rank_untrained": "Rank untrained",
+    "rank_before": "before",
+    "rank_after": "after",
+    "rank_end": "end",
+    "dormant_end": "Dormant %",
+    "probe_untrained": "Probe % untrained",
+    "probe_end": "Probe %",
+    "forgotten": "Forgotten %",
+    "head_forgotten": "head forgot %",
+    "lost": "Lost %",
+    "head_lost": "head lost %",
+    "cka": "CKA",
+    "cos_gradient": "cos g",
+    "cos_step": "cos Δθ",
+}
+PERCENT = {name for name, title in COLUMNS.items() if title.endswith("%")} | {
+    "probe_untrained"
+}
+Scores = dict[str, NDArray[np.float64]]
+"""column -> value per finished seed"""
+
+
+def layers(row: Row) -> list[str]:
+    """The layers of which a run has measured anything, in the order of the file."""
+    names = (name.partition("/")[::2] for name in row.result.features)
+    return list(dict.fromkeys(layer for q, layer in names if q in LAYERED))
+
+
+LAYERED = ("effective_rank", "probe_ridge", "cka", "feature_drift")
+
+
+def of_layer(row: Row, layer: str) -> Scores:
+    """Every column of a layer; NaN where it was not measured."""
+    done, keep = row.result.tasks_done, row.finished_seeds
+
+    def matrix(quantity: str) -> NDArray[np.float64]:
+        """[finished seeds, done + 1, done]"""
+        found = row.result.features.get(f"{quantity}/{layer}")
+        if found is None or found.shape[1] <= done:
+            return np.full((int(keep.sum()), done + 1, done), np.nan)
+        return np.float64(found[keep][:, : done + 1, :done])
+
+    rank, probed = matrix("effective_rank"), matrix("probe_ridge")
+    a, b = row.result.matrix[keep][:, :done, :done], row.result.baseline[keep][:, :done]
+    answered = np.concatenate([b[:, None], a], axis=1)
+    return {
+        "rank_untrained": rank[:, 0].mean(-1),
+        "rank_before": np.diagonal(rank, 0, -2, -1).mean(-1),
+        "rank_after": np.diagonal(rank, -1, -2, -1).mean(-1),
+        "rank_end": rank[:, -1].mean(-1),
+        "dormant_end": matrix("dormant_share")[:, -1].mean(-1),
+        "probe_untrained": probed[:, 0].mean(-1),
+        "probe_end": probed[:, -1].mean(-1),
+        "forgotten": features.representation_forgetting(probed),
+        "head_forgotten": -metrics.backward_transfer(a),
+        "lost": _mean(features.lost_share(probed)[:, :-1]),
+        "head_lost": _mean(features.lost_share(answered)[:, :-1]),
+        "cka": _place(row, f"cka/{layer}", (1, done)),
+        "cos_gradient": _mean_conflict(row, "conflict_gradient"),
+        "cos_step": _mean_conflict(row, "conflict_step"),
+    }
+
+
+def _place(row: Row, name: str, at: tuple[int, ...]) -> NDArray[np.float64]:
+    """One place of an array for each finished seed; NaN where it was not measured."""
+    found, keep = row.result.features.get(name), row.finished_seeds
+    if found is None or any(i >= n for i, n in zip(at, found.shape[1:], strict=True)):
+        return np.full(int(keep.sum()), np.nan)
+    return np.float64(found[(keep, *at)])
+
+
+def _mean_conflict(row: Row, quantity: str) -> NDArray[np.float64]:
+    found = row.result.features.get(f"{quantity}/first epoch")
+    keep = row.finished_seeds
+    if found is None:
+        return np.full(int(keep.sum()), np.nan)
+    return _mean(np.float64(found[keep]).reshape(int(keep.sum()), -1))
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the last axis, of what is known; NaN, without a warning, of nothing."""
+    known = np.isfinite(values)
+    count = known.sum(-1)
+    total = np.where(known, values, 0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def text_table(rows: Sequence[Row]) -> str:
+    """A line per method and layer, means over seeds, with every formula beneath."""
+    lines = [["Method", "Layer", *COLUMNS.values()]]
+    for row in rows:
+        for layer in layers(row):
+            values = of_layer(row, layer)
+            cells = [_cell(name, values[name]) for name in COLUMNS]
+            lines.append([row.label, layer, *cells])
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if k < 2 else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    name_width = max(len(name) for name, _ in FORMULAS)
+    beneath = [f"{name:<{name_width}}  {rule}" for name, rule in FORMULAS]
+    return "\n".join([*text, "", *beneath]) + "\n"
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """Raw numbers: mean, lowest and highest seed of each column; empty: unknown."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    kinds = ("mean", "min", "max")
+    writer.writerow(
+        ["method", "row", "layer", *(f"{c}_{kind}" for c in COLUMNS for kind in kinds)]
+    )
+    for row in rows:
+        for layer in layers(row):
+            line: list[object] = [row.label, row.result.row, layer]
+            for values in of_layer(row, layer).values():
+                known = values[np.isfinite(values)]
+                summary = (known.mean(), known.min(), known.max()) if len(known) else ()
+                line += [float(v) for v in summary] or ["", "", ""]
+            writer.writerow(line)
+    return stream.getvalue()
+
+
+def _cell(name: str, values: NDArray[np.float64]) -> str:
+    mean = float(_mean(values))
+    if np.isnan(mean):
+        return "–"
+    if name.startswith("rank"):
+        return f"{mean:.1f}"
+    return f"{100 * mean:.1f}" if name in PERCENT else f"{mean:.2f}"
+
+
+def measured_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows whose runs have measured features of a layer."""
+    return [row for row in rows if layers(row) and row.result.tasks_done]
