@@ -6,6 +6,10 @@ Each DIR is a run's folder (it holds `result.json`) or a comparison's (its sub-f
 are runs). Into the output folder, by default the first DIR, go `table.txt`, `table.md`,
 `table.csv`, `seeds.csv`, `bars.png`, `tasks.png`, `matrix.png` and, where a method
 reports the space it takes, `space.png`. The table is printed too.
+
+    python -m experiments.report --page=experiments/results
+
+writes the README.md of a whole folder of results, claims among them, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from .reporting import results_page
 from .reporting.build import build, console_table
 from .runs.load import EXPECTED, find
 
@@ -23,6 +28,10 @@ from .runs.load import EXPECTED, find
 def main(argv: Sequence[str]) -> int:
     folders = [Path(arg) for arg in argv[1:]]
     try:
+        if flags.FLAGS.page:
+            root = Path(flags.FLAGS.page)
+            (root / "README.md").write_text(results_page.page(root), encoding="utf-8")
+            return 0
         if not folders:
             raise FileNotFoundError(f"no folder given; expected {EXPECTED}")
         found, pending = find(folders)
@@ -38,4 +47,5 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Output folder; by default the first DIR.")
+    flags.DEFINE_string("page", None, "Folder of results that gets its README.md.")
     app.run(main)

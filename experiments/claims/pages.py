@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..reporting import results_page
 from ..reporting.claim_page import markdown
 from ..reporting.style import STYLE, save
 from .carry import MEASURED
@@ -44,7 +45,9 @@ def save_both(figure: Figure, png: Path) -> None:
 
 
 def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> None:
-    """Copies a claim's page and the results of its runs to where results are kept.
+    """Copies a claim's page and its runs' results to where results are kept.
+
+    And writes the page of all results anew.
 
     Not those of the quick look, and not outside a checkout. A claim at ``full`` has a
     folder of its own beside the one at ``toy``.
@@ -64,3 +67,5 @@ def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Non
             source = workdir / "runs" / outcome.key / file
             if source.exists():
                 shutil.copy(source, kept / file)
+    page = results_page.page(RECORDED.parent)
+    (RECORDED.parent / "README.md").write_text(page, encoding="utf-8")
