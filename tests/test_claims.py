@@ -340,7 +340,7 @@ def lines(workdir):
 
 def test_three_kills_leave_the_same_claim(tmp_path):
     """SIGKILL at random moments of a claim that chooses, runs and measures."""
-    arguments = ("--claim=chart", "--runs=bp,gpm")
+    arguments = ("--claim=chart", "--runs=bp,ewc")
     whole = command(tmp_path / "whole", *arguments)
     out, _ = whole.communicate(timeout=600)
     assert whole.returncode == 0, out
@@ -361,7 +361,7 @@ def test_three_kills_leave_the_same_claim(tmp_path):
         for name in ("whole", "broken")
     )
     assert one == other
-    assert {run["name"] for run in one["runs"]} == {"bp", "gpm"}
+    assert {run["name"] for run in one["runs"]} == {"bp", "bp_constant", "ewc"}
     # What is finished is not run again.
     again = command(tmp_path / "whole", *arguments)
     out, _ = again.communicate(timeout=300)
