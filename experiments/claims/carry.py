@@ -16,8 +16,6 @@ from .choose import choose
 from .claim import Array, Outcome, Outcomes, Run
 from .keys import key_of
 
-MEASURED = "measured.json"
-
 
 def carry_out(run: Run, workdir: Path) -> Outcome:
     """Runs what is missing of a run: its trials, the run, what is measured of it.
@@ -48,7 +46,8 @@ def found(runs: tuple[Run, ...], workdir: Path) -> Outcomes:
         key = key_of(chosen.config)
         folder = workdir / "runs" / key
         result = finished(_as_begun(chosen.config, folder), folder)
-        if result is None or (run.measure and not (folder / MEASURED).exists()):
+        file = measured_file(run, folder)
+        if result is None or (file is not None and not file.exists()):
             continue
         measured = _measure(run, folder)
         outcomes[run.name] = Outcome(run, key, result, chosen.trials, measured)
@@ -68,15 +67,22 @@ def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:
     return config
 
 
+def measured_file(run: Run, folder: Path) -> Path | None:
+    """Where what a run's `measure` gives is kept; None: it has none."""
+    if run.measure is None:
+        return None
+    return folder / f"measured_{run.measure.__name__}.json"
+
+
 def _measure(run: Run, folder: Path) -> Mapping[str, Array]:
     """What a run's `measure` gives, kept beside its result."""
-    if run.measure is None:
+    file = measured_file(run, folder)
+    if run.measure is None or file is None:
         return {}
-    file = folder / MEASURED
     if not file.exists():
         values = {k: np.asarray(v, float) for k, v in run.measure(folder).items()}
         nulls = {
-            k: [x if np.isfinite(x) else None for x in v.tolist()]
+            k: np.where(np.isfinite(v), v.astype(object), None).tolist()
             for k, v in values.items()
         }
         temporary = file.with_suffix(".tmp")

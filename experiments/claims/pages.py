@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..reporting import results_page
 from ..reporting.claim_page import markdown
 from ..reporting.style import STYLE, save
-from .carry import MEASURED
+from .carry import measured_file
 from .claim import Claim, Outcomes
 from .report import report
 from .report import write as write_report
@@ -63,9 +63,10 @@ def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Non
     for outcome in outcomes.values():
         kept = RECORDED / "runs" / outcome.key
         kept.mkdir(parents=True, exist_ok=True)
-        for file in ("config.json", "result.json", MEASURED):
-            source = workdir / "runs" / outcome.key / file
-            if source.exists():
-                shutil.copy(source, kept / file)
+        folder = workdir / "runs" / outcome.key
+        files = [folder / "config.json", folder / "result.json"]
+        files += filter(None, [measured_file(outcome.run, folder)])
+        for file in files:
+            shutil.copy(file, kept / file.name)
     page = results_page.page(RECORDED.parent)
     (RECORDED.parent / "README.md").write_text(page, encoding="utf-8")
