@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import json
 from collections.abc import Iterator, Mapping
@@ -66,10 +67,11 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
       config: a `ConfigDict`, or what was read from a run's `config.json`.
     """
     fields = dict(_flat(_as_json(config)))
-    return neutral(fields["strategy"]) | fields
+    return {**neutral(fields["strategy"]), **fields}
 
 
-def neutral(strategy: str) -> dict[str, Any]:
+@functools.cache
+def neutral(strategy: str) -> Mapping[str, Any]:
     """Field -> its default, as JSON has it: `base`'s and those of a strategy."""
     found = base("")
     found.method = ConfigDict(defaults(strategies.factory(strategy)))

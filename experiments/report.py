@@ -8,6 +8,10 @@ are runs). Into the output folder, by default the first DIR, go `table.txt`, `ta
 reports the space it takes, `space.png`; where a run has measured features,
 `features.txt`, `features.csv`, `rank.png`, `cka.png` and `probes.png`. The table is
 printed too.
+
+    python -m experiments.report --page=experiments/results
+
+writes the README.md of a whole folder of results, claims among them, and nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pathlib import Path
 
 from absl import app, flags
 
+from .reporting import results_page
 from .reporting.build import build, console_table
 from .runs.load import EXPECTED, find
 
@@ -25,6 +30,10 @@ from .runs.load import EXPECTED, find
 def main(argv: Sequence[str]) -> int:
     folders = [Path(arg) for arg in argv[1:]]
     try:
+        if flags.FLAGS.page:
+            root = Path(flags.FLAGS.page)
+            (root / "README.md").write_text(results_page.page(root), encoding="utf-8")
+            return 0
         if not folders:
             raise FileNotFoundError(f"no folder given; expected {EXPECTED}")
         found, pending = find(folders)
@@ -40,4 +49,5 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Output folder; by default the first DIR.")
+    flags.DEFINE_string("page", None, "Folder of results that gets its README.md.")
     app.run(main)

@@ -56,9 +56,10 @@ def main(argv: Sequence[str]) -> int:
             if run.name in outcomes or not chosen:
                 continue
             try:
-                outcomes = {**outcomes, run.name: carry_out(run, workdir)}
+                carry_out(run, workdir)
             except Interrupted:
                 return launch.stopped(workdir)
+            outcomes = found(runs, workdir)  # one run may be several of the claim
             if machine.is_main_process():
                 write(claim, setting, outcomes, workdir)
                 record(claim, setting, outcomes, workdir)

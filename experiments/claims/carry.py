@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from .. import config as configs
 from ..runs.execute import execute, finished
+from ..runs.results import CONFIG_NAME
 from .choose import choose
 from .claim import Array, Outcome, Outcomes, Run
 from .keys import key_of
-
-MEASURED = "measured.json"
 
 
 def carry_out(run: Run, workdir: Path) -> Outcome:
@@ -30,7 +31,8 @@ def carry_out(run: Run, workdir: Path) -> Outcome:
     assert chosen is not None
     key = key_of(chosen.config)
     folder = workdir / "runs" / key
-    result = finished(chosen.config, folder) or execute(chosen.config, folder)
+    config = _as_begun(chosen.config, folder)
+    result = finished(config, folder) or execute(config, folder)
     return Outcome(run, key, result, chosen.trials, _measure(run, folder))
 
 
@@ -43,23 +45,44 @@ def found(runs: tuple[Run, ...], workdir: Path) -> Outcomes:
             continue
         key = key_of(chosen.config)
         folder = workdir / "runs" / key
-        result = finished(chosen.config, folder)
-        if result is None or (run.measure and not (folder / MEASURED).exists()):
+        result = finished(_as_begun(chosen.config, folder), folder)
+        file = measured_file(run, folder)
+        if result is None or (file is not None and not file.exists()):
             continue
         measured = _measure(run, folder)
         outcomes[run.name] = Outcome(run, key, result, chosen.trials, measured)
     return outcomes
 
 
+def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:
+    """A run's config, keeping the weights that its folder's run was begun to keep.
+
+    Of two claims that share a run one may need its weights; the key is the same.
+    """
+    file = folder / CONFIG_NAME
+    if file.exists():
+        config = config.copy_and_resolve_references()
+        begun = configs.from_json(json.loads(file.read_text()))
+        config.keep_weights = begun.keep_weights
+    return config
+
+
+def measured_file(run: Run, folder: Path) -> Path | None:
+    """Where what a run's `measure` gives is kept; None: it has none."""
+    if run.measure is None:
+        return None
+    return folder / f"measured_{run.measure.__name__}.json"
+
+
 def _measure(run: Run, folder: Path) -> Mapping[str, Array]:
     """What a run's `measure` gives, kept beside its result."""
-    if run.measure is None:
+    file = measured_file(run, folder)
+    if run.measure is None or file is None:
         return {}
-    file = folder / MEASURED
     if not file.exists():
         values = {k: np.asarray(v, float) for k, v in run.measure(folder).items()}
         nulls = {
-            k: [x if np.isfinite(x) else None for x in v.tolist()]
+            k: np.where(np.isfinite(v), v.astype(object), None).tolist()
             for k, v in values.items()
         }
         temporary = file.with_suffix(".tmp")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from jaxcl.strategies import label
 
+from ..reporting.claim_page import safe
 from .claim import Array, Claim, Effect, Estimate, Outcomes, Question, Run, above, below
 from .decide import accuracy, mean_of
 from .figures import grouped_bars
@@ -151,9 +152,8 @@ def shown(outcomes: Outcomes) -> list[str]:
         outcome = outcomes[name]
         values = [accuracy(outcome.result), *(outcome.measured[h] for h in HEADS)]
         cells = " | ".join(f"{np.mean(v):.2f}" for v in values)
-        lines.append(
-            f"| {outcome.run.label} ({outcome.result.config_name}) | {cells} |"
-        )
+        title = safe(f"{outcome.run.label} ({outcome.result.config_name})")
+        lines.append(f"| {title} | {cells} |")
     return lines
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from ..reporting import results_page
 from ..reporting.claim_page import markdown
 from ..reporting.style import STYLE, save
-from .carry import MEASURED
+from .carry import measured_file
 from .claim import Claim, Outcomes
 from .report import report
 from .report import write as write_report
@@ -44,7 +45,9 @@ def save_both(figure: Figure, png: Path) -> None:
 
 
 def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> None:
-    """Copies a claim's page and the results of its runs to where results are kept.
+    """Copies a claim's page and its runs' results to where results are kept.
+
+    And writes the page of all results anew.
 
     Not those of the quick look, and not outside a checkout. A claim at ``full`` has a
     folder of its own beside the one at ``toy``.
@@ -60,7 +63,10 @@ def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Non
     for outcome in outcomes.values():
         kept = RECORDED / "runs" / outcome.key
         kept.mkdir(parents=True, exist_ok=True)
-        for file in ("config.json", "result.json", MEASURED):
-            source = workdir / "runs" / outcome.key / file
-            if source.exists():
-                shutil.copy(source, kept / file)
+        folder = workdir / "runs" / outcome.key
+        files = [folder / "config.json", folder / "result.json"]
+        files += filter(None, [measured_file(outcome.run, folder)])
+        for file in files:
+            shutil.copy(file, kept / file.name)
+    page = results_page.page(RECORDED.parent)
+    (RECORDED.parent / "README.md").write_text(page, encoding="utf-8")

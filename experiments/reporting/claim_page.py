@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,11 +48,11 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
     lines = [
         f"# Claim {report['number']}, `{report['claim']}`: {report['verdict']}",
         "",
-        f"> {report['statement']}",
+        f"> {safe(report['statement'])}",
         "",
-        f"Source: {report['source']}",
+        f"Source: {safe(report['source'])}",
         "",
-        f"Rule: {report['rule']}",
+        f"Rule: {safe(report['rule'])}",
         "",
         f"Setting `{report['setting']}`"
         + ("." if report["decides"] else ": a quick look that decides nothing.")
@@ -66,7 +67,7 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
         lines += ["## Shown, not decided", "", *report["shown"], ""]
     lines += _runs(report["runs"], report["missing"])
     lines += _trials(report["runs"])
-    lines += ["## Notes", "", *(f"- {note}" for note in report["notes"]), ""]
+    lines += ["## Notes", "", *(f"- {safe(n)}" for n in report["notes"]), ""]
     return "\n".join(lines)
 
 
@@ -81,7 +82,7 @@ def _verdicts(questions: Sequence[Report]) -> list[str]:
     for question in questions:
         rule = f" ({question['rule']})" if len(question["effects"]) > 1 else ""
         for i, effect in enumerate(question["effects"]):
-            first = [question["name"] + rule, f"**{question['verdict']}**"]
+            first = [safe(question["name"]) + rule, f"**{question['verdict']}**"]
             cells = first if i == 0 else ["", ""]
             lines.append(_row(cells + _cells(effect)))
     return lines
@@ -93,7 +94,7 @@ def _cells(effect: Report) -> list[str]:
     published = effect["published"]
     failed = f", {effect['failed']} seeds failed" if done and effect["failed"] else ""
     return [
-        effect["name"],
+        safe(effect["name"]),
         f"{number(effect['effect'])} {effect['unit']}" if done else "–",
         interval(effect["interval"]) if done else "–",
         claimed(effect["claimed"]),
@@ -137,7 +138,7 @@ def _runs(runs: Sequence[Report], missing: Sequence[str]) -> list[str]:
         lines.append(
             _row(
                 [
-                    f"{run['label']} (`{run['config']}`)",
+                    f"{safe(run['label'])} (`{run['config']}`)",
                     number(run["acc_mean"]),
                     f"{number(min(acc))}, {number(max(acc))}" if acc else "–",
                     *parts[:2],
@@ -153,7 +154,7 @@ def _runs(runs: Sequence[Report], missing: Sequence[str]) -> list[str]:
             )
         )
     if missing:
-        lines += ["", f"Not yet run: {', '.join(missing)}."]
+        lines += ["", f"Not yet run: {safe(', '.join(missing))}."]
     return [*lines, ""]
 
 
@@ -171,7 +172,7 @@ def _trials(runs: Sequence[Report]) -> list[str]:
         "| --- | --- |",
     ]
     for run in tried:
-        lines.append(_row([run["label"], "; ".join(map(_trial, run["trials"]))]))
+        lines.append(_row([safe(run["label"]), "; ".join(map(_trial, run["trials"]))]))
     return [*lines, ""]
 
 
@@ -225,5 +226,10 @@ def _span(seeds: Sequence[int]) -> str:
     return f"{seeds[0]}–{seeds[-1]}" if whole else ", ".join(map(str, seeds))
 
 
+def safe(text: str) -> str:
+    """Text whose characters Markdown would read, as in BP**."""
+    return re.sub(r"([\\|*_<])", r"\\\1", text)
+
+
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"
