@@ -403,7 +403,7 @@ def test_a_page_says_what_its_json_says(tmp_path):
     assert text == claim_page.markdown(found, ["chart.png"])
     assert "cannot go below 0.0625" in text
     assert "| EWC − BP | **held** | EWC − BP | 5.00 points |" in text
-    assert r"BP\*\* − HAT" in text and "GPM" in found["missing"]
+    assert r"BP\*\* − HAT" in text and "GPM (claims_quick)" in found["missing"]
     png, svg = (folder / f"chart.{kind}" for kind in ("png", "svg"))
     assert png.stat().st_size > 5000 and "</svg>" in svg.read_text()
     before = svg.read_bytes()

@@ -109,29 +109,38 @@ def intervals(report: Mapping[str, Any], unit: str) -> Figure:
       report: of the claim.
       unit: of the effects, on the axis.
     """
-    effects = [
-        (question["name"], effect)
+    number = len(_known(report))
+    figure = Figure(figsize=(7.2, 1.1 + 0.28 * max(number, 1)), layout="constrained")
+    draw_intervals(figure.subplots(), report, unit)
+    return figure
+
+
+def _known(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The effects of a claim that have an interval."""
+    return [
+        effect
         for question in report["questions"]
         for effect in question["effects"]
         if effect.get("interval") and None not in effect["interval"]
     ]
-    size = (7.2, 1.1 + 0.28 * max(len(effects), 1))
-    figure = Figure(figsize=size, layout="constrained")
-    ax = figure.subplots()
-    for y, (_, effect) in enumerate(effects):
+
+
+def draw_intervals(ax: Any, report: Mapping[str, Any], unit: str) -> None:
+    """As `intervals`, into a panel."""
+    effects = _known(report)
+    for y, effect in enumerate(effects):
         colour = VERDICT_COLOURS[effect["verdict"]]
         ax.plot(effect["interval"], [y, y], color=colour, lw=2, solid_capstyle="butt")
         ax.plot(effect["effect"], y, "o", ms=4, color=colour)
         for margin in effect["claimed"]:
             if margin is not None:
                 ax.plot([margin] * 2, [y - 0.4, y + 0.4], color="k", lw=1, ls=":")
-    ax.set_yticks(range(len(effects)), [e["name"] for _, e in effects], size=7)
+    ax.set_yticks(range(len(effects)), [e["name"] for e in effects], size=7)
     ax.set_ylim(max(len(effects), 1) - 0.4, -0.6)
     ax.set_xlabel(f"{unit}; line: 95 % interval; dotted: the margin")
     for verdict, colour in VERDICT_COLOURS.items():
         ax.plot([], [], color=colour, lw=2, label=verdict)
     ax.legend(fontsize=7)
-    return figure
 
 
 HEAD_COLOURS = ("#B3B3B3", "#0072B2", "#44AA99", "#E69F00")

@@ -41,7 +41,9 @@ def report(claim: Claim, setting: str, outcomes: Outcomes) -> Report:
             "verdict": verdict,
             "questions": [_question(answer) for answer in answers],
             "runs": [_run(outcomes[r.name]) for r in runs if r.name in outcomes],
-            "missing": [r.label for r in runs if r.name not in outcomes],
+            "missing": [
+                f"{r.label} ({r.config.name})" for r in runs if r.name not in outcomes
+            ],
             "shown": list(claim.shown(outcomes)),
             "notes": list(claim.notes),
         }
