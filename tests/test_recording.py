@@ -240,7 +240,8 @@ jax.config.update("jax_num_cpu_devices", 2)
 from pathlib import Path
 from tests.test_recording import config_of
 from experiments.runs.execute import execute
-execute(config_of(checkpoint_every=0.0, keep_weights="none"), Path(sys.argv[1]))
+fields = {"checkpoint_every": 0.0, "keep_weights": "none", "seeds": (3, 5)}
+execute(config_of("bp", **fields), Path(sys.argv[1]))
 """
 
 
@@ -254,17 +255,17 @@ def test_what_a_run_measured_is_the_same_killed_and_resumed(tmp_path):
         )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert start(whole).wait(timeout=300) == 0
+    assert start(whole).wait(timeout=900) == 0
     for reached in ("after_001.npz", "after_002.npz"):
         process = start(broken)
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 900
         while not (broken / "features" / reached).exists():
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert not (broken / "features" / "after_003.npz").exists()
-    assert start(broken).wait(timeout=300) == 0
+    assert start(broken).wait(timeout=900) == 0
     a, b = measured.load(whole), measured.load(broken)
     assert a.keys() == b.keys()
     for name in a.keys() - {measured.SECONDS}:

@@ -127,9 +127,8 @@ def load(path: str | os.PathLike[str]) -> Result:
             f"{file}: lacks {', '.join(missing)}; it is not a result of this version: "
             f"run the config again"
         )
-    return check(
-        Result(**{k: v for k, v in fields.items() if k in Result._fields}), str(file)
-    )
+    known = {k: v for k, v in fields.items() if k in Result._fields}
+    return check(Result(**known), str(file))
 
 
 def check(result: Result, where: str) -> Result:

@@ -24,9 +24,11 @@ def flat(x: jax.Array) -> jax.Array:
 
 def centred(x: jax.Array) -> jax.Array:
     """A matrix [N, D] less its columns' means; constant columns are exactly 0."""
-    found = x - x.mean(axis=0)
+    mean = x.mean(axis=0)
     rounding = 8 * jnp.finfo(x.dtype).eps * jnp.abs(x).max(axis=0)
-    return jnp.where(jnp.abs(found).max(axis=0) <= rounding, 0, found)
+    # On a CPU the largest of some numbers may leave out what is not a number.
+    constant = (jnp.abs(x - mean).max(axis=0) <= rounding) & jnp.isfinite(mean)
+    return jnp.where(constant, 0, x - mean)
 
 
 def or_one(value: jax.Array) -> jax.Array:
