@@ -59,7 +59,15 @@ def official(x, y):
 def absorb(state, x, y, weight):
     means, scatter = state
     means, rows = D.absorb(means, x, y, weight)
-    return means, scatter + rows.T @ rows
+    return means, scatter + D.whole_gram(D.half_gram(rows))
+
+
+@pytest.mark.parametrize("d", [1, 5, 8, 37])
+def test_the_half_of_a_gram_matrix_is_enough(d):
+    z = np.random.default_rng(7).normal(size=(9, d)).astype(np.float32)
+    whole = np.asarray(D.whole_gram(D.half_gram(jnp.asarray(z))))
+    np.testing.assert_allclose(whole, z.T.astype(np.float64) @ z, atol=1e-5)
+    np.testing.assert_array_equal(whole, whole.T)
 
 
 def streamed(x, y, size):
