@@ -52,7 +52,8 @@ def test_an_oracle_reads_all_tasks_on_the_final_features(run):
         taps = run.apply(final, x, 0).taps["head"]
         return np.asarray(taps), np.concatenate([y for _, y in pairs])
 
-    probe = ridge_probe(*everything("train"), *everything("valid"), num_classes=6)
+    outputs = run.problem.stream.num_outputs
+    probe = ridge_probe(*everything("train"), *everything("valid"), num_classes=outputs)
     per_task = []
     for task in tasks:
         x, y = run.data(seed, task, "test")
