@@ -15,6 +15,7 @@ COMMANDS = {
     "bench": "what a training step costs",
     "claims": "shows or refutes claims about continual learning",
     "hat_limits": "where HAT stops working",
+    "heads": "heads in closed form on final features: what forgets?",
     "readings": "what the readings of the orthogonal loss do to features",
 }
 # What the commands need and the library does not.

@@ -122,6 +122,7 @@ RECORDED = Path(__file__).parents[1] / "experiments" / "results"
     "file, variant, folder",
     [(digits, "", "digits"), (permuted_mnist, "", "permuted_mnist")]
     + [(permuted_mnist_online, "", "permuted_mnist_online")]
+    + [(split_mnist, "class", "split_mnist_class_heads")]
     + [
         (split_mnist, v, f"split_mnist_{v}")
         for v in ("task", "domain", "class", "online")

@@ -285,7 +285,9 @@ def test_factories_chained_have_the_settings_of_all(parts):
     setup = parts()[0]
     chained = chain_factories(frozen, slda)
     assert chained.__name__ == "frozen_slda"
-    assert len(chained(setup, epochs=0, chunk=5).init(parts()[1])) == 2
+    method = chained(setup, epochs=0, chunk=5)
+    params = jaxcl.init_params(method, jax.random.key(0), parts()[1])
+    assert len(method.init(params)) == 2
     with pytest.raises(TypeError, match="nosuch"):
         chained(setup, nosuch=1)
     with pytest.raises(ValueError, match="its settings are: epochs, shrinkage, chunk"):

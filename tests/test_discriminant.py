@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcl.features import accuracy, lda
 from jaxcl.ops import discriminant as D
 
 CLASSES = 4
@@ -59,7 +60,15 @@ def official(x, y):
 def absorb(state, x, y, weight):
     means, scatter = state
     means, rows = D.absorb(means, x, y, weight)
-    return means, scatter + rows.T @ rows
+    return means, scatter + D.whole_gram(D.half_gram(rows))
+
+
+@pytest.mark.parametrize("d", [1, 5, 8, 37])
+def test_the_half_of_a_gram_matrix_is_enough(d):
+    z = np.random.default_rng(7).normal(size=(9, d)).astype(np.float32)
+    whole = np.asarray(D.whole_gram(D.half_gram(jnp.asarray(z))))
+    np.testing.assert_allclose(whole, z.T.astype(np.float64) @ z, atol=1e-5)
+    np.testing.assert_array_equal(whole, whole.T)
 
 
 def streamed(x, y, size):
@@ -131,6 +140,19 @@ def test_more_features_than_examples_on_any_scale():
         weights = np.linalg.solve(a, centred.T)[:, seen]
         error = np.linalg.norm(head.weights[:, seen] - weights)
         assert error < 1e-3 * np.linalg.norm(weights)
+
+
+def test_the_probe_is_all_examples_at_once():
+    x, y = examples(np.random.default_rng(8), n=500)
+    x, y = x[y != 2], y[y != 2]
+    probe = lda(jnp.asarray(x), jnp.asarray(y), num_classes=CLASSES, shrinkage=0.01)
+    weights, bias, centre, _ = batch_lda(x, y, 0.01)
+    scores = (x - centre) @ weights + bias
+    given = np.asarray(x @ probe.weights + probe.bias)
+    np.testing.assert_array_equal(given.argmax(1), np.unique(y)[scores.argmax(1)])
+    assert abs(accuracy(probe, x, y) - (given.argmax(1) == y).mean()) < 1e-6
+    with pytest.raises(ValueError, match="same examples, got 3 and 2"):
+        lda(jnp.ones((3, 2)), jnp.zeros(2, int), num_classes=2)
 
 
 def test_the_nearest_mean():

@@ -9,6 +9,7 @@ from jaxcl.features.conflict import cosine
 from jaxcl.features.drift import feature_drift, weight_drift
 from jaxcl.features.forgetting import lost_share, representation_forgetting
 from jaxcl.features.landscape import barrier, loss_along_line
+from jaxcl.features.lda import lda
 from jaxcl.features.noise import NoiseKept, noise_kept
 from jaxcl.features.probes import Probe, accuracy, multinomial_probe, ncm, ridge_probe
 from jaxcl.features.rank import (
@@ -35,6 +36,7 @@ __all__ = [
     "energy_rank",
     "feature_drift",
     "input_gradient",
+    "lda",
     "linear_cka",
     "loss_along_line",
     "lost_share",

@@ -20,10 +20,12 @@ from jaxcl.ops.discriminant import (
     LinearHead,
     absorb,
     discriminant,
+    half_gram,
     logits,
     nearest_mean,
     no_means,
     require_shrinkage,
+    whole_gram,
 )
 from jaxcl.ops.linalg import EXACT
 from jaxcl.strategies._closed_form import (
@@ -187,11 +189,12 @@ def _taken_in(
     """The state after a task, with its examples taken in."""
 
     def take(carry, x, y, weight):
-        means, scatter = carry
+        means, half = carry
         means, rows = absorb(means, features(x), y, weight)
-        return means, scatter + jnp.matmul(rows.T, rows, precision=EXACT)
+        return means, jax.tree.map(jnp.add, half, half_gram(rows))
 
-    start = (state.means, state.scatter)
-    means, scatter = over_features(examples, take, start)
+    none = half_gram(jnp.zeros((1, state.scatter.shape[0])))
+    means, half = over_features(examples, take, (state.means, none))
+    scatter = state.scatter + whole_gram(half)
     head = discriminant(means, scatter, shrinkage)
     return SLDAState(means, scatter, head, tasks_done(state.done, examples.task))

@@ -1,0 +1,221 @@
+r"""What forgets, features or classifier: heads in closed form on final features.
+
+    python -m experiments.heads --config=split_mnist:class \
+        [--strategies=bp,bp_star_star,er,joint,random_frozen,linear] [--workdir=DIR] \
+        [--config.field=value]
+
+Each row is trained as in its config and measured after the last task, on all tasks'
+test images, by
+
+    softmax          the classifier that was trained
+    NCM, SLDA        class means, and means with one covariance, streamed: of the
+                     features as each task left them, no image seen again
+    oracle NCM, SLDA, probe    of the training images of all tasks, on the final
+                     features; the probe is ridge regression, its strength chosen on
+                     validation images
+
+What an oracle has beyond its streamed head is drift of the features; what the oracle
+probe has beyond the softmax is what the classifier forgot and the features kept. No
+oracle is a method: it sees all data again.
+
+Each row is a run in a folder of its own under the workdir (by default
+results/heads/NAME); what is finished is not run again. The workdir gets `heads.md`,
+`heads.csv` (per seed) and `heads.png`.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from absl import flags
+from matplotlib.figure import Figure
+from ml_collections import config_flags
+
+from jaxcl import strategies
+from jaxcl.features import Probe, lda, ncm, ridge_probe
+from jaxcl.ops import discriminant
+from jaxcl.training.protocol import Interrupted
+
+from . import launch
+from .config import folder
+from .reporting.style import DPI, STYLE
+from .runs import machine
+from .runs.execute import execute, finished
+from .runs.opened import Run, load_run
+
+ROWS = ("bp", "bp_star_star", "er", "joint", "random_frozen", "linear")
+NAMES = ("softmax", "NCM", "SLDA", "oracle NCM", "oracle SLDA", "oracle probe")
+MARKS = ("k*", "o", "s", "o", "s", "D")  # an oracle's is hollow
+SHRINKAGE = 1e-4
+CHUNK = 500  # images at once
+HEAD = "head"  # the classifier of every network of `jaxcl.nn.models`
+
+
+class Features(NamedTuple):
+    """Of one task's images under one seed's weights."""
+
+    x: jax.Array  # float32[N, D]
+    y: np.ndarray  # int32[N]
+
+
+def features(run: Run, weights, seed: int, task: int, part: str) -> Features:
+    """What the classifier reads of a task's images, in evaluation mode."""
+    x, y = run.data(seed, task, part)
+    parts = [
+        run.apply(weights, x[i : i + CHUNK], task).taps[HEAD]
+        for i in range(0, len(x), CHUNK)
+    ]
+    return Features(jnp.concatenate(parts).reshape(len(x), -1), y)
+
+
+def streamed(run: Run, seed: int) -> dict[str, discriminant.LinearHead]:
+    """The heads of features as each task left them: what the strategies do."""
+    outputs = run.problem.stream.num_outputs
+    means, scatter = None, jnp.zeros(())
+    for task in range(run.num_tasks):
+        x, y = features(run, run.weights(seed, task), seed, task, "train")
+        means = means or discriminant.no_means(outputs, x.shape[1])
+        means, rows = _absorb(means, x, jnp.asarray(y))
+        scatter = scatter + rows
+    assert means is not None  # a stream has a task
+    return {
+        "NCM": discriminant.nearest_mean(means),
+        "SLDA": discriminant.discriminant(means, scatter, SHRINKAGE),
+    }
+
+
+@jax.jit
+def _absorb(means, x, y):
+    means, rows = discriminant.absorb(means, x, y, jnp.ones(len(x)))
+    return means, discriminant.whole_gram(discriminant.half_gram(rows))
+
+
+def oracles(run: Run, seed: int) -> dict[str, Probe]:
+    """The heads of all tasks' training images, on the final features."""
+    final, tasks = run.weights(seed, run.num_tasks - 1), range(run.num_tasks)
+    outputs = run.problem.stream.num_outputs
+
+    def all_tasks(part: str) -> Features:
+        found = [features(run, final, seed, task, part) for task in tasks]
+        return Features(
+            jnp.concatenate([f.x for f in found]), np.concatenate([f.y for f in found])
+        )
+
+    x, y = all_tasks("train")
+    held = all_tasks("valid")
+    return {
+        "oracle NCM": ncm(x, y, num_classes=outputs),
+        "oracle SLDA": lda(x, y, num_classes=outputs, shrinkage=SHRINKAGE),
+        "oracle probe": ridge_probe(x, y, *held, num_classes=outputs),
+    }
+
+
+def measure(run: Run, seed: int) -> dict[str, float]:
+    """Head -> mean accuracy over all tasks after the last, of one seed."""
+    last, stream = run.num_tasks - 1, run.problem.stream
+    heads = {**streamed(run, seed), **oracles(run, seed)}
+    right: dict[str, list[float]] = {name: [] for name in NAMES}
+    place = run.seeds.index(seed)
+    right["softmax"] = list(run.result.matrix[place, last])
+    for task in range(run.num_tasks):
+        x, y = features(run, run.weights(seed, last), seed, task, "test")
+        row = task if stream.mask_by == "example" else last
+        mask = np.asarray(stream.logit_mask)[row]
+        for name, head in heads.items():
+            if isinstance(head, Probe):
+                scores = x @ head.weights + head.bias
+            else:
+                scores = discriminant.logits(head, x)
+            answer = np.where(mask, np.asarray(scores), -np.inf).argmax(1)
+            right[name].append(float((answer == y).mean()))
+    return {name: float(np.mean(values)) for name, values in right.items()}
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: a line per row, mean ± standard deviation over seeds, in percent."""
+    lines = ["| Method | " + " | ".join(NAMES) + " |"]
+    lines.append("| --- |" + " ---: |" * len(NAMES))
+    for row, found in rows.items():
+        cells = []
+        for name in NAMES:
+            values = 100 * np.array([seed[name] for seed in found])
+            std = values.std(ddof=1) if len(values) > 1 else float("nan")
+            cells.append(f"{values.mean():.2f} ± {std:.2f}")
+        lines.append(f"| {_label(row)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
+    """A line of marks per row: every seed, and the mean."""
+    figure = Figure(figsize=(7, 0.9 + 0.45 * len(rows)), layout="constrained")
+    ax = figure.subplots()
+    colours = matplotlib.colormaps["tab10"].colors  # pyright: ignore
+    colour = dict(zip(("NCM", "SLDA", "probe"), colours, strict=False))
+    for name, mark in zip(NAMES, MARKS, strict=True):
+        kind = name.removeprefix("oracle ")
+        look: dict[str, Any] = {"ls": "", "ms": 6}
+        if name != "softmax":
+            look["color"] = colour[kind]
+        if name.startswith("oracle"):
+            look["mfc"] = "none"
+        means = [
+            np.mean([100 * seed[name] for seed in found]) for found in rows.values()
+        ]
+        ax.plot(means, range(len(rows)), mark, label=name, **look)
+        for y, found in enumerate(rows.values()):
+            each = [100 * seed[name] for seed in found]
+            ax.plot(each, [y] * len(each), "|", ms=5, color=look.get("color", "k"))
+    ax.set_yticks(range(len(rows)), [_label(row) for row in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("accuracy on all tasks after the last, %")
+    figure.legend(fontsize=7, ncols=len(NAMES), loc="outside upper center")
+    return figure
+
+
+def _label(row: str) -> str:
+    return strategies.label(row)
+
+
+def main(argv: Sequence[str]) -> int:
+    names = _ROWS.value or list(ROWS)
+    workdir = Path(_WORKDIR.value or Path("results") / "heads" / _CONFIG.value.name)
+    rows: dict[str, list[dict[str, float]]] = {}
+    try:
+        for row, config in zip(names, launch.row_configs(names), strict=True):
+            config.keep_weights = "tasks"
+            if finished(config, workdir / folder(row)) is None:
+                execute(config, workdir / folder(row))
+            run = load_run(workdir / folder(row))
+            rows[row] = [measure(run, seed) for seed in run.seeds]
+            print(table({row: rows[row]}).splitlines()[-1], flush=True)
+    except Interrupted:
+        return launch.stopped(workdir)
+    if machine.is_main_process():
+        (workdir / "heads.md").write_text(table(rows), encoding="utf-8")
+        with (workdir / "heads.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("row", "seed", *NAMES))
+            for row, found in rows.items():
+                for seed, values in zip(_CONFIG.value.seeds, found, strict=True):
+                    writer.writerow((row, seed, *(values[name] for name in NAMES)))
+        with matplotlib.rc_context(STYLE):
+            draw(rows).savefig(workdir / "heads.png", dpi=DPI)
+        print(table(rows) + f"table and figure: {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/heads/NAME.")
+    _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the six above.")
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
+    )
+    flags.mark_flag_as_required("config")
+    launch.run(main)
