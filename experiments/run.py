@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
         raise machine.UsageError("--workdir=DIR is missing: where results go")
     workdir = Path(_WORKDIR.value)
     try:
-        result = execute(_CONFIG.value, workdir)
+        result = execute(_CONFIG.value, workdir, strict=launch.strict())
     except Interrupted:
         return launch.stopped(workdir)
     if machine.is_main_process():

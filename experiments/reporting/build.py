@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxcl import files
+
 from ..runs import results
 from ..runs.results import Result
 from . import figures, scores, tables
@@ -29,10 +31,10 @@ def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
     table = _rows(found)
     out.mkdir(parents=True, exist_ok=True)
     text = tables.text_table(table, notes)
-    (out / "table.txt").write_text(text, encoding="utf-8")
-    (out / "table.md").write_text(tables.markdown_table(table, notes), encoding="utf-8")
-    (out / "table.csv").write_text(tables.csv_table(table), encoding="utf-8")
-    (out / "seeds.csv").write_text(tables.csv_seeds(table), encoding="utf-8")
+    files.write_whole(out / "table.txt", text)
+    files.write_whole(out / "table.md", tables.markdown_table(table, notes))
+    files.write_whole(out / "table.csv", tables.csv_table(table))
+    files.write_whole(out / "seeds.csv", tables.csv_seeds(table))
     figures.write(table, out)
     return text
 
