@@ -120,8 +120,10 @@ class _Describer:
     def _sequence(self, value: Any) -> Node:
         if hasattr(value, "_fields"):
             return self._parts({f".{k}": v for k, v in value._asdict().items()}, "()")
-        if all(isinstance(part, _SCALARS) for part in value) and len(value) <= 64:
-            return repr(tuple(value))
+        if all(isinstance(part, _SCALARS) for part in value):
+            whole = repr(tuple(value))
+            short = f"{len(value)} values {hash_of(whole.encode())[:16]}"
+            return whole if len(value) <= 64 else short
         return self._parts({f"[{i}]": part for i, part in enumerate(value)}, "()")
 
     def _function(self, fn: types.FunctionType) -> Node:

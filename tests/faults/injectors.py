@@ -84,15 +84,14 @@ def at_operation(number: int, folder: Path, act: Callable[[], None]) -> None:
     def hook(event: str, args: tuple) -> None:
         nonlocal seen
         if event == "open":
-            path, mode, flags = args
-            writes = flags & (os.O_WRONLY | os.O_RDWR) if isinstance(flags, int) else 0
-            if not isinstance(path, (str, os.PathLike)) or not writes:
+            path, _, flags = args
+            if not flags or not flags & (os.O_WRONLY | os.O_RDWR):
                 return
         elif event in OPERATIONS:
             path = args[0]
         else:
             return
-        if str(folder) in os.fspath(path):
+        if isinstance(path, (str, os.PathLike)) and str(folder) in os.fspath(path):
             seen += 1
             if seen == number:
                 act()
