@@ -30,7 +30,8 @@ class Part(NamedTuple):
 def identity(parts: Sequence[Part]) -> dict[str, str]:
     """What a state must agree in to be these parts': field -> value.
 
-    Left out is what changes nothing. A field at its default is left out: one that is newer than the state has it there.
+    Without what changes nothing, and without fields at their default: one that is newer
+    than the state has it there.
     """
     found: dict[str, str] = {}
     for part in parts:
