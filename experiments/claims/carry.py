@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxcl import files
+
 from ..runs.execute import execute, finished
 from .choose import choose
 from .claim import Array, Outcome, Outcomes, Run
@@ -62,7 +64,5 @@ def _measure(run: Run, folder: Path) -> Mapping[str, Array]:
             k: [x if np.isfinite(x) else None for x in v.tolist()]
             for k, v in values.items()
         }
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(nulls, indent=1) + "\n")
-        temporary.replace(file)
+        files.write_whole(file, json.dumps(nulls, indent=1) + "\n")
     return {k: np.array(v, float) for k, v in json.loads(file.read_text()).items()}
