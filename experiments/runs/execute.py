@@ -150,11 +150,11 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
 def _watch(job: Job, mesh: SeedMesh, rows: list[slice], write: bool) -> list[Watch]:
     """Who is shown the moments of a run; the first part's config says who."""
     problem, parts = job.problem, job.parts
-    folders = [(part.workdir, own) for part, own in zip(parts, rows, strict=True)]
+    whose = [(part.workdir, own) for part, own in zip(parts, rows, strict=True)]
     watch: list[Watch] = []
     keep = parts[0].config.keep_weights
     if keep != "none":
-        watch.append(kept.Keeper(problem, mesh, keep, folders, write))
+        watch.append(kept.Keeper(problem, mesh, keep, whose, write))
     return watch
 
 
