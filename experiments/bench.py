@@ -18,6 +18,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from jaxcl import files
 from jaxcl.strategies import label
 
 from . import launch
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
             "versions": machine.versions(),
             "rows": rows,
         }
-        Path(_OUT.value).write_text(json.dumps(record, indent=1) + "\n")
+        files.write_whole(Path(_OUT.value), json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -39,10 +39,10 @@ def main(argv: Sequence[str]) -> int:
     if _PRINT.value:
         print("\n\n".join(map(in_effect, configs)))
         return 0
-    # Every mistake is found before anything runs.
+    # Every mistake, and every folder that is another run's, is found first.
     jobs = [prepare(config, workdir / folder(config.row)) for config in configs]
     try:
-        results = [result for job in jobs for result in carry_out(job)]
+        results = [r for job in jobs for r in carry_out(job, strict=launch.strict())]
     except Interrupted:
         return launch.stopped(workdir)
     if machine.is_main_process():

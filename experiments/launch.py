@@ -33,7 +33,9 @@ _CLUSTER = flags.DEFINE_bool(
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Parts to split a CPU into; by default one a core."
 )
-
+_STRICT = flags.DEFINE_bool(
+    "strict", False, "Refuse a state that other code or other versions have made."
+)
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -197,6 +199,11 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
                 raise ValueError(f"--config.{key}: {row} has no such field") from error
         found.append(config)
     return found
+
+
+def strict() -> bool:
+    """Whether --strict is given."""
+    return _STRICT.value
 
 
 def stopped(workdir: Path) -> int:

@@ -7,8 +7,10 @@ A method from elsewhere is named by its import path, its settings are fields:
 python -m experiments.run --config=digits --config.strategy=my_package.methods:l2 \
     --config.method.strength=3.0 --workdir=DIR
 
-The same command goes on where it was broken off. The workdir gets `config.json`,
-`metrics.jsonl`, `result.json`, checkpoints, and the table and figures of the run.
+The same command goes on where it was broken off; from a state that other code or other
+versions have made with a warning, or, with --strict, not. The workdir gets
+`config.json`, `metrics.jsonl`, `matrix.npy` (the accuracies so far), `result.json`,
+checkpoints, and the table and figures of the run.
 --print_config prints every field in effect and runs nothing.
 """
 
@@ -37,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         raise machine.UsageError("--workdir=DIR is missing: where results go")
     workdir = Path(_WORKDIR.value)
     try:
-        result = execute(_CONFIG.value, workdir)
+        result = execute(_CONFIG.value, workdir, strict=launch.strict())
     except Interrupted:
         return launch.stopped(workdir)
     if machine.is_main_process():

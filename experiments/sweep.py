@@ -23,6 +23,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
+from jaxcl import files
 from jaxcl.benchmark import load
 from jaxcl.training.protocol import Interrupted
 
@@ -39,14 +40,14 @@ def main(argv: Sequence[str]) -> int:
     found = grid.points(by_row, launch.row_configs(rows))
     prepared = grid.prepare_points(found, workdir)
     try:
-        results = grid.run_points(prepared)
+        results = grid.run_points(prepared, strict=launch.strict())
     except Interrupted:
         return launch.stopped(workdir)
     if machine.is_main_process():
         scores = rank([point.name for point in found], results)
-        (workdir / "sweep.csv").write_text(csv_table(scores))
+        files.write_whole(workdir / "sweep.csv", csv_table(scores))
         text = text_table(scores)
-        (workdir / "sweep.txt").write_text(text)
+        files.write_whole(workdir / "sweep.txt", text)
         print(text)
     return 0
 

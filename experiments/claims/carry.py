@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxcl import files
+
 from .. import config as configs
 from ..runs.execute import execute, finished
 from ..runs.results import CONFIG_NAME
@@ -85,7 +87,5 @@ def _measure(run: Run, folder: Path) -> Mapping[str, Array]:
             k: np.where(np.isfinite(v), v.astype(object), None).tolist()
             for k, v in values.items()
         }
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(nulls, indent=1) + "\n")
-        temporary.replace(file)
+        files.write_whole(file, json.dumps(nulls, indent=1) + "\n")
     return {k: np.array(v, float) for k, v in json.loads(file.read_text()).items()}

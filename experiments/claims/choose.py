@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from jaxcl import metrics
 
-from ..runs.execute import Part, finished
+from ..runs.execute import finished
+from ..runs.folders import Part
 from ..runs.grid import prepare_parts, run_points
 from ..runs.results import OK, Result
 from .claim import Run, Stage, Trial

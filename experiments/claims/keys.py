@@ -8,7 +8,7 @@ import json
 from ml_collections import ConfigDict
 
 from .. import config as configs
-from ..runs.execute import CHANGES_NOTHING
+from ..runs.folders import CHANGES_NOTHING
 
 
 def key_of(config: ConfigDict) -> str:

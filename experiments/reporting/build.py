@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxcl import files
+
 from ..runs import results
 from ..runs.results import Result
 from . import feature_scores, figures, scores, tables
@@ -34,14 +36,14 @@ def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
     table = _rows(found)
     out.mkdir(parents=True, exist_ok=True)
     text = tables.text_table(table, notes)
-    (out / "table.txt").write_text(text, encoding="utf-8")
-    (out / "table.md").write_text(tables.markdown_table(table, notes), encoding="utf-8")
-    (out / "table.csv").write_text(tables.csv_table(table), encoding="utf-8")
-    (out / "seeds.csv").write_text(tables.csv_seeds(table), encoding="utf-8")
+    files.write_whole(out / "table.txt", text)
+    files.write_whole(out / "table.md", tables.markdown_table(table, notes))
+    files.write_whole(out / "table.csv", tables.csv_table(table))
+    files.write_whole(out / "seeds.csv", tables.csv_seeds(table))
     seen = feature_scores.measured_rows(table)
     for name, write in FEATURES.items():
         if seen:
-            (out / name).write_text(write(seen), encoding="utf-8")
+            files.write_whole(out / name, write(seen))
         else:
             # An earlier report's would seem to belong to this one.
             (out / name).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """What the figures have in common: colours, panels, bands, and how they are saved."""
 
+import io
 import math
 import zlib
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import KDTree
 
+from jaxcl import files
 from jaxcl.strategies import METHODS
 
 from .scores import Row
@@ -97,7 +99,9 @@ def save(figure: Figure, file: Path) -> None:
     nearest = np.array(KDTree(kept).query(every)[1], np.uint8)
     image = Image.fromarray(nearest[where].reshape(pixels.shape[:2]), "P")
     image.putpalette(kept.astype(np.uint8).tobytes())
-    image.save(file, optimize=True, dpi=(DPI, DPI))
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", optimize=True, dpi=(DPI, DPI))
+    files.write_whole(file, encoded.getvalue())
 
 
 def ticks(count: int) -> range:

@@ -50,6 +50,5 @@ def load(file: Path) -> dict[str, NDArray]:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds
         raise ValueError(
-            f"{file} cannot be read ({error}): remove it, and its run's folder to run "
-            "the config again"
+            f"{file} cannot be read ({error}): run the config again in another folder"
         ) from error

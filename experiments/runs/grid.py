@@ -14,7 +14,8 @@ from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 
 from ..config import folder
-from .execute import Job, Part, carry_out, finished, prepare
+from .execute import Job, carry_out, finished, prepare
+from .folders import Part, require_ours
 from .results import Result
 from .together import joined, together
 
@@ -165,11 +166,12 @@ def _as_one(parts: tuple[Part, ...]) -> Job | None:
         return None
     name = hashlib.sha256(" ".join(p.workdir.name for p in parts).encode())
     state = parts[0].workdir.parent / f"of_{name.hexdigest()[:8]}"
+    require_ours(parts, state)
     return Job(problem, parts, state)
 
 
-def run_points(sweep: Sweep) -> list[Result]:
-    """Runs what is left.
+def run_points(sweep: Sweep, *, strict: bool = False) -> list[Result]:
+    """Runs what is left; `strict` as in `jaxcl.training.protocol.run`.
 
     Returns:
       The results of all points, in their order.
@@ -179,7 +181,7 @@ def run_points(sweep: Sweep) -> list[Result]:
     """
     results = dict(sweep.done)
     for numbers, job in sweep.left:
-        results |= zip(numbers, carry_out(job), strict=True)
+        results |= zip(numbers, carry_out(job, strict=strict), strict=True)
     return [results[i] for i in range(sweep.size)]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from jaxcl import files
 from jaxcl.training.epoch import EpochMetrics
 from jaxcl.training.protocol import EpochDone, Started, TaskDone
 
@@ -42,14 +44,18 @@ def of_seeds(event: Event, rows: slice, share: float) -> Event:
 
 
 class Log:
-    """metrics.jsonl: a line per epoch and task, each written once, resumed or not."""
+    """metrics.jsonl: a line per epoch and task, each once, whenever a run is killed.
 
-    def __init__(self, file: Path | None):
+    A line is on the disk before the state that follows it: a run that goes on finds the
+    lines of all that it will not do again, drops those of what it will, and gets the
+    last task's event again in case its line is missing.
+    """
+
+    def __init__(self, file: Path):
         self.file = file
+        self._ended = -1  # the last task whose end is written
 
     def write(self, event: Started | EpochDone | TaskDone) -> None:
-        if self.file is None:
-            return
         if isinstance(event, Started):
             self._forget_from(event.task, event.epoch)
         elif isinstance(event, EpochDone):
@@ -66,8 +72,7 @@ class Log:
                     "lr_scale": _plain(m.lr_scale),
                 }
             )
-        else:
-            self._forget_from(event.task, -1)
+        elif event.task > self._ended:
             self._append(
                 {
                     "task": event.task,
@@ -76,34 +81,33 @@ class Log:
                     "accuracy": _plain(event.accuracy[:, event.task]),
                 }
             )
+            self._ended = event.task
 
     def _append(self, line: dict[str, Any]) -> None:
-        assert self.file is not None
         with self.file.open("a") as stream:
             stream.write(json.dumps(line, allow_nan=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def _forget_from(self, task: int, epoch: int) -> None:
-        """Drops lines of epochs that will run again; epoch −1: of task ends only."""
-        assert self.file is not None
+        """Drops the lines of epochs and tasks that will run again, and torn ones."""
         if not self.file.exists():
             return
+        text = self.file.read_text(errors="replace")
         kept = []
-        for text in self.file.read_text().splitlines():
+        for line in text.splitlines(keepends=True):
             try:
-                line = json.loads(text)
-            except ValueError:
+                told = json.loads(line)
+                ends = "event" in told
+                again = (told["task"], told.get("epoch", 0)) >= (task, epoch)
+                again = told["task"] >= task if ends else again
+            except (ValueError, KeyError, TypeError):
                 continue  # cut off by a kill; its epoch runs again
-            ends = "event" in line
-            again = (line["task"], ends or line.get("epoch", 0)) >= (task, epoch)
-            if epoch < 0:
-                again = ends and line["task"] >= task
-            elif ends:
-                again = line["task"] >= task
-            if not again:
-                kept.append(text + "\n")
-        temporary = self.file.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.file)
+            if not again and line.endswith("\n"):
+                kept.append(line)
+                self._ended = max(self._ended, told["task"] if ends else -1)
+        if "".join(kept) != text:
+            files.write_whole(self.file, "".join(kept))
 
 
 def _plain(array: np.ndarray) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Where a run runs: devices, versions, folders that can be written, signals."""
+"""Where a run runs: devices, versions, signals."""
 
 from __future__ import annotations
 
@@ -115,7 +115,10 @@ def writable(folder: Path) -> Path:
 
 
 class StopOnSignal:
-    """Ctrl-C or SIGTERM asks the run to save and stop; a second one stops at once."""
+    """Ctrl-C, SIGTERM or SIGHUP asks the run to save and stop, a second stops at once.
+
+    What is ignored already, as SIGHUP is under nohup, stays so.
+    """
 
     def __init__(self):
         self.asked = False
@@ -125,7 +128,9 @@ class StopOnSignal:
         return self.asked
 
     def __enter__(self) -> StopOnSignal:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             self._old[number] = signal.signal(number, self._ask)
         return self
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxcl import files
+
 from . import measured
 
 FILE_NAME = "result.json"
@@ -36,13 +38,17 @@ class Result(NamedTuple):
       tasks_done: how many tasks were trained to their end; T in a finished run.
       steps: optimizer steps taken.
       wall_s: seconds it took.
-      device: what it ran on.
-      versions: package -> version.
+      device: what it ran on; several, if it went on elsewhere.
+      versions: package -> version, when it ended.
       notes: anything a reader of the table has to know.
       report: quantity -> layer -> what the strategy reports after each task [S, T];
         NaN: not measured, or not finite.
-      config: the run's config, from `config.json` beside the file; None: unknown.
+      sessions: of each process it went through, equal ones in a row once: its device,
+        its versions, the hash of its code and how often it started.
+      config: the run's config, from `config.json` beside the file; None: unknown. Not a
+        part of the file.
       features: "quantity/layer" -> [S, ...], from `features.npz` beside it, if any.
+        Not a part of the file either.
     """
 
     config_name: str
@@ -60,6 +66,7 @@ class Result(NamedTuple):
     versions: Mapping[str, str]
     notes: Sequence[str] = ()
     report: Mapping[str, Mapping[str, NDArray[np.float64]]] = {}
+    sessions: Sequence[Mapping[str, Any]] = ()
     config: Mapping[str, Any] | None = None
     features: Mapping[str, NDArray] = {}
 
@@ -85,16 +92,7 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
         quantity: {layer: _nulls(values) for layer, values in layers.items()}
         for quantity, layers in result.report.items()
     }
-    text = json.dumps(fields, allow_nan=False, indent=1)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_whole(file, json.dumps(fields, allow_nan=False, indent=1) + "\n")
 
 
 def load(path: str | os.PathLike[str]) -> Result:
@@ -166,16 +164,18 @@ def check(result: Result, where: str) -> Result:
         return a
 
     r = result
-    for name in ("seeds", "status", "task_names", "notes"):
+    for name in ("seeds", "status", "task_names", "notes", "sessions"):
         if isinstance(getattr(r, name), str | Mapping | None):
             raise fail(f"{name} must be a list, got {getattr(r, name)!r}")
     for name in ("versions", "report", "config"):
         value = getattr(r, name)
         if not isinstance(value, Mapping) and (name != "config" or value is not None):
             raise fail(f"{name} must be an object, got {value!r}")
-    for name, value in r.report.items():
+    named = {f"report[{name!r}]": value for name, value in r.report.items()}
+    named |= {f"sessions[{i}]": value for i, value in enumerate(r.sessions)}
+    for name, value in named.items():
         if not isinstance(value, Mapping):
-            raise fail(f"report[{name!r}] must be an object, got {value!r}")
+            raise fail(f"{name} must be an object, got {value!r}")
     try:
         r = r._replace(
             seeds=[int(s) for s in r.seeds],
@@ -216,6 +216,7 @@ def check(result: Result, where: str) -> Result:
         status=[str(v) for v in r.status],
         task_names=[str(v) for v in r.task_names],
         notes=[str(v) for v in r.notes],
+        sessions=[dict(v) for v in r.sessions],
         versions={str(k): str(v) for k, v in r.versions.items()},
         report=report,
     )
@@ -229,7 +230,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(
             f"{file}: not valid JSON ({error}); it may have been cut off or edited: "
-            f"resume the run to rewrite it, or remove its folder"
+            "resume the run to rewrite it"
         ) from None
     if not isinstance(fields, dict):
         raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")

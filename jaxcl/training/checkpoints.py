@@ -1,18 +1,32 @@
-"""A run's state on disk, by orbax: whole, atomic, independent of the devices."""
+"""A run's state on disk, by orbax: whole, checked, independent of the devices."""
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from jaxcl import files
+from jaxcl.training import steps
+from jaxcl.training.fingerprint import Fingerprint, foreign, otherwise_made
+from jaxcl.training.steps import CheckpointError
 from jaxcl.types import PyTree
 
+STATE = "state"
 
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message says what to do."""
+
+class Found(NamedTuple):
+    """The state that a run can go on from."""
+
+    step: int
+    sessions: list[dict[str, Any]]  # as given to `Checkpoints.save`
 
 
 class Checkpoints:
@@ -22,44 +36,134 @@ class Checkpoints:
     with another number of devices. Typed keys are stored as their data.
     """
 
-    def __init__(self, folder: Path, keep: int = 2):
-        """Opens or creates `folder`.
+    def __init__(self, folder: Path, mine: Fingerprint, keep: int = 2):
+        """Opens or makes `folder`, which no other process may use until it is closed.
+
+        Args:
+          folder: of the states.
+          mine: what they have to be of.
+          keep: how many to keep.
 
         Raises:
-          CheckpointError: the folder cannot be written.
+          CheckpointError: the folder cannot be written, or another process uses it.
         """
-        self.folder = Path(folder).absolute()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        self.folder, self.mine, self.keep = Path(folder).absolute(), mine, keep
+        self._lock = None
+        if _is_main():
+            try:
+                self._lock = files.Lock(self.folder)
+                files.sweep(self.folder)
+            except files.InUse as error:
+                raise CheckpointError(str(error)) from error
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot write checkpoints to {self.folder}: {error.strerror}; "
+                    "give another --workdir"
+                ) from error
+        _wait("jaxcl_opened")
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+    def close(self) -> None:
+        self._orbax.close()
+        if self._lock:
+            self._lock.release()
+
+    def find(self, *, strict: bool = False) -> Found | None:
+        """The newest whole state, if it is of this run; None if there is none.
+
+        A step that is damaged is renamed to ``damaged-STEP``, with a warning, and the
+        one before it is taken. Warns of a state that other code or other versions made.
+
+        Args:
+          strict: refuses such a state.
+
+        Raises:
+          CheckpointError: the state is of another run, was made otherwise and `strict`
+            is set, or cannot be read. Nothing on the disk is changed.
+        """
+        damaged: dict[int, str] = {}
+        found = None
+        for step in sorted(steps.numbers(self.folder), reverse=True):
+            try:
+                about = steps.check(self.folder / str(step))
+            except steps.Damaged as error:
+                damaged[step] = str(error)
+                continue
+            self._require(about, step, strict)
+            found = Found(step, about["sessions"])
+            break
+        _wait("jaxcl_checked")  # before any of it gets another name
+        for number, what in damaged.items():
+            self._set_aside(number, what, found)
+        return found
+
+    def _require(self, about: Mapping[str, Any], step: int, strict: bool) -> None:
+        """Refuses another run's state, and warns of one that was made otherwise."""
+        path, there = self.folder / str(step), Fingerprint(**about["fingerprint"])
+        differences = foreign(there, self.mine)
+        if differences:
             raise CheckpointError(
-                f"cannot write checkpoints to {self.folder}: {error.strerror}; give "
+                f"checkpoint {path} is of another run: {'; '.join(differences)}; use "
                 "another --workdir"
-            ) from error
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=False, enable_async_checkpointing=False
-            ),
+            )
+        made_by = otherwise_made(there, self.mine)
+        if made_by and strict:
+            raise CheckpointError(
+                f"checkpoint {path} was made otherwise: {'; '.join(made_by)}; without "
+                "--strict the run goes on from it and says so in its result"
+            )
+        if made_by:
+            warnings.warn(
+                f"the run goes on from checkpoint {path}, which was made otherwise: "
+                f"{'; '.join(made_by)}; its result lists both",
+                stacklevel=4,
+            )
+
+    def _set_aside(self, step: int, what: str, found: Found | None) -> None:
+        name = steps.set_aside(self.folder, step) if _is_main() else "set aside"
+        on = f"checkpoint {found.step}" if found else "the beginning"
+        warnings.warn(
+            f"checkpoint {self.folder / str(step)} is damaged: {what}; it is now "
+            f"{name}, the run goes on from {on}",
+            stacklevel=4,
         )
 
-    def latest(self) -> int | None:
-        """The newest step, or None."""
-        return self._manager.latest_step()
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        sessions: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Writes a state under `step`, unless there is one: it is a function of it.
 
-    def save(self, step: int, state: PyTree) -> None:
-        """Writes a state under `step`, replacing one of the same number.
+        Args:
+          step: grows from state to state.
+          state: host arrays and typed keys.
+          sessions: anything that JSON can hold, of each process it went through.
 
         Raises:
           CheckpointError: the disk is full or the folder not writable; what was saved
             before is still there.
         """
-        if step in self._manager.all_steps():
-            return  # the state at a step is a function of the step
+        if step in steps.numbers(self.folder):
+            return
+        temporary = self.folder / f".{step}.tmp"
+        about = {"fingerprint": self.mine._asdict(), "sessions": list(sessions)}
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(_plain(state)))
-            self._manager.wait_until_finished()
+            if _is_main():
+                temporary.mkdir(exist_ok=True)
+            _wait("jaxcl_save")
+            args = ocp.args.StandardSave(_plain(state))
+            self._orbax.save(temporary / STATE, args=args)
+            if _is_main():
+                steps.seal(temporary, about)
+                temporary.rename(self.folder / str(step))
+                files.settle(self.folder)
+                steps.forget(self.folder, self.keep)
+            _wait("jaxcl_saved")
         except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                files.sweep(self.folder)
             raise CheckpointError(
                 f"cannot write checkpoint {step} to {self.folder}: {error}; earlier "
                 "checkpoints are kept, free the disk and run the same command again"
@@ -69,25 +173,22 @@ class Checkpoints:
         """Reads the state under `step` into the structure, shapes and dtypes of `like`.
 
         Raises:
-          CheckpointError: it is truncated, corrupt, or of another configuration.
+          CheckpointError: it does not fit, which `find` leaves possible only for one
+            that was made by other code or other versions.
         """
         path = self.folder / str(step)
-        earlier = [s for s in self._manager.all_steps() if s < step]
-        fallback = (
-            f"delete that folder to go on from checkpoint {max(earlier)}"
-            if earlier
-            else "delete that folder to start from the beginning"
-        )
         plain = _plain(like)
         target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
         try:
-            restored = self._manager.restore(
-                step, args=ocp.args.StandardRestore(target)
+            restored = self._orbax.restore(
+                path / STATE, args=ocp.args.StandardRestore(target)
             )
         except Exception as error:  # orbax and tensorstore raise many kinds
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(
-                f"checkpoint {path} cannot be read: {first[:300]}; {fallback}"
+                f"checkpoint {path} is whole, but this code cannot read it: "
+                f"{first[:300]}; it is left as it is: go on with the code and the "
+                "versions that made it, or use another --workdir"
             ) from error
         for (where, old), new in zip(
             jax.tree_util.tree_leaves_with_path(plain),
@@ -98,12 +199,19 @@ class Checkpoints:
                 raise CheckpointError(
                     f"checkpoint {path} is of another configuration: "
                     f"{jax.tree_util.keystr(where)} is {new.dtype}{list(new.shape)} "
-                    f"there and {old.dtype}{list(old.shape)} now; use another workdir"
+                    f"there and {old.dtype}{list(old.shape)} now; use another --workdir"
                 )
         return _typed(restored, like)
 
-    def close(self) -> None:
-        self._manager.close()
+
+def _is_main() -> bool:
+    return jax.process_index() == 0
+
+
+def _wait(name: str) -> None:
+    """Until every host has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def _is_key(leaf) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxcl.training.checkpoints import Checkpoints
+from jaxcl.training.checkpoints import Checkpoints, Found
 from jaxcl.training.epoch import EpochMetrics
+from jaxcl.training.fingerprint import code, fingerprint, versions
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
 from jaxcl.training.programs import make_programs
@@ -27,10 +28,11 @@ from jaxcl.training.run_state import (
     Watch,
     fresh,
     names_of,
+    with_session,
     with_task,
 )
 from jaxcl.training.seeds import SeedMesh
-from jaxcl.training.state import Progress, SeedState
+from jaxcl.training.state import SeedState, status_of
 
 
 class Started(NamedTuple):
@@ -39,6 +41,9 @@ class Started(NamedTuple):
     task: int
     epoch: int
     resumed: bool
+    # What `about` said of each process the run went through, this one last; of equal
+    # ones in a row one, with their number as "starts".
+    sessions: tuple[Mapping[str, Any], ...] = ()
 
 
 class EpochDone(NamedTuple):
@@ -71,6 +76,9 @@ def run(
     mesh: SeedMesh | None = None,
     checked: bool = False,
     watch: Sequence[Watch] = (),
+    identity: Mapping[str, str] = {},
+    about: Mapping[str, Any] | None = None,
+    strict: bool = False,
 ) -> Generator[Started | EpochDone | TaskDone, None, None]:
     """Trains every seed on every task in turn, measuring all tasks after each.
 
@@ -78,7 +86,9 @@ def run(
       problem: what to run.
       checkpoints: folder for the run's state, saved after each task, when `stop` says
         so and every `save_every` seconds; a run that finds a state there goes on from
-        it and ends as if it had never been broken off. None saves nothing.
+        it and ends as if it had never been broken off. One that is of another problem
+        is refused; one that is damaged is set aside, with a warning, and the one before
+        it taken. No other process may use the folder. None saves nothing.
       save_every: seconds.
       stop: asked after each epoch; True saves and raises `Interrupted`.
       mesh: where seeds run; by default laid over all devices.
@@ -86,21 +96,52 @@ def run(
       watch: functions that are shown every `Moment` of the run, before the state that
         follows from it is saved: what they write is there whenever a run goes on from
         that state, and is written again, the same, where it goes on from before.
+      identity: what else a state must agree in to be gone on from, such as the config:
+        field -> value.
+      about: what to keep of this process with the state, as JSON can hold it; by
+        default the versions and the hash of the code.
+      strict: refuses a state that other code or other versions have made; else it is
+        gone on from, with a warning.
 
     Yields:
-      One `Started`, an `EpochDone` per epoch and a `TaskDone` per task.
+      One `Started`, an `EpochDone` per epoch and a `TaskDone` per task. A run that goes
+      on where a task has just ended repeats that task's `TaskDone`: it may have been
+      killed before anybody saw it.
 
     Raises:
       ValueError: the problem contradicts itself; before anything runs.
-      CheckpointError: the state on disk cannot be read or written.
+      CheckpointError: the state on disk is another run's, or cannot be read or written.
       Interrupted: `stop` returned True; the state is saved.
     """
-    num_tasks, plan = problem.stream.num_tasks, problem.plan
     if not checked:
         validate(problem)
+    store = None
+    if checkpoints:
+        store = Checkpoints(checkpoints, fingerprint(problem, identity))
+    me = {"code": code()} | dict(about or {"versions": versions()})
+    try:
+        found = store.find(strict=strict) if store else None
+        yield from _events(problem, store, found, me, save_every, stop, mesh, watch)
+    finally:
+        if store:
+            store.close()
+
+
+def _events(
+    problem: Problem,
+    store: Checkpoints | None,
+    found: Found | None,
+    me: Mapping[str, Any],
+    save_every: float,
+    stop: Callable[[], bool],
+    mesh: SeedMesh | None,
+    watch: Sequence[Watch],
+) -> Generator[Started | EpochDone | TaskDone, None, None]:
+    """The events of a run whose state, if any, is in `store`; see `run`."""
+    num_tasks, plan = problem.stream.num_tasks, problem.plan
+    sessions = with_session(found.sessions if found else (), me)
     mesh = mesh or SeedMesh(len(problem.seeds), problem.seed_mode)
     programs = make_programs(problem, mesh)
-    store = Checkpoints(checkpoints) if checkpoints else None
     mine = mesh.spread(per_seed(problem))
     base = mesh.share(problem.stream.base)
 
@@ -114,9 +155,8 @@ def run(
     trained = programs.init((), mine, ())
     names = names_of(mesh.gather(programs.report(trained, mine, ())))
     state = fresh(problem, names)
-    newest = store.latest() if store else None
-    if store and newest is not None:
-        state = store.restore(newest, state._replace(trained=mesh.gather(trained)))
+    if store and found:
+        state = store.restore(found.step, state._replace(trained=mesh.gather(trained)))
         trained = mesh.spread(state.trained)
     else:
         measured = programs.evaluate(trained, mine, (base, number(0)))
@@ -135,14 +175,14 @@ def run(
             whole = state._replace(
                 trained=mesh.gather(trained), seconds=np.float64(elapsed())
             )
-            store.save(step, whole)
+            store.save(step, whole, sessions)
 
     def task_done(state: RunState, trained: SeedState, seconds: float) -> TaskDone:
-        status = _status(mesh.gather(trained.progress))
+        status = status_of(mesh.gather(trained.progress))
         return _task_done(state, names, status, seconds)
 
-    yield Started(int(state.task), int(state.epoch), newest is not None)
-    if state.task == num_tasks:
+    yield Started(int(state.task), int(state.epoch), found is not None, sessions)
+    if found and not state.epoch:
         yield task_done(state, trained, float(state.seconds))
     for task in range(int(state.task), num_tasks):
         shared = (base, number(task))
@@ -212,10 +252,3 @@ def _longest_epoch(problem: Problem, task: int) -> int:
 def _finished(mesh: SeedMesh, trained: SeedState, plan: Plan, epoch: int) -> bool:
     over = plan.epochs is not None and epoch >= plan.epochs
     return over or bool(mesh.gather(trained.progress.done).all())
-
-
-def _status(progress: Progress) -> tuple[str, ...]:
-    return tuple(
-        "ok" if task < 0 else f"failed: task {task + 1}, epoch {epoch + 1}"
-        for task, epoch in zip(progress.failed_task, progress.failed_epoch, strict=True)
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,3 +101,16 @@ def with_task(state: RunState, task: int, accuracy, report) -> RunState:
         task=np.int64(task + 1),
         epoch=np.int64(0),
     )
+
+
+def with_session(
+    before: Sequence[Mapping[str, Any]], me: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], ...]:
+    """The processes that a run went through, with this one.
+
+    Equal ones in a row are told once, with their number as "starts".
+    """
+    *earlier, last = before or [{}]
+    if {k: v for k, v in last.items() if k != "starts"} == me:
+        return (*earlier, {**last, "starts": last["starts"] + 1})
+    return (*before, {**me, "starts": 1})

@@ -40,3 +40,11 @@ class SeedState(NamedTuple):
     @property
     def strategy_state(self) -> State:
         return self.opt_state.strategy
+
+
+def status_of(progress: Progress) -> tuple[str, ...]:
+    """Per seed "ok", or when it diverged, counted from 1; of host arrays [S]."""
+    return tuple(
+        "ok" if task < 0 else f"failed: task {task + 1}, epoch {epoch + 1}"
+        for task, epoch in zip(progress.failed_task, progress.failed_epoch, strict=True)
+    )

@@ -1,0 +1,123 @@
+"""A run's folder: whose it is, and that one process at a time works in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxcl import files
+from jaxcl.training import steps
+
+from .. import config as configs
+from . import machine
+from .results import CONFIG_NAME, FILE_NAME
+
+# How often to save, how to lay seeds out and what `compare` runs change no result.
+CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows"})
+
+
+class Part(NamedTuple):
+    """One config's run: its seeds, and the folder it goes to."""
+
+    config: ConfigDict
+    workdir: Path
+
+
+def identity(parts: Sequence[Part]) -> dict[str, str]:
+    """What a state must agree in to be these parts': field -> value.
+
+    Without what changes nothing, and without fields at their default: one that is newer
+    than the state has it there.
+    """
+    found: dict[str, str] = {}
+    for part in parts:
+        lines = _lines(part.config)
+        default = _text(configs.neutral(part.config.strategy))
+        prefix = f"{part.workdir.name}: " if len(parts) > 1 else ""
+        for field, value in lines.items():
+            if value != default.get(field):
+                found[prefix + field] = value
+    return found
+
+
+def require_ours(parts: Sequence[Part], state: Path) -> None:
+    """Refuses folders that other runs have, or other processes work in.
+
+    Args:
+      parts: whose folders they are.
+      state: of the checkpoints that the parts have in common.
+
+    Raises:
+      UsageError: it names the folder and what differs, or who works there.
+    """
+    for part in parts:
+        require_same(part.config, part.workdir)
+        used = files.in_use(part.workdir)
+        if used:
+            raise machine.UsageError(used)
+    there = steps.peek(state)
+    if there is not None:
+        _compare(state, there, identity(parts))
+        return
+    for part in parts:
+        result, config = (part.workdir / n for n in (FILE_NAME, CONFIG_NAME))
+        if result.exists() and not config.exists():
+            raise machine.UsageError(
+                f"{result} has no {CONFIG_NAME} beside it that says whose it is; use "
+                "another --workdir"
+            )
+
+
+def require_same(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a folder whose config.json is of another config.
+
+    Raises:
+      UsageError: it says what differs.
+    """
+    file = workdir / CONFIG_NAME
+    if not file.exists():
+        return
+    try:
+        theirs = _lines(json.loads(file.read_text()))
+    except ValueError as error:
+        raise machine.UsageError(
+            f"{file} is not valid JSON ({error}); use another --workdir"
+        ) from error
+    _compare(workdir, theirs, _lines(config))
+
+
+def claim(config: ConfigDict, workdir: Path) -> None:
+    """Writes config.json, which says that the folder is this config's."""
+    fields = json.loads(config.to_json_best_effort())
+    text = json.dumps(fields, indent=1, sort_keys=True)
+    files.write_whole(workdir / CONFIG_NAME, text + "\n")
+
+
+def _lines(config: ConfigDict | dict[str, Any]) -> dict[str, str]:
+    return _text(configs.spelled_out(config))
+
+
+def _text(fields: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        field: repr(value)
+        for field, value in fields.items()
+        if field not in CHANGES_NOTHING
+    }
+
+
+def _compare(folder: Path, theirs: dict[str, str], ours: dict[str, str]) -> None:
+    different = [
+        f"{key} is {theirs.get(key, 'by default')} there and "
+        f"{ours.get(key, 'by default')} now"
+        for key in sorted(theirs | ours)
+        if theirs.get(key) != ours.get(key)
+    ]
+    if different:
+        raise machine.UsageError(
+            f"{folder} holds a run of another config: {'; '.join(different)}; "
+            "use another --workdir"
+        )

@@ -1,0 +1,53 @@
+"""matrix.npy: the accuracies of a run so far, whole after every task."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxcl import files
+
+
+class MatrixFile:
+    """An array float32[tasks done, S, T]: row i is the accuracies after task i.
+
+    A row is added behind the others before the header tells of it, so that whoever
+    reads the file, and whenever its writer is killed, has whole rows; what a task costs
+    does not grow with their number.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        self._rows = 0
+
+    def grow(self, accuracy: np.ndarray, task: int) -> None:
+        """Adds a task's row, and those before it that the file may lack.
+
+        Args:
+          accuracy: [S, T, T], measured up to ``task``.
+          task: the last one trained, from 0.
+        """
+        rows = np.ascontiguousarray(accuracy[:, : task + 1].swapaxes(0, 1), np.float32)
+        if task < self._rows:
+            return
+        if self._rows == task > 0:
+            with self.file.open("r+b") as stream:
+                stream.seek(0, os.SEEK_END)
+                stream.write(rows[-1].tobytes())
+                stream.flush()
+                stream.seek(0)
+                stream.write(_header(rows.shape))
+        else:
+            files.write_whole(self.file, _header(rows.shape) + rows.tobytes())
+        self._rows = task + 1
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """NumPy's header of a float32 array; it has room for the first axis to grow."""
+    stream = io.BytesIO()
+    described = {"shape": shape, "fortran_order": False, "descr": "<f4"}
+    np.lib.format.write_array_header_1_0(stream, described)
+    return stream.getvalue()

@@ -1,0 +1,187 @@
+"""What a run leaves in its folder, written as its events come."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from jaxcl import files
+from jaxcl.training.problem import Problem
+from jaxcl.training.protocol import EpochDone, Started, TaskDone
+
+from .. import config as configs
+from . import folders, machine, notes, results
+from .folders import Part
+from .log import Log
+from .matrix import MatrixFile
+from .results import Result
+
+RESULT_EVERY = 30.0
+"""Seconds between two writings of result.json; its end is always written."""
+
+
+class Recorder:
+    """Writes the files of one part of a job; its folder is locked until it is closed.
+
+    Host code. The folder is the config's once something has run in it. A result that
+    was there before is replaced by one of more tasks only, and never once finished.
+    """
+
+    def __init__(self, part: Part, problem: Problem, write: bool):
+        """Takes the folder.
+
+        Args:
+          part: whose run it is.
+          problem: what runs.
+          write: whether this process writes; others only follow.
+
+        Raises:
+          UsageError: the folder cannot be written, or another process works in it.
+        """
+        self.part, self.problem = part, problem
+        self.result: Result | None = None
+        self._notes: list[str] = []
+        self._told = 0  # tasks whose notes are in them
+        self._lock: files.Lock | None = None
+        if not write:
+            return
+        folder = part.workdir
+        try:
+            self._lock = files.Lock(folder)
+        except files.InUse as error:
+            raise machine.UsageError(str(error)) from error
+        except OSError as error:
+            raise machine.UsageError(
+                f"cannot write to {folder}: {error.strerror}; give another --workdir"
+            ) from error
+        files.sweep(folder)
+        self._log = Log(folder / "metrics.jsonl")
+        self._matrix = MatrixFile(folder / "matrix.npy")
+        self._best = _tasks_done(part)
+        self._written = 0  # tasks in result.json, of those that this process has seen
+        self._last = -RESULT_EVERY
+
+    def close(self) -> None:
+        """Writes what is not written yet, and lets the folder go."""
+        if self._lock is None:
+            return
+        try:
+            with _telling(self.part):
+                self._save()
+        finally:
+            self._lock.release()
+
+    def take(self, event: Started | EpochDone | TaskDone) -> None:
+        """Writes what an event tells; events are of this part's seeds alone.
+
+        Raises:
+          UsageError: a file cannot be written; what was saved is kept.
+        """
+        if isinstance(event, Started):
+            self._sessions = event.sessions
+        if isinstance(event, TaskDone):
+            self._note(event)
+            self.result = result_of(
+                self.part, self.problem, event, self._notes, self._sessions
+            )
+        if self._lock is None:
+            return
+        with _telling(self.part):
+            if not isinstance(event, Started):
+                if not (self.part.workdir / results.CONFIG_NAME).exists():
+                    folders.claim(self.part.config, self.part.workdir)
+            self._log.write(event)
+            if isinstance(event, TaskDone):
+                self._matrix.grow(event.accuracy, event.task)
+                if time.monotonic() - self._last >= RESULT_EVERY:
+                    self._save()
+
+    def _save(self) -> None:
+        done = self.result.tasks_done if self.result else 0
+        if self.result is None or done <= max(self._best, self._written):
+            return
+        results.save(self.part.workdir, self.result)
+        self._written, self._last = done, time.monotonic()
+
+    def _note(self, done: TaskDone) -> None:
+        for task in range(self._told, done.task + 1):
+            self._notes += notes.of_task(done.report, task, done.status)
+        self._told = max(self._told, done.task + 1)
+
+
+def result_of(
+    part: Part,
+    problem: Problem,
+    done: TaskDone,
+    told: Sequence[str],
+    sessions: Sequence[Mapping[str, Any]],
+) -> Result:
+    """The result of a part's run after a task."""
+    stream, config = problem.stream, part.config
+    told = [*told, *_ways(sessions)]
+    if problem.joint:
+        once = "is one training on the data of all tasks"
+        each = "trains each task on all data so far"
+        told.append(f"joint {once if problem.joint_once else each}: the upper bound")
+    return Result(
+        config_name=config.name,
+        row=configs.method_of(config).row,
+        scenario=stream.scenario,
+        seeds=list(config.seeds),
+        status=list(done.status),
+        matrix=done.accuracy,
+        baseline=done.baseline,
+        task_names=list(stream.task_names),
+        tasks_done=done.task + 1,
+        steps=int(done.steps.sum()),
+        wall_s=done.seconds,
+        device="; ".join(dict.fromkeys(session["device"] for session in sessions)),
+        versions=sessions[-1]["versions"],
+        notes=told,
+        report=done.report,
+        sessions=sessions,
+        config=json.loads(config.to_json_best_effort()),
+    )
+
+
+def _ways(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of a run that did not go one way to its end."""
+    ways = [{**s["versions"], "the code of jaxcl": s["code"]} for s in sessions]
+    found = []
+    for before, after in zip(ways, ways[1:], strict=False):
+        changed = [
+            f"{name} {before.get(name)} to {after.get(name)}"
+            for name in sorted(before | after)
+            if before.get(name) != after.get(name)
+        ]
+        if changed:
+            found.append(f"the run was broken off and went on from {changed[0]}")
+            found[-1] += "".join(f", {change}" for change in changed[1:])
+    return found
+
+
+def _tasks_done(part: Part) -> int:
+    """Tasks in the result that is there; one that cannot be read is set aside."""
+    file = part.workdir / results.FILE_NAME
+    try:
+        return results.load(file).tasks_done
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        file.rename(file.with_name(f"damaged-{file.name}"))
+        return 0
+
+
+@contextmanager
+def _telling(part: Part) -> Iterator[None]:
+    """A disk that is full or gone is told in one line."""
+    try:
+        yield
+    except OSError as error:
+        raise machine.UsageError(
+            f"cannot write {error.filename or part.workdir}: {error.strerror}; what "
+            "was saved is kept, mend that and run the same command again"
+        ) from error

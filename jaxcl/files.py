@@ -1,0 +1,160 @@
+"""Files that are whole or not there; folders that one process at a time works in."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+LOCK_NAME = ".lock"
+
+
+def write_whole(file: Path, data: bytes | str) -> None:
+    """Writes a file, replacing one of its name in a single step.
+
+    A reader sees the old file or the new one, never a part; so does who comes after a
+    kill or a power cut.
+
+    Args:
+      file: in a folder that exists.
+      data: its content; text is written as UTF-8.
+
+    Raises:
+      OSError: it cannot be written; an old file is as it was.
+    """
+    whole = data.encode() if isinstance(data, str) else data
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(whole)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+        settle(file.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def settle(path: Path) -> None:
+    """Waits until what a file or a folder holds is on the disk."""
+    with contextlib.suppress(OSError):  # some file systems cannot for a folder
+        number = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers have left under a folder; its lock must be held.
+
+    That is every name that begins with a dot and has ``.tmp`` in it.
+    """
+    for left in list(folder.rglob(".*.tmp*")):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+class InUse(RuntimeError):
+    """Another process works in the folder; the message says which."""
+
+
+class Lock:
+    """Holds a folder: of all processes that ask for it one gets it.
+
+    The operating system lets go of it when the process ends, however it ends: a dead
+    holder's folder is free. The file `.lock` says who holds it, to whoever is refused.
+    """
+
+    def __init__(self, folder: Path):
+        """Takes the folder; makes it if there is none.
+
+        Raises:
+          InUse: another process, or another part of this one, holds it.
+          OSError: the folder cannot be made or written.
+        """
+        self.folder = folder
+        self._made = [p for p in (folder, *folder.parents) if not p.exists()]
+        self._file = folder / LOCK_NAME
+        self._number: int | None = None
+        while self._number is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                number = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                continue  # its last holder removed the folder in between
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(number)
+                raise InUse(_told(folder)) from None
+            if _same(number, self._file):
+                self._number = number
+            else:  # its last holder removed it in between
+                os.close(number)
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        os.ftruncate(self._number, 0)
+        os.pwrite(self._number, json.dumps(me).encode(), 0)
+
+    def release(self) -> None:
+        """Lets go; a folder that was made here and is still empty goes too."""
+        if self._number is None:
+            return
+        self._file.unlink(missing_ok=True)
+        os.close(self._number)
+        self._number = None
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def in_use(folder: Path) -> str | None:
+    """Who holds a folder, in a sentence; None if it is free."""
+    try:
+        number = os.open(folder / LOCK_NAME, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _told(folder)
+    finally:
+        os.close(number)
+    return None
+
+
+def _told(folder: Path) -> str:
+    """Who holds a folder; its holder writes that just after it has taken it."""
+    who = "another process"
+    for _ in range(20):
+        try:
+            told = json.loads((folder / LOCK_NAME).read_text())
+            who = f"process {told['pid']} on {told['host']}, since {told['since']}"
+            break
+        except (OSError, ValueError, KeyError, TypeError):
+            time.sleep(0.02)
+    return f"{folder} is in use: {who}; wait for it to end or use another folder"
+
+
+def _same(number: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(number), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,103 @@
+"""Whose a run's state is: its problem, the code and the versions that made it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jaxcl
+from jaxcl.training.describe import describe, hash_of
+from jaxcl.training.problem import Problem, make_setup
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+SHOWN = 5
+
+
+class Fingerprint(NamedTuple):
+    """What a state belongs to; every field as text, to be kept and compared.
+
+    Attributes:
+      identity: what the caller says it is, such as its config: field -> value.
+      problem: the `Problem`, by `jaxcl.training.describe`: where in it -> value.
+      code: hash of this package's files.
+      versions: package -> version, of what arithmetic depends on.
+    """
+
+    identity: dict[str, str]
+    problem: dict[str, str]
+    code: str
+    versions: dict[str, str]
+
+
+def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
+    """The fingerprint of a run in this process.
+
+    How seeds are laid out changes no result and is left out; so is whatever differs
+    between devices. The strategy is described as built, with its first seed's settings.
+    """
+    fields = problem._asdict()
+    del fields["seed_mode"], fields["make_strategy"]
+    setup = make_setup(problem.model, problem.stream, problem.plan.batch_size)
+    first = {name: values[0] for name, values in problem.settings.items()}
+    fields["strategy"] = problem.make_strategy(setup, **first)
+    return Fingerprint(dict(identity), describe(fields), code(), versions())
+
+
+@functools.cache
+def code() -> str:
+    """Hash of this package's Python files, names and content.
+
+    Commands and configs, which lie inside it once it is installed, are left out.
+    """
+    root = Path(jaxcl.__file__).parent
+    files = sorted(file.relative_to(root) for file in root.rglob("*.py"))
+    own = [file for file in files if file.parts[0] not in ("experiments", "configs")]
+    parts = [f"{file.as_posix()} {hash_of((root / file).read_bytes())}" for file in own]
+    return hash_of("\n".join(parts).encode())[:16]
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on."""
+    return {package: metadata.version(package) for package in PACKAGES}
+
+
+def foreign(there: Fingerprint, now: Fingerprint) -> list[str]:
+    """What says that a state is of another run; empty if nothing does.
+
+    Other code may describe the same problem by other names: then only what both name is
+    compared.
+    """
+    if there.identity and now.identity:
+        found = _differences(there.identity, now.identity)
+        if found or otherwise_made(there, now):
+            return found
+    both = there.problem.keys() & now.problem.keys()
+    if otherwise_made(there, now):
+        return _differences(
+            {k: there.problem[k] for k in both}, {k: now.problem[k] for k in both}
+        )
+    return _differences(there.problem, now.problem)
+
+
+def otherwise_made(there: Fingerprint, now: Fingerprint) -> list[str]:
+    """In what the code and the versions differ, in words; empty if in nothing."""
+    found = _differences(there.versions, now.versions)
+    if there.code != now.code:
+        found.append(f"the code of jaxcl is {there.code} there and {now.code} now")
+    return found
+
+
+def _differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    differ = [k for k in sorted({*there, *now}) if there.get(k) != now.get(k)]
+    # What is told once and then referred to differs at each place.
+    first = [k for k in differ if "as before, " not in there.get(k, now.get(k, ""))]
+    words = [
+        f"{key} is {there.get(key, 'absent')} there and {now.get(key, 'absent')} now"
+        for key in first or differ
+    ]
+    more = len(words) - SHOWN
+    return words[:SHOWN] + ([f"and {more} more"] if more > 0 else [])
