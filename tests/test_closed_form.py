@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_discriminant import batch_lda
 
 import jaxcl
 from jaxcl.nn import models
@@ -13,7 +14,6 @@ from jaxcl.strategies import frozen, hat, make, ncm, random_features, slda
 from jaxcl.strategies._chained import chain_factories
 from jaxcl.testing.problem import TASKS
 from jaxcl.training.problem import make_setup
-from test_discriminant import batch_lda
 
 ROWS = 24
 
