@@ -26,9 +26,9 @@ from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies import make
 from jaxcl.training import protocol
 from jaxcl.training.instruments import make_instruments
-from jaxcl.training.observation import setup_of, taps_of
+from jaxcl.training.observation import taps_of
 from jaxcl.training.plan import Plan
-from jaxcl.training.problem import Problem
+from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.protocol import EpochDone
 from jaxcl.training.seeds import SeedMesh
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.types import Batch, Codec, TaskData
+from jaxcl.types import AS_IT_IS, Batch, Codec, TaskData
 
 
 class Base(NamedTuple):
@@ -69,19 +69,31 @@ class Stream(NamedTuple):
     def codec(self) -> Codec:
         """Network inputs to the base arrays' uint8 and back, without loss.
 
-        decode(p) = (p − mean) · 1/std on the base arrays' scale is how `view` makes
-        inputs; encode undoes it, and its rounding is off by far less than half a step.
+        encode undoes `inputs_of`, and its rounding is off by far less than half a step.
+        Inputs of base arrays that are not uint8 are kept as they are.
         """
-        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
-        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+        if self.base.train_x.dtype != np.uint8:
+            return AS_IT_IS
+        mean, factor = self._scales()
 
         def encode(x: jax.Array) -> jax.Array:
             return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
 
+        return Codec(encode, self.inputs_of(mean, factor))
+
+    def _scales(self) -> tuple[jax.Array, jax.Array]:
+        """Mean and 1/std per channel, on the base arrays' scale."""
+        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
+        return mean, 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+
+    @staticmethod
+    def inputs_of(mean: jax.Array, factor: jax.Array):
+        """What makes float32 inputs of base arrays' rows: (p − mean) · 1/std."""
+
         def decode(pixels: jax.Array) -> jax.Array:
             return (pixels.astype(jnp.float32) - mean) * factor
 
-        return Codec(encode, decode)
+        return decode
 
     def between(self, first: int, stop: int) -> Stream:
         """The tasks from number `first` on, up to but without `stop`, counted from 0.
@@ -149,7 +161,8 @@ class Stream(NamedTuple):
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
-        decode = self.codec.decode
+
+        decode = self.inputs_of(*self._scales())
 
         def take(position: jax.Array) -> Batch:
             at = start + position
