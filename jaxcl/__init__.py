@@ -21,7 +21,15 @@ from jaxcl.hooks import (
     transform_optimizer,
 )
 from jaxcl.opening import load_run
-from jaxcl.setup import array_data, context, context_of, setup_for, setup_for_linen
+from jaxcl.setup import (
+    array_data,
+    context,
+    context_of,
+    setup_for,
+    setup_for_equinox,
+    setup_for_linen,
+    setup_for_nnx,
+)
 from jaxcl.types import (
     Batch,
     Context,
@@ -60,7 +68,9 @@ __all__ = [
     "nn",
     "ops",
     "setup_for",
+    "setup_for_equinox",
     "setup_for_linen",
+    "setup_for_nnx",
     "statistics",
     "strategies",
     "strategy",

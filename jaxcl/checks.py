@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from jax.core import Tracer
 
 
@@ -22,3 +23,37 @@ def require(holds: Any, message: str) -> None:
     """
     if not isinstance(holds, Tracer) and not holds:
         raise ValueError(message)
+
+
+def require_range(name: str, value: Any, stop: int) -> None:
+    """Refuses integers outside [0, stop), where they are values and not tracers.
+
+    Inside jit an index out of range is clipped without a word, and so is one outside.
+
+    Args:
+      name: of what they are, for the message.
+      value: int or int[...].
+      stop: one past the last that is allowed.
+
+    Raises:
+      ValueError: one lies outside.
+    """
+    if isinstance(value, Tracer):
+        return
+    value = np.asarray(value)
+    outside = value[(value < 0) | (value >= stop)]
+    if outside.size:
+        raise ValueError(f"{name} must lie in [0, {stop}), got {outside.ravel()[0]}")
+
+
+def require_finite(value: Any, name: str) -> None:
+    """Refuses NaN and infinity, where there are values and not tracers.
+
+    Raises:
+      ValueError: there is one.
+    """
+    if isinstance(value, Tracer):
+        return
+    bad = int((~np.isfinite(np.asarray(value, np.float64))).sum())
+    if bad:
+        raise ValueError(f"{name} must be finite, got {bad} that are NaN or infinite")

@@ -161,6 +161,7 @@ def chain(*members: Strategy) -> Strategy:
         after_task=after_task,
         report=report,
         needs_linear=any(m.needs_linear for m in members),
+        needs_every_step=any(m.needs_every_step for m in members),
     )
 
 

@@ -156,6 +156,8 @@ class Strategy(NamedTuple):
       needs_linear: whether the method protects earlier tasks only under an optimizer
         whose updates stay in the subspace that its gradients lie in: SGD, momentum.
         Judged where the optimizer is first seen, outside jit.
+      needs_every_step: whether the method takes each update for one that its own step's
+        gradient has made, which under `optax.MultiSteps` it is not. Judged on init.
     """
 
     init_aux: InitAux
@@ -171,6 +173,7 @@ class Strategy(NamedTuple):
     after_task: AfterTask
     report: Report
     needs_linear: bool = False
+    needs_every_step: bool = False
 
 
 def strategy(
@@ -188,6 +191,7 @@ def strategy(
     after_task: AfterTask | None = None,
     report: Report | None = None,
     needs_linear: bool = False,
+    needs_every_step: bool = False,
 ) -> Strategy:
     """Builds a `Strategy`; a hook that is not given does nothing.
 
@@ -213,4 +217,5 @@ def strategy(
         after_task=after_task or same_params,
         report=report or (lambda state: {}),
         needs_linear=needs_linear,
+        needs_every_step=needs_every_step,
     )

@@ -7,13 +7,15 @@ still follow momentum and weight decay, and what they say of their task would ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.ops.trees import total
+from jaxcl.ops.trees import leaf_names, starts_with, total, wide
 from jaxcl.types import Batch, PyTree, Setup, TaskLoss
 
 SCENARIOS = ("task", "domain", "class")
@@ -87,10 +89,29 @@ def head_mask(setup: Setup, net: PyTree) -> PyTree:
     """A tree like ``net``, True where a leaf belongs to the classifier."""
 
     def is_head(path, _):
-        keys = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-        return any(keys[: len(h)] == h for h in setup.heads)
+        return starts_with(leaf_names(path), setup.heads)
 
     return jax.tree_util.tree_map_with_path(is_head, net)
+
+
+def require_heads(heads: Sequence[Sequence[Any]], net: PyTree) -> None:
+    """Refuses a name of the classifier that no parameter has.
+
+    Args:
+      heads: path prefixes, as in `Setup.heads`.
+      net: the network's parameters, or their shapes.
+
+    Raises:
+      ValueError: such a name, with those that there are.
+    """
+    paths = [leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
+    for head in heads:
+        if not any(starts_with(path, [head]) for path in paths):
+            known = sorted({"/".join(path[:-1]) or path[-1] for path in paths if path})
+            raise ValueError(
+                f"heads: {'/'.join(map(str, head))!r} matches no parameter; there are "
+                f"{', '.join(known)}"
+            )
 
 
 def outputs_of(setup: Setup, batch: Batch, current: jax.Array) -> jax.Array:
@@ -115,39 +136,67 @@ def with_gradient(setup: Setup, *nets: PyTree) -> jax.Array:
       *nets: gradients, trees like the network's parameters.
 
     Returns:
-      True where any element of a head's leaf [..., K] is not 0.
+      True where any element of a head's leaf is not 0, on its axis of the K outputs.
 
     Raises:
-      ValueError: ``setup.heads`` names no leaf whose last axis is K.
+      ValueError: ``setup.heads`` names no leaf that has the K outputs on that axis, or
+        none but a bias although a kernel has them on another.
     """
     outputs = setup.logit_mask.shape[1]
     found: list[jax.Array] = []
+    unread: list[str] = []
+    kernels = 0
 
-    def look(is_head: bool, *parts: jax.Array) -> None:
-        if is_head and parts[0].shape[-1:] == (outputs,):
+    def look(path, *parts: jax.Array) -> None:
+        nonlocal kernels
+        names = leaf_names(path)
+        axis = _outputs_axis(setup, names, parts[0])
+        if axis is not None:
             moved = reduce(jnp.logical_or, [part != 0 for part in parts])
+            moved = jnp.moveaxis(moved, axis, -1)
             found.append(moved.reshape(-1, outputs).any(0))
+            kernels += moved.ndim > 1
+        elif starts_with(names, setup.heads) and outputs in parts[0].shape:
+            unread.append("/".join(names))
 
-    jax.tree.map(look, head_mask(setup, nets[0]), *nets)
+    jax.tree_util.tree_map_with_path(look, *nets)
     if not found:
         raise ValueError(
             f"setup.heads {setup.heads} names no parameter whose last axis is the "
             f"{outputs} outputs, so that those of other tasks could not be held still"
         )
+    if unread and not kernels:
+        raise ValueError(
+            f"setup.heads {setup.heads}: {', '.join(unread)} has the {outputs} outputs "
+            f"on another axis than setup.axis={setup.axis}: kernels laid out [outputs, "
+            "inputs] need axis=0"
+        )
     return jnp.stack(found).any(0)
 
 
 def hold_still(setup: Setup, net: PyTree, in_play: jax.Array) -> PyTree:
-    """Zeros in a head's leaves [..., K] where an output is not in play, bool[K].
+    """Zeros in a head's leaves where an output is not in play, bool[K].
 
     The rest of ``net`` is left as it is, layers of a head before its last included.
     """
 
-    def one(is_head: bool, leaf: jax.Array) -> jax.Array:
-        own = is_head and leaf.shape[-1:] == in_play.shape
-        return jnp.where(in_play, leaf, 0) if own else leaf
+    def one(path, leaf: jax.Array) -> jax.Array:
+        axis = _outputs_axis(setup, leaf_names(path), leaf)
+        if axis is None:
+            return leaf
+        after = leaf.ndim - 1 if axis == 0 else 0
+        return jnp.where(in_play.reshape(-1, *(1,) * after), leaf, 0)
 
-    return jax.tree.map(one, head_mask(setup, net), net)
+    return jax.tree_util.tree_map_with_path(one, net)
+
+
+def _outputs_axis(setup: Setup, path: tuple[str, ...], leaf: jax.Array) -> int | None:
+    """Which axis of a leaf runs over the K outputs; None of what is in no head."""
+    if not starts_with(path, setup.heads) or leaf.ndim == 0:
+        return None
+    of_layer = {layer.path: layer.axis for layer in setup.layers}
+    axis = of_layer.get(path, setup.axis) if leaf.ndim > 1 else -1
+    return axis if leaf.shape[axis] == setup.logit_mask.shape[1] else None
 
 
 def shares_all_outputs(setup: Setup) -> bool:
@@ -169,7 +218,7 @@ def cross_entropy(mask: jax.Array, mask_by: str) -> TaskLoss:
     """
 
     def task_loss(logits: jax.Array, batch: Batch, current: jax.Array) -> jax.Array:
-        logits = _masked(mask, mask_by, logits, batch.task, current)
+        logits = _masked(mask, mask_by, wide(logits), batch.task, current)
         each = -jax.nn.log_softmax(logits)[jnp.arange(batch.y.shape[0]), batch.y]
         return total(each * batch.weight) / jnp.maximum(batch.weight.sum(), 1)
 

@@ -11,9 +11,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcl.checks import require_range
 from jaxcl.contract import Strategy
-from jaxcl.heads import hold_still, outputs_of, shares_all_outputs, with_gradient
+from jaxcl.heads import (
+    hold_still,
+    outputs_of,
+    require_heads,
+    shares_all_outputs,
+    with_gradient,
+)
 from jaxcl.linearity import warn_unless_linear
+from jaxcl.ops.trees import leaf_names
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State, TaskData
 
 
@@ -34,7 +42,19 @@ def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
 
     Returns:
       A `Params` of ``net`` itself and the strategy's ``aux``.
+
+    Raises:
+      ValueError: a leaf of ``net`` that is no array of numbers to train, by name.
     """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(net):
+        kind = getattr(leaf, "dtype", None)
+        if kind is None or not jnp.issubdtype(kind, jnp.inexact):
+            name = "/".join(leaf_names(path))
+            what = type(leaf).__name__ if kind is None else kind
+            raise ValueError(
+                f"parameter {name!r} is of {what}, which cannot be trained: give the "
+                "parameters alone (jaxcl.nn.equinox.split, jaxcl.nn.nnx.split)"
+            )
     return Params(net, strategy.init_aux(key, net))
 
 
@@ -50,12 +70,16 @@ def transform_loss(strategy: Strategy, setup: Setup):
 
     Returns:
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
-      ``jax.value_and_grad(..., has_aux=True)``.
+      ``jax.value_and_grad(..., has_aux=True)``. Called outside jit it raises a
+      ValueError for a task or a target out of range.
 
     Example: one step in a loop of one's own is in `jaxcl.transform_optimizer`.
     """
 
     def loss_fn(params: Params, state: State, ctx: Context):
+        require_range("task", ctx.task, setup.num_tasks)
+        require_range("targets y", ctx.batch.y, setup.logit_mask.shape[1])
+
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
             f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
@@ -88,7 +112,8 @@ def transform_optimizer(
       strategy: any `Strategy`.
       optimizer: an optax transformation over `Params`.
       setup: the run's `Setup`; its ``heads`` name the classifier, whose leaves have the
-        K outputs as their last axis.
+        K outputs as their last axis, or where a layer or ``setup.axis`` says 0, as
+        their first.
 
     Returns:
       An optax transformation whose state is an `OptState` and whose
@@ -96,7 +121,9 @@ def transform_optimizer(
       `Output`; further keywords go on to ``optimizer``.
 
     Raises:
-      ValueError: on update, no parameter that ``setup.heads`` names has K outputs.
+      ValueError: on init, a head that matches no parameter, and an optimizer that
+        gathers gradients over several steps where the strategy cannot have that; on
+        update, no parameter that ``setup.heads`` names has K outputs.
 
     Warns where the strategy needs an optimizer whose updates stay in the subspace of
     its gradients and this one's do not. Must not be called inside jit.
@@ -131,7 +158,11 @@ def hook_in(
     holds = not shares_all_outputs(setup)
 
     def init(params: Params) -> OptState:
-        return OptState(inner.init(params), strategy.init(params))
+        require_heads(setup.heads, params.net)
+        state = inner.init(params)
+        if strategy.needs_every_step:
+            _refuse_micro_batches(state)
+        return OptState(state, strategy.init(params))
 
     def update(
         grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any
@@ -153,6 +184,19 @@ def hook_in(
         return updates, OptState(inner_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _refuse_micro_batches(state: PyTree) -> None:
+    """Refuses an optimizer that gathers gradients over several steps."""
+
+    def gathers(node: Any) -> bool:
+        return isinstance(node, optax.MultiStepsState)
+
+    if any(map(gathers, jax.tree.leaves(state, is_leaf=gathers))):
+        raise ValueError(
+            "this strategy relates each update to the gradient of its own step; "
+            "optax.MultiSteps makes one of several gradients: use larger batches"
+        )
 
 
 def after_task(

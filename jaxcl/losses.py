@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
-from jaxcl.ops.trees import tree_quadratic
+from jaxcl.ops.trees import tree_quadratic, wide
 from jaxcl.types import PyTree
 
 
@@ -59,7 +59,7 @@ def quadratic_penalty(
     def penalised(params: Any, *args: Any, **kwargs: Any) -> Any:
         value = loss_fn(params, *args, **kwargs)
         loss, aux = value if has_aux else (value, None)
-        difference = jax.tree.map(lambda p, a: p - a, of(params), anchor)
+        difference = jax.tree.map(lambda p, a: wide(p) - a, of(params), anchor)
         pull = tree_quadratic(importance, difference) + offset
         loss = loss + 0.5 * strength * pull
         return (loss, aux) if has_aux else loss
@@ -155,7 +155,7 @@ def soft_divergence(
         total = jnp.sum(jnp.where(mask, jnp.exp(z), 0), -1, keepdims=True)
         return z - jnp.log(jnp.where(total > 0, total, 1))
 
-    p, q = log_softmax(target, given), log_softmax(logits, mask)
+    p, q = log_softmax(wide(target), given), log_softmax(wide(logits), mask)
     each = jnp.sum(jnp.where(given, jnp.exp(p) * (p - q), 0), (1, 2))
     return temperature**2 * jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
 
@@ -174,7 +174,7 @@ def squared_error(
       A scalar.
     """
     weight = jnp.ones(logits.shape[:1]) if weight is None else weight
-    each = jnp.mean((logits - target) ** 2, axis=-1)
+    each = jnp.mean((wide(logits) - target) ** 2, axis=-1)
     return jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
 
 

@@ -5,17 +5,20 @@ A training loop of one's own makes them here; the loop of this project does too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcl.heads import cross_entropy, scenario_mask
-from jaxcl.nn import capture, inspection
+from jaxcl.checks import require, require_range
+from jaxcl.heads import cross_entropy, require_heads, scenario_mask
+from jaxcl.nn import capture, inspection, tagged
 from jaxcl.nn.capture import LinenModel
 from jaxcl.types import (
     AS_IT_IS,
+    ApplyFn,
     Batch,
     Codec,
     Context,
@@ -26,6 +29,8 @@ from jaxcl.types import (
     TaskData,
 )
 
+Heads = Sequence[Sequence[str | int]]
+
 
 def setup_for(
     forward: Callable[[PyTree, jax.Array], jax.Array],
@@ -33,47 +38,132 @@ def setup_for(
     *,
     num_outputs: int,
     num_tasks: int,
-    heads: tuple[tuple[str, ...], ...],
+    heads: Heads,
     scenario: str = "domain",
+    net: PyTree | None = None,
     layers: tuple[LayerSpec, ...] = (),
+    axis: int = -1,
 ) -> Setup:
     """The `Setup` of a model that is a pure function.
 
     Args:
-      forward: ``(net, x) -> logits [B, K]``, any pure function.
+      forward: ``(net, x) -> logits [B, K]``, any pure function. Methods that treat
+        layers need it to compute them by `jaxcl.nn.dense` and `jaxcl.nn.conv`.
       example: an input batch, an array or a ShapeDtypeStruct.
       num_outputs: K; task- and class-incremental scenarios split it evenly.
       num_tasks: T.
       heads: path prefixes of the classifier's leaves in ``net``.
       scenario: one of `jaxcl.heads.SCENARIOS`.
-      layers: the layers, for methods that treat layers.
+      net: the parameters, or their shapes. With them the layers are found, and heads
+        and signature checked here; heads are else checked where parameters are met.
+      layers: the layers, where ``net`` is not given.
+      axis: of kernels that are in no layer: which runs over their outputs, -1 or 0 for
+        [outputs, inputs].
 
     Returns:
       A `Setup`.
 
     Raises:
-      ValueError: unknown scenario; K that T tasks cannot share evenly.
+      ValueError: unknown scenario; K that T tasks cannot share evenly; a head that
+        matches no parameter; a model called otherwise.
     """
-    share = num_outputs if scenario == "domain" else num_outputs // num_tasks
-    if scenario != "domain" and share * num_tasks != num_outputs:
-        raise ValueError(
-            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
-        )
-    mask, mask_by = scenario_mask(scenario, num_tasks, [share] * num_tasks)
 
     def apply_fn(net, model_state, x, task, key, train):
-        return Output(forward(net, x), model_state, {})
+        with tagged.capturing() as capture:
+            logits = forward(net, x)
+        return Output(logits, model_state, capture.taps)
 
-    return Setup(
-        apply_fn=apply_fn,
-        task_loss=cross_entropy(mask, mask_by),
+    if net is not None:
+        net = _shapes(net)
+        _require_logits(forward, (net, _shapes(example)), forward, num_outputs)
+        layers = inspection.inspect(apply_fn, net, {}, _shapes(example)).layers
+    return _setup(
+        apply_fn,
+        example,
+        _scenario(scenario, num_tasks, num_outputs),
+        heads,
+        net,
         layers=layers,
-        heads=heads,
-        logit_mask=mask,
-        mask_by=mask_by,
-        num_tasks=num_tasks,
-        example=jax.ShapeDtypeStruct(example.shape, example.dtype),
-        mixes_examples=False,
+        axis=axis,
+    )
+
+
+def setup_for_nnx(
+    model: Any,
+    example: Any,
+    *,
+    num_outputs: int,
+    num_tasks: int,
+    heads: Heads,
+    scenario: str = "domain",
+) -> Setup:
+    """The `Setup` of a Flax NNX model.
+
+    Args:
+      model: an `nnx.Module` called as ``model(x) -> logits [B, K]``; its parameters and
+        state are `jaxcl.nn.nnx.split`'s.
+      example: an input batch, an array or a ShapeDtypeStruct.
+      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_tasks: T.
+      heads: paths of the classifier, ("head",) of ``model.head``.
+      scenario: one of `jaxcl.heads.SCENARIOS`.
+
+    Returns:
+      A `Setup` with the model's layers and normalisations.
+
+    Raises:
+      ValueError: as `setup_for`.
+    """
+    from jaxcl.nn import nnx  # Linen users do not load it
+
+    net, state = nnx.split(model)
+    return _adapted(
+        nnx.apply_fn(model),
+        (net, state),
+        example,
+        _scenario(scenario, num_tasks, num_outputs),
+        heads,
+        type(model),
+    )
+
+
+def setup_for_equinox(
+    model: Any,
+    example: Any,
+    *,
+    num_outputs: int,
+    num_tasks: int,
+    heads: Heads,
+    scenario: str = "domain",
+) -> Setup:
+    """The `Setup` of an Equinox model.
+
+    Args:
+      model: an `equinox.Module`, whole, called on one example, ``model(x) -> logits
+        [K]`` or ``model(x, key=key)``. Its parameters are `jaxcl.nn.equinox.split`'s.
+      example: an input batch, an array or a ShapeDtypeStruct.
+      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_tasks: T.
+      heads: paths of the classifier, ("layers", 2) of ``model.layers[2]``.
+      scenario: one of `jaxcl.heads.SCENARIOS`.
+
+    Returns:
+      A `Setup` with the model's layers. Kernels are laid out [outputs, inputs].
+
+    Raises:
+      ValueError: as `setup_for`; a model with `equinox.nn.State`.
+      ImportError: Equinox is not installed.
+    """
+    from jaxcl.nn import equinox  # an optional package
+
+    return _adapted(
+        equinox.apply_fn(model),
+        (equinox.split(model), {}),
+        example,
+        _scenario(scenario, num_tasks, num_outputs),
+        heads,
+        type(model),
+        axis=0,
     )
 
 
@@ -85,6 +175,7 @@ def setup_for_linen(
     mask_by: str,
     heads: tuple[tuple[str, ...], ...] = (("head",),),
     codec: Codec = AS_IT_IS,
+    dtype: str = "float32",
 ) -> Setup:
     """The `Setup` of a Flax Linen model.
 
@@ -95,12 +186,14 @@ def setup_for_linen(
       mask_by: "example" or "task"; likewise.
       heads: path prefixes of the classifier's leaves.
       codec: how memories keep inputs.
+      dtype: that the model computes in; see `compute_in`.
 
     Returns:
       A `Setup` with the model's layers and normalisations.
 
     Raises:
-      ValueError: the model has parameters per task for fewer tasks than there are.
+      ValueError: the model has parameters per task for fewer tasks than there are, is
+        called otherwise, or has no parameter that a head names; an unknown dtype.
     """
     num_tasks = logit_mask.shape[0]
     declared = getattr(model, "num_tasks", None)
@@ -109,21 +202,134 @@ def setup_for_linen(
             f"the model has parameters for num_tasks={declared} tasks, the stream has "
             f"{num_tasks}"
         )
-    init = capture.init_fn(model, example)
-    return Setup(
-        apply_fn=capture.apply_fn(model),
-        task_loss=cross_entropy(logit_mask, mask_by),
-        layers=inspection.describe(model, example),
-        heads=heads,
-        logit_mask=logit_mask,
-        mask_by=mask_by,
-        num_tasks=num_tasks,
-        example=example,
+    net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
+    found = inspection.describe_linen(model, example)
+    return _setup(
+        compute_in(dtype, capture.apply_fn(model)),
+        example,
+        (logit_mask, mask_by),
+        heads,
+        net,
+        layers=found.layers,
+        norms=found.norms,
         mixes_examples=getattr(model, "mixes_examples", False),
         codec=codec,
-        model_state=jax.eval_shape(init, jax.random.key(0))[1],
-        norms=inspection.describe_norms(model, example),
+        model_state=state,
     )
+
+
+DTYPES = ("float32", "bfloat16")
+
+
+def compute_in(dtype: str, apply_fn: ApplyFn) -> ApplyFn:
+    """A model that computes in another dtype than its parameters are kept in.
+
+    Parameters and inputs are rounded on the way in, logits and taps are the dtype's;
+    the loss, parameters, running statistics and what a method keeps stay float32.
+
+    Args:
+      dtype: one of `DTYPES`; "float32" leaves the model as it is.
+      apply_fn: of the model.
+
+    Raises:
+      ValueError: an unknown dtype.
+    """
+    require(
+        dtype in DTYPES,
+        f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}",
+    )
+    if dtype == "float32":
+        return apply_fn
+    kind = jnp.dtype(dtype)
+
+    def narrow(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a.astype(kind), tree)
+
+    def apply(net, model_state, x, task, key, train) -> Output:
+        out = apply_fn(narrow(net), model_state, narrow(x), task, key, train)
+        state = jax.tree.map(
+            lambda new, old: new.astype(old.dtype), out.model_state, model_state
+        )
+        return out._replace(logits=out.logits.astype(jnp.float32), model_state=state)
+
+    return apply
+
+
+def _scenario(scenario: str, num_tasks: int, num_outputs: int):
+    """Logit mask and whose row applies, of K outputs that T tasks share evenly."""
+    share = num_outputs if scenario == "domain" else num_outputs // num_tasks
+    if scenario != "domain" and share * num_tasks != num_outputs:
+        raise ValueError(
+            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
+        )
+    return scenario_mask(scenario, num_tasks, [share] * num_tasks)
+
+
+def _adapted(
+    apply_fn: ApplyFn, parts, example, mask, heads: Heads, of: type, axis: int = -1
+) -> Setup:
+    """The `Setup` of an adapter's apply function."""
+    net, state = _shapes(parts)
+    example = _shapes(example)
+    task = jax.ShapeDtypeStruct(example.shape[:1], jnp.int32)
+
+    def logits(net, state, x, task):
+        return apply_fn(net, state, x, task, jax.random.key(0), False).logits
+
+    _require_logits(logits, (net, state, example, task), of, mask[0].shape[1])
+    found = inspection.inspect(apply_fn, net, state, example, model=of.__name__)
+    return _setup(
+        apply_fn,
+        example,
+        mask,
+        heads,
+        net,
+        layers=found.layers,
+        norms=found.norms,
+        mixes_examples=False,
+        model_state=state,
+        axis=axis,
+    )
+
+
+def _setup(
+    apply_fn: ApplyFn, example, mask, heads: Heads, net: PyTree | None, **fields: Any
+) -> Setup:
+    if net is not None:
+        require_heads(heads, net)
+    logit_mask, mask_by = mask
+    return Setup(
+        apply_fn=apply_fn,
+        task_loss=cross_entropy(logit_mask, mask_by),
+        heads=tuple(tuple(map(str, head)) for head in heads),
+        logit_mask=logit_mask,
+        mask_by=mask_by,
+        num_tasks=logit_mask.shape[0],
+        example=_shapes(example),
+        **({"mixes_examples": False} | fields),
+    )
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def _require_logits(run: Callable, args: tuple, model: Any, num_outputs: int) -> None:
+    """Refuses a model that is not called as it should be or gives something else."""
+    name = getattr(model, "__name__", repr(model))
+    try:
+        out = jax.eval_shape(run, *args)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} cannot be called as a model is, (net, x) for a plain function, "
+            f"(x) or (x, key=...) for a module: {error}"
+        ) from error
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != num_outputs:
+        got = jax.tree.map(jnp.shape, out) if shape is None else list(shape)
+        raise ValueError(
+            f"{name} has to give logits [B, {num_outputs}], it gives {got}"
+        )
 
 
 def context(
@@ -134,6 +340,8 @@ def context(
     step: int | jax.Array = 0,
     seed: int | jax.Array = 0,
     key: jax.Array | None = None,
+    index: jax.Array | None = None,
+    setup: Setup | None = None,
     **moment: Any,
 ) -> Context:
     """A `Context` for a training loop of one's own.
@@ -146,19 +354,30 @@ def context(
       seed: of the run; the step's default key is drawn from it.
       key: a typed key of this step's own; by default one that differs between seeds,
         tasks and steps.
+      index: int[B], where each example lies in the `TaskData` that ``before_task`` was
+        given; by default not known, so that nothing made of it then is used.
+      setup: with it tasks and targets are held against its T and K.
       **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
         task_progress, model_state, cache.
 
     Returns:
       A `Context` in which every example has weight 1.
+
+    Raises:
+      ValueError: x and y differ in length; a task, a target or an index out of range,
+        where it is a value and not a tracer: inside jit it would be clipped without a
+        word.
     """
     n = x.shape[0]
+    _require_labels(x, y, task, setup)
+    if index is not None:
+        require_range("index", index, np.iinfo(np.int32).max)
     batch = Batch(
         x=x,
         y=jnp.asarray(y, jnp.int32),
         task=jnp.full((n,), task, jnp.int32),
         weight=jnp.ones((n,), jnp.float32),
-        index=jnp.arange(n),
+        index=jnp.full((n,), -1) if index is None else jnp.asarray(index, jnp.int32),
     )
     if key is None:
         key = jax.random.key(seed)
@@ -208,19 +427,27 @@ def context_of(
     )
 
 
-def array_data(x: jax.Array, y: jax.Array, task: int | jax.Array = 0) -> TaskData:
+def array_data(
+    x: jax.Array,
+    y: jax.Array,
+    task: int | jax.Array = 0,
+    *,
+    setup: Setup | None = None,
+) -> TaskData:
     """Plain arrays as the `TaskData` that `before_task` and `after_task` read.
 
     Args:
       x: [N, ...] network inputs.
       y: int[N] targets.
       task: the task they belong to.
+      setup: with it tasks and targets are held against its T and K.
 
     Returns:
       A `TaskData` of N examples.
 
     Raises:
-      ValueError: x and y differ in length, or are empty.
+      ValueError: x and y differ in length, or are empty; a task or a target out of
+        range, where it is a value and not a tracer.
     """
     x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
     if x.shape[0] != y.shape[0] or x.shape[0] == 0:
@@ -228,6 +455,7 @@ def array_data(x: jax.Array, y: jax.Array, task: int | jax.Array = 0) -> TaskDat
             f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
             f"{y.shape[0]}"
         )
+    _require_labels(x, y, task, setup)
 
     def take(index: jax.Array) -> Batch:
         return Batch(
@@ -239,3 +467,15 @@ def array_data(x: jax.Array, y: jax.Array, task: int | jax.Array = 0) -> TaskDat
         )
 
     return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
+
+
+def _require_labels(x, y, task, setup: Setup | None) -> None:
+    """Refuses targets and tasks that an index would be clipped at."""
+    if jnp.shape(y)[:1] != x.shape[:1]:
+        raise ValueError(
+            f"x and y need the same number of rows, got {x.shape[0]} and "
+            f"{list(jnp.shape(y))}"
+        )
+    most = np.iinfo(np.int32).max
+    require_range("task", task, setup.num_tasks if setup else most)
+    require_range("targets y", y, setup.logit_mask.shape[1] if setup else most)

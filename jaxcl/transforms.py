@@ -8,15 +8,25 @@ import optax
 
 from jaxcl.checks import require
 from jaxcl.ops import gates
+from jaxcl.ops.matching import (
+    MISSING,
+    flatten_up_to,
+    is_masked,
+    map_where_given,
+    require_extra,
+)
 from jaxcl.ops.projection import GIVEN, onto, remove
 from jaxcl.ops.trees import tree_dot
 from jaxcl.types import PyTree
 
 
-def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
+def project_out(
+    given: str = "basis", *, axis: int | PyTree = -1
+) -> optax.GradientTransformationExtraArgs:
     """Keeps updates out of a subspace that each leaf may have.
 
-    With G a leaf as a matrix [d, n] (see `remove`): G ← G − U Uᵀ G, or G − M G.
+    With G a leaf as a matrix [d, n] of d inputs and n outputs (see
+    `jaxcl.ops.projection.remove`): G ← G − U Uᵀ G, or G − M G.
 
     The subspaces are an argument of ``update``, so that one compiled step serves while
     they grow. Put before an optimizer it projects gradients, which keeps *parameters*
@@ -27,15 +37,19 @@ def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
     Args:
       given: what ``subspace`` holds: "basis", U [d, r] with orthonormal columns, padded
         with zero columns at will; or "projector", M = U Uᵀ [d, d].
+      axis: of a kernel that runs over its outputs: -1, [..., outputs], as Flax lays
+        kernels out, or 0, [outputs, ...], as Equinox and PyTorch do; a tree of these
+        like ``subspace`` where leaves differ.
 
     Returns:
       An optax transformation without state whose
       ``update(updates, state, params, subspace=tree)`` takes a tree like ``updates``
       with arrays for the leaves to treat and None for leaves, or whole subtrees, that
-      pass.
+      pass. Dtypes stay.
 
     Raises:
-      ValueError: an unknown `given`; on update, a subspace that does not fit its leaf.
+      ValueError: an unknown `given`; on update, no subspace, one that does not fit its
+        leaf, or a tree unlike the updates.
 
     Example:
       >>> import jax.numpy as jnp, optax, jaxcl
@@ -54,34 +68,38 @@ def project_out(given: str = "basis") -> optax.GradientTransformationExtraArgs:
     if given not in GIVEN:
         raise ValueError(f"given must be one of {', '.join(GIVEN)}, got {given!r}")
 
-    def update(updates, state, params=None, *, subspace: PyTree, **extra):
-        del params, extra
+    def one(space, part, axis):
+        return remove(part, space, given, axis)
 
-        def one(space, part):
-            return part if space is None else remove(part, space, given)
-
-        return jax.tree.map(one, subspace, updates, is_leaf=lambda s: s is None), state
+    def update(updates, state, params=None, *, subspace: PyTree = MISSING, **extra):
+        del params
+        require_extra("project_out", "subspace", subspace, extra)
+        return map_where_given(one, "subspace", subspace, updates, axis), state
 
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update
     )
 
 
-def project_onto() -> optax.GradientTransformationExtraArgs:
+def project_onto(*, axis: int | PyTree = -1) -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by a projector that each leaf may have: G ← P G.
 
-    With G a leaf as a matrix [d, n], n its last axis; an HWIO kernel is
+    With G a leaf as a matrix [d, n] of d inputs and n outputs; an HWIO kernel is
     [kh * kw * C, O]. P need not be a projector in the strict sense: OWM's shrinks each
     direction by how much of it is taken.
+
+    Args:
+      axis: of a kernel that runs over its outputs, as for `project_out`.
 
     Returns:
       An optax transformation without state whose
       ``update(updates, state, params, projector=tree)`` takes a tree like ``updates``
       with P [d, d] for the leaves to treat and None for leaves, or whole subtrees, that
-      pass.
+      pass. Dtypes stay.
 
     Raises:
-      ValueError: on update, a P that does not fit its leaf.
+      ValueError: on update, no projector, one that does not fit its leaf, or a tree
+        unlike the updates.
 
     Example:
       >>> import jax.numpy as jnp, optax, jaxcl
@@ -97,13 +115,13 @@ def project_onto() -> optax.GradientTransformationExtraArgs:
     on kernels laid out [inputs, outputs].
     """
 
-    def one(projector, part):
-        return part if projector is None else onto(part, projector)
+    def one(projector, part, axis):
+        return onto(part, projector, axis)
 
-    def update(updates, state, params=None, *, projector: PyTree, **extra):
-        del params, extra
-        new = jax.tree.map(one, projector, updates, is_leaf=lambda p: p is None)
-        return new, state
+    def update(updates, state, params=None, *, projector: PyTree = MISSING, **extra):
+        del params
+        require_extra("project_onto", "projector", projector, extra)
+        return map_where_given(one, "projector", projector, updates, axis), state
 
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update
@@ -122,7 +140,11 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
     Returns:
       An optax transformation without state whose
       ``update(updates, state, params, reference=tree)`` takes a tree of the structure
-      and shapes of ``updates``; dtypes stay.
+      and shapes of ``updates``; dtypes stay. Under `optax.masked` both vectors are of
+      the leaves that are not masked, and ``reference`` may be the whole tree.
+
+    Raises:
+      ValueError: on update, no reference, or a tree unlike the updates.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl
@@ -144,17 +166,26 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
     https://arxiv.org/abs/1812.00420, eq. 11.
     """
 
-    def update(updates, state, params=None, *, reference: PyTree, **extra):
-        del params, extra
-        along = tree_dot(updates, reference)
+    def update(updates, state, params=None, *, reference: PyTree = MISSING, **extra):
+        del params
+        require_extra("project_conflicting", "reference", reference, extra)
+        leaves, tree = jax.tree.flatten(updates, is_leaf=is_masked)
+        other = flatten_up_to(tree, reference, "reference", "updates")
+        g = [leaf for leaf in leaves if not is_masked(leaf)]
+        r = [o for o, leaf in zip(other, leaves, strict=True) if not is_masked(leaf)]
+        along = tree_dot(g, r)
 
         def part() -> jax.Array:
-            length = tree_dot(reference, reference)
+            length = tree_dot(r, r)
             return jnp.where(length > 0, along / jnp.where(length > 0, length, 1), 0)
 
         # Most steps do not conflict: spare them a pass over the reference.
         share = jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))
-        return jax.tree.map(lambda g, r: g - share * r, updates, reference), state
+        new = [
+            g if is_masked(g) else (g - share * r).astype(g.dtype)
+            for g, r in zip(leaves, other, strict=True)
+        ]
+        return jax.tree.unflatten(tree, new), state
 
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update
@@ -172,7 +203,8 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
       An optax transformation without state whose
       ``update(updates, state, params, mask=tree)`` takes a tree like ``updates`` with
       arrays that broadcast against the leaves to treat, and None for leaves, or whole
-      subtrees, that pass. On update, a ValueError for a mask that does not broadcast.
+      subtrees, that pass. On update, a ValueError without a mask, for a tree unlike
+      the updates and for a mask that does not broadcast.
 
     Example:
       >>> import jax.numpy as jnp, optax, jaxcl
@@ -184,20 +216,19 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
       (True, True, True)
     """
 
-    def one(mask, part):
-        if mask is None:
-            return part
+    def one(mask, part, axis):
         sides = zip(mask.shape[::-1], part.shape[::-1], strict=False)
         if mask.ndim > part.ndim or any(m not in (1, p) for m, p in sides):
             raise ValueError(
                 f"a mask of shape {list(mask.shape)} does not broadcast against an "
                 f"update of shape {list(part.shape)}"
             )
-        return part * mask.astype(part.dtype)
+        return (part * mask).astype(part.dtype)
 
-    def update(updates, state, params=None, *, mask: PyTree, **extra):
-        del params, extra
-        return jax.tree.map(one, mask, updates, is_leaf=lambda m: m is None), state
+    def update(updates, state, params=None, *, mask: PyTree = MISSING, **extra):
+        del params
+        require_extra("mask_updates", "mask", mask, extra)
+        return map_where_given(one, "mask", mask, updates, -1), state
 
     return optax.GradientTransformationExtraArgs(
         lambda params: optax.EmptyState(), update
@@ -219,21 +250,23 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
       s=slope)`` needs the embeddings and the slope that the gradients were taken at.
 
     Raises:
-      ValueError: s_max is not greater than 0; on update, no params.
+      ValueError: s_max is not greater than 0; on update, no params or no slope.
 
     Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
     task, 2018, https://arxiv.org/abs/1801.01423, eq. 6.
     """
     require(s_max > 0, f"s_max must be greater than 0, got {s_max}")
 
-    def update(updates, state, params=None, *, s: float | jax.Array, **extra):
-        del extra
+    def update(updates, state, params=None, *, s: float | jax.Array = MISSING, **extra):
+        require_extra("compensate", "s", s, extra)
         if params is None:
             raise ValueError(
                 "compensate needs the embeddings: update(..., params, s=s)"
             )
         new = jax.tree.map(
-            lambda g, e: gates.compensate(g, e, s, s_max), updates, params
+            lambda g, e: gates.compensate(g, e, s, s_max).astype(g.dtype),
+            updates,
+            params,
         )
         return new, state
 

@@ -9,6 +9,7 @@ import jax
 
 PyTree = Any
 State = Any
+Padding = str | tuple[tuple[int, int], tuple[int, int]]
 
 
 class Batch(NamedTuple):
@@ -58,7 +59,7 @@ class LayerSpec(NamedTuple):
     kind: str  # "dense" or "conv"
     path: tuple[str, ...]  # of the kernel in the params tree
     strides: tuple[int, int]
-    padding: str  # "VALID" or "SAME"; dense: "VALID"
+    padding: Padding  # "VALID", "SAME" or zeros before and after; dense: "VALID"
     window: tuple[int, int]  # (kh, kw); dense: (1, 1)
     d_in: int  # rows of the kernel as a matrix: kh * kw * channels
     n_out: int
@@ -67,6 +68,9 @@ class LayerSpec(NamedTuple):
     refusal: str  # why methods that treat layers must refuse it, or ""
     positions: int = 1  # rows an example gives it: windows; dense on [B, D]: 1
     reads_input: bool = False  # its input is the network's, reshaped at most
+    axis: int = -1  # of the kernel that runs over its outputs: -1, or 0: [out, in, ...]
+    repeats: bool = False  # reads flattened [C, H, W]: a unit's inputs lie together
+    bias_path: tuple[str, ...] | None = None  # None: "bias" beside the kernel
 
 
 class Codec(NamedTuple):
@@ -111,6 +115,7 @@ class Setup(NamedTuple):
     codec: Codec = AS_IT_IS  # how memories store inputs
     model_state: PyTree = {}  # shapes (`jax.ShapeDtypeStruct`) of running statistics
     norms: tuple[NormSpec, ...] = ()
+    axis: int = -1  # of kernels that no layer names: which runs over their outputs
 
 
 class TaskData(NamedTuple):

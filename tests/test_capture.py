@@ -78,7 +78,8 @@ def test_describes_a_users_model():
     assert (first.window, first.strides, first.padding) == ((3, 3), (2, 2), "SAME")
     assert (first.d_in, first.n_out, first.bias) == (27, 6, True)
     assert (shared.d_in, head.d_in, head.bias) == (96, 96, False)
-    assert first.feeds_on is None  # interception cannot see it
+    assert first.feeds_on == () and shared.feeds_on == ("first",)  # by a reshape
+    assert head.feeds_on == ("shared",) and not shared.repeats
     inspection.require_treatable((first, shared, head), "gpm")
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.types import Batch, Codec, TaskData
+from jaxcl.types import AS_IT_IS, Batch, Codec, TaskData
 
 
 class Base(NamedTuple):
@@ -69,19 +69,27 @@ class Stream(NamedTuple):
     def codec(self) -> Codec:
         """Network inputs to the base arrays' uint8 and back, without loss.
 
-        decode(p) = (p − mean) · 1/std on the base arrays' scale is how `view` makes
-        inputs; encode undoes it, and its rounding is off by far less than half a step.
+        encode undoes `normalise`, and its rounding is off by far less than half a step.
+        Inputs of base arrays that are no uint8 are kept as they are.
         """
-        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
-        factor = 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+        if self.base.train_x.dtype != np.uint8:
+            return AS_IT_IS
+        mean, factor = self._scales()
 
         def encode(x: jax.Array) -> jax.Array:
             return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
 
-        def decode(pixels: jax.Array) -> jax.Array:
-            return (pixels.astype(jnp.float32) - mean) * factor
+        return Codec(encode, self.normalise)
 
-        return Codec(encode, decode)
+    def normalise(self, pixels: jax.Array) -> jax.Array:
+        """Rows of the base arrays as network inputs: (p − mean) · 1/std, float32."""
+        mean, factor = self._scales()
+        return (pixels.astype(jnp.float32) - mean) * factor
+
+    def _scales(self) -> tuple[jax.Array, jax.Array]:
+        """Mean and 1/std per channel, on the base arrays' scale."""
+        mean = jnp.asarray(self.mean, jnp.float32) * self.scale
+        return mean, 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
 
     def between(self, first: int, stop: int) -> Stream:
         """The tasks from number `first` on, up to but without `stop`, counted from 0.
@@ -149,7 +157,6 @@ class Stream(NamedTuple):
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
-        decode = self.codec.decode
 
         def take(position: jax.Array) -> Batch:
             at = start + position
@@ -167,7 +174,7 @@ class Stream(NamedTuple):
                     x = x.T[mine.pixel[task]].T
             x = x.reshape(-1, *self.input_shape)
             return Batch(
-                x=decode(x),
+                x=self.normalise(x),
                 y=mine.label[owner, labels[row]],
                 task=owner,
                 weight=jnp.ones(position.shape, jnp.float32),

@@ -1,5 +1,6 @@
-"""All that knows Flax: layers, models, the capture of layers, and inspection."""
+"""All that knows Flax and Equinox: layers, models, captures, inspection."""
 
 from jaxcl.nn import capture, inspection, layers, models
+from jaxcl.nn.tagged import conv, dense
 
-__all__ = ["capture", "inspection", "layers", "models"]
+__all__ = ["capture", "conv", "dense", "inspection", "layers", "models"]

@@ -1,26 +1,35 @@
 """A Flax Linen model as pure functions that tell what each layer reads.
 
-Layers can be swapped and their units gated without a change to the model.
+Layers can be swapped and their units gated without a change to the model: Flax's and
+this project's Dense and Conv are intercepted onto the primitive of `jaxcl.nn.tagged`.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import dtypes
+from flax.linen.dtypes import promote_dtype
 
-from jaxcl.nn import layers
-from jaxcl.ops import convolution
+from jaxcl.nn import layers, tagged
+from jaxcl.nn.tagged import Tag, treated
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
 LinenModel = nn.Module
 """A Flax Linen module called as ``model(x, task, train)``."""
 DENSE = (nn.Dense, layers.Dense)
 CONV = (nn.Conv, layers.Conv)
+_NORMS = (
+    (nn.BatchNorm, "batch"),
+    (layers.CurrentBatchNorm, "batch_current"),
+    (layers.TaskBatchNorm, "batch_per_task"),
+    (nn.GroupNorm, "group"),
+    ((nn.LayerNorm, nn.RMSNorm), "layer"),
+)
 
 
 def is_layer(context: nn.module.InterceptorContext) -> bool:
@@ -29,8 +38,25 @@ def is_layer(context: nn.module.InterceptorContext) -> bool:
     )
 
 
+def require_signature(model: nn.Module) -> None:
+    """Refuses a model that cannot be called as ``model(x, task, train)``.
+
+    Raises:
+      ValueError: it, with its signature.
+    """
+    signature = inspect.signature(type(model).__call__)
+    try:
+        signature.bind(model, None, None, False)
+    except TypeError as error:
+        raise ValueError(
+            f"a Linen model is called as model(x, task, train), "
+            f"{type(model).__name__}'s call is {signature}: {error}"
+        ) from error
+
+
 def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
     """Makes ``key -> (net, model_state)`` for a model and the shape of its input."""
+    require_signature(model)
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
         x = jnp.zeros(example.shape, example.dtype)
@@ -54,22 +80,14 @@ def apply_fn(model: nn.Module) -> ApplyFn:
 
     Returns:
       The apply function; ``key`` feeds dropout.
+
+    Raises:
+      ValueError: the model is called otherwise.
     """
+    require_signature(model)
 
     def apply(net, model_state, x, task, key, train) -> Output:
-        taps: dict[str, jax.Array] = {}
-
-        def record(call, args, kwargs, context):
-            if not is_layer(context):
-                return call(*args, **kwargs)
-            name = "/".join(context.module.path)
-            taps[name] = args[0]
-            if name in swapped:
-                return _compute(context.module, args[0], *swapped[name])
-            return call(*args, **kwargs)
-
-        swapped = _SWAPPED.get() or {}
-        with nn.intercept_methods(record):
+        with tagged.capturing() as capture, nn.intercept_methods(_met_by(capture)):
             logits, new = model.apply(
                 {"params": net, **model_state},
                 x,
@@ -78,9 +96,77 @@ def apply_fn(model: nn.Module) -> ApplyFn:
                 rngs={"dropout": key},
                 mutable=list(model_state) if train else [],
             )
-        return Output(logits, dict(new) if train else model_state, taps)
+        return Output(logits, dict(new) if train else model_state, capture.taps)
 
     return apply
+
+
+def _met_by(capture: tagged.Capture):
+    """The interceptor that has a capture meet a model's layers and normalisations."""
+
+    def intercept(call, args, kwargs, context):
+        module, name = context.module, "/".join(context.module.path)
+        if is_layer(context):
+            return tagged.call(
+                tag_of(module),
+                args[0],
+                module.get_variable("params", "kernel"),
+                module.get_variable("params", "bias") if module.use_bias else None,
+                plain=lambda: call(*args, **kwargs),
+                cast=partial(promote_dtype, dtype=getattr(module, "dtype", None)),
+            )
+        y = call(*args, **kwargs)
+        if context.method_name != "__call__" or not capture.is_here():
+            return y
+        kind = next((k for types, k in _NORMS if isinstance(module, types)), None)
+        if kind is None:
+            return capture.gate(name, y, -1)
+        return capture.normalise(name, kind, tuple(module.path), args[0], y)
+
+    return intercept
+
+
+def tag_of(module: nn.Module) -> Tag:
+    """How a Dense or Conv module is declared to the primitive."""
+    name, path = "/".join(module.path), (*module.path, "kernel")
+    if isinstance(module, DENSE):
+        return Tag(name, "dense", path=path)
+    if isinstance(module, layers.Conv):
+        return Tag(name, "conv", -1, module.strides, module.padding, path)
+    strides = pair(module.strides)
+    padding, refusal = conv_padding(
+        module.padding,
+        axes=len(pair(module.kernel_size)),
+        groups=module.feature_group_count,
+        dilated=pair(module.kernel_dilation) != (1, 1)
+        or pair(module.input_dilation) != (1, 1),
+    )
+    return Tag(name, "conv", -1, strides, padding, path, refusal)
+
+
+def pair(value) -> tuple[int, ...]:
+    """Flax's strides, windows and dilations of two axes, which may be one number."""
+    return (value, value) if isinstance(value, int) else tuple(value or (1, 1))
+
+
+def conv_padding(padding, *, axes: int, groups: int, dilated: bool):
+    """A convolution's padding as `Tag` has it, and why it must be refused, or ""."""
+    if groups != 1:
+        return "VALID", f"it is a convolution in {groups} groups"
+    if axes != 2:
+        return "VALID", f"it is a convolution over {axes} axes, not two"
+    if dilated:
+        return "VALID", "it is a dilated convolution"
+    if isinstance(padding, int):
+        padding = ((padding, padding),) * 2
+    if isinstance(padding, str):
+        known = padding in ("SAME", "VALID")
+        return (
+            padding,
+            "" if known else f"its padding is {padding!r}, not SAME or VALID",
+        )
+    both = [(p, p) if isinstance(p, int) else tuple(p) for p in padding]
+    return tuple(both), ""
 
 
 def swap_layers(
@@ -91,75 +177,34 @@ def swap_layers(
     """Has some layers' product of input and kernel computed by another function.
 
     Args:
-      apply_fn: made by `apply_fn` of a Linen model, wrapped or not.
+      apply_fn: an adapter's, or of `jaxcl.setup_for`; wrapped or not.
       layers: those to treat.
       compute: ``(spec, x, kernel) -> y``, the layer's output before the bias.
 
     Returns:
-      An apply function that does so with ``train=True``; evaluation is untouched.
+      An apply function that does so with ``train=True``; evaluation is untouched. It
+      raises a ValueError for a layer that it does not meet; see `tagged.treated`.
     """
     own = {layer.name: (layer, compute) for layer in layers}
-
-    def apply(net, model_state, x, task, key, train) -> Output:
-        if not train:
-            return apply_fn(net, model_state, x, task, key, train)
-        token = _SWAPPED.set({**(_SWAPPED.get() or {}), **own})
-        try:
-            return apply_fn(net, model_state, x, task, key, train)
-        finally:
-            _SWAPPED.reset(token)
-
-    return apply
-
-
-# Interceptors set by callers run outside those of `apply_fn`, which alone can put
-# something in a layer's place and still have taps and gates around it.
-_SWAPPED: ContextVar[dict[str, tuple] | None] = ContextVar("swapped", default=None)
-
-
-def _compute(module: nn.Module, x: jax.Array, spec: LayerSpec, compute) -> jax.Array:
-    x, kernel, bias = dtypes.promote_dtype(
-        x,
-        module.get_variable("params", "kernel"),
-        module.get_variable("params", "bias") if module.use_bias else None,
-        dtype=getattr(module, "dtype", None),
-    )
-    y = compute(spec, x, kernel)
-    if bias is None:
-        return y
-    return convolution.add_bias(y, bias) if spec.kind == "conv" else y + bias
+    return treated(apply_fn, lambda task, train: (own if train else {}, {}))
 
 
 def scale_units(
     apply_fn: ApplyFn, gates: Callable[[jax.Array, bool], dict[str, jax.Array]]
 ) -> ApplyFn:
-    """Multiplies the units that modules put out by gates.
+    """Multiplies the units that layers and other modules put out by gates.
 
-    A unit is a channel: the last axis of a module's output. The product is taken in
-    the wider of the two dtypes and has the output's.
+    A unit is a channel: the last axis of a module's output, of a layer whose images are
+    [B, C, H, W] the second. The product is taken in the wider of the two dtypes and has
+    the output's.
 
     Args:
-      apply_fn: made by `apply_fn` of a Linen model, wrapped or not.
-      gates: ``(task int32[B], train) -> {module path, "/"-joined: gate}`` with a gate
-        of shape [C], the same for all examples, or [B, C].
+      apply_fn: an adapter's, or of `jaxcl.setup_for`; wrapped or not.
+      gates: ``(task int32[B], train) -> {name of a layer or a module: gate}`` with a
+        gate of shape [C], the same for all examples, or [B, C].
 
     Returns:
-      An apply function that does so, in training and in evaluation.
+      An apply function that does so, in training and in evaluation. It raises a
+      ValueError for a name that it does not meet; see `tagged.treated`.
     """
-
-    def apply(net, model_state, x, task, key, train) -> Output:
-        by_name = gates(task, train)
-
-        def scale(call, args, kwargs, context):
-            y = call(*args, **kwargs)
-            a = by_name.get("/".join(context.module.path))
-            if a is None or context.method_name != "__call__":
-                return y
-            if a.ndim == 2:
-                a = a.reshape(a.shape[0], *(1,) * (y.ndim - 2), a.shape[1])
-            return (y * a).astype(y.dtype)
-
-        with nn.intercept_methods(scale):
-            return apply_fn(net, model_state, x, task, key, train)
-
-    return apply
+    return treated(apply_fn, lambda task, train: ({}, gates(task, train)))

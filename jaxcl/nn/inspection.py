@@ -1,105 +1,58 @@
-"""What a Flax Linen model is made of: its layers and normalisations, as values."""
+"""What a model is made of: its layers and normalisations, as values."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcl.nn import layers
-from jaxcl.nn.capture import CONV, apply_fn, init_fn, is_layer
+from jaxcl.nn import tagged, wiring
+from jaxcl.nn.capture import apply_fn, init_fn
+from jaxcl.nn.tagged import Call, Tag, is_channels_first
 from jaxcl.ops import convolution
-from jaxcl.types import LayerSpec, NormSpec
+from jaxcl.ops.trees import leaf_names
+from jaxcl.types import ApplyFn, LayerSpec, NormSpec, PyTree
 
 NORM_KINDS = ("batch", "batch_current", "batch_per_task", "group", "layer")
-_NORMS = (
-    (nn.BatchNorm, "batch"),
-    (layers.CurrentBatchNorm, "batch_current"),
-    (layers.TaskBatchNorm, "batch_per_task"),
-    (nn.GroupNorm, "group"),
-    ((nn.LayerNorm, nn.RMSNorm), "layer"),
-)
+
+
+class Description(NamedTuple):
+    """A model's layers and normalisations, in the order they run."""
+
+    layers: tuple[LayerSpec, ...]
+    norms: tuple[NormSpec, ...]
 
 
 def describe(model: nn.Module, example: jax.ShapeDtypeStruct) -> tuple[LayerSpec, ...]:
-    """Lists a model's dense and convolutional layers in the order they run.
+    """Lists a Linen model's dense and convolutional layers in the order they run.
 
     Args:
-      model: a Linen module, as for `apply_fn`. If it has a property ``wiring``, a dict
-        from layer name to the names of the layers that feed it, the specs carry it;
-        interception alone cannot see which layer feeds which.
+      model: a Linen module, as for `capture.apply_fn`. If it has a property ``wiring``,
+        a dict from layer name to the names of the layers that feed it, the specs carry
+        it; else what can be followed.
       example: shape and dtype of an input batch.
 
     Returns:
-      A `LayerSpec` per layer. One that projection and gating cannot treat (grouped or
-      dilated convolution, a kernel used more than once) says why in ``refusal``; see
-      `require_treatable`.
+      A `LayerSpec` per layer; see `inspect`.
 
     Raises:
       ValueError: ``wiring`` names other layers than the model has.
     """
-    wiring = getattr(model, "wiring", None)
-    found: dict[str, LayerSpec] = {}
-    calls: Counter[str] = Counter()
-
-    def record(call, args, kwargs, context):
-        if not is_layer(context):
-            return call(*args, **kwargs)
-        module = context.module
-        name = "/".join(module.path)
-        calls[name] += 1
-        found[name] = _spec(module, name, args[0].shape, wiring)
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(record):
-        variables = jax.eval_shape(init_fn(model, example), jax.random.key(0))
-    plain = _reads_input(model, variables, example)
-    if wiring is not None and set(wiring) != set(found):
-        raise ValueError(
-            f"wiring of {type(model).__name__} names {sorted(wiring)}, its layers are "
-            f"{sorted(found)}"
-        )
-    return tuple(
-        spec._replace(reads_input=name in plain)
-        if calls[name] == 1
-        else spec._replace(refusal=f"its kernel is shared by {calls[name]} calls")
-        for name, spec in found.items()
-    )
-
-
-def _reads_input(model, variables, example) -> set[str]:
-    """Names of the layers whose training input is the network's, reshaped at most."""
-    names: list[str] = []
-
-    def taps(net, model_state, x):
-        task = jnp.zeros(x.shape[:1], jnp.int32)
-        out = apply_fn(model)(net, model_state, x, task, jax.random.key(0), True)
-        names[:] = sorted(out.taps)
-        return [out.taps[name] for name in names], x
-
-    jaxpr = jax.make_jaxpr(taps)(*variables, example).jaxpr
-    *found, x = jaxpr.outvars
-    made_by = {out: eqn for eqn in jaxpr.eqns for out in eqn.outvars}
-    plain = set()
-    for name, tap in zip(names, found, strict=True):
-        while tap in made_by and made_by[tap].primitive.name == "reshape":
-            tap = made_by[tap].invars[0]
-        if tap is x:
-            plain.add(name)
-    return plain
+    return describe_linen(model, example).layers
 
 
 def describe_norms(
     model: nn.Module, example: jax.ShapeDtypeStruct
 ) -> tuple[NormSpec, ...]:
-    """Lists a model's normalisations in the order they run.
+    """Lists a Linen model's normalisations in the order they run.
 
     Args:
-      model: a Linen module, as for `apply_fn`.
+      model: a Linen module, as for `capture.apply_fn`.
       example: shape and dtype of an input batch.
 
     Returns:
@@ -107,24 +60,72 @@ def describe_norms(
       BatchNorm, GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if
       what is normalised is that layer's very output, with nothing in between.
     """
-    found: list[NormSpec] = []
-    outputs: list[tuple[str, jax.Array]] = []
+    return describe_linen(model, example).norms
 
-    def record(call, args, kwargs, context):
-        module, name = context.module, "/".join(context.module.path)
-        kind = next((k for types, k in _NORMS if isinstance(module, types)), None)
-        if context.method_name == "__call__" and kind is not None:
-            read = [layer for layer, y in outputs if y is args[0]]
-            follows = read[0] if read else None
-            found.append(NormSpec(name, kind, tuple(module.path), follows))
-        y = call(*args, **kwargs)
-        if is_layer(context):
-            outputs.append((name, y))
-        return y
 
-    with nn.intercept_methods(record):
-        jax.eval_shape(init_fn(model, example), jax.random.key(0))
-    return tuple(found)
+def describe_linen(model: nn.Module, example: jax.ShapeDtypeStruct) -> Description:
+    """Both, of a Linen model."""
+    variables = jax.eval_shape(init_fn(model, example), jax.random.key(0))
+    declared = getattr(model, "wiring", None)
+    return inspect(apply_fn(model), *variables, example, declared, type(model).__name__)
+
+
+def inspect(
+    f: ApplyFn,
+    net: PyTree,
+    model_state: PyTree,
+    example: jax.ShapeDtypeStruct,
+    declared: Mapping[str, tuple[str, ...]] | None = None,
+    model: str = "the model",
+) -> Description:
+    """Runs a model once on shapes and lists what a capture meets.
+
+    Args:
+      f: an adapter's apply function.
+      net: its parameters, or their shapes.
+      model_state: its statistics, or their shapes.
+      example: shape and dtype of an input batch.
+      declared: layer -> layers that feed it, if that is declared; else it is followed.
+      model: its name, for messages.
+
+    Returns:
+      A `Description`. A layer that projection and gating cannot treat (grouped or
+      dilated convolution, a kernel used more than once, a layer inside jit, scan or
+      checkpoint) says why in ``refusal``; see `require_treatable`.
+
+    Raises:
+      ValueError: the declared wiring names other layers than the model has, or two
+        layers share a name.
+    """
+    seen, program, leaves = _traced(f, net, model_state, example)
+    for name in tagged.named(program.jaxpr) - set(seen.taps):
+        # In a jit that was traced before: nothing was called that a capture could see.
+        seen.elsewhere.setdefault(name, Tag(name, "dense"))
+    specs = {call.tag.name: _spec(call, leaves) for call in seen.calls}
+    if declared is not None and set(declared) != set(specs) | set(seen.elsewhere):
+        raise ValueError(
+            f"wiring of {model} names {sorted(declared)}, its layers are "
+            f"{sorted(specs)}"
+        )
+    calls = Counter(call.tag.name for call in seen.calls)
+    kernels = Counter(spec.path for spec in specs.values())
+    for name, spec in specs.items():
+        others = len({s.name for s in specs.values() if s.path == spec.path})
+        used = _readers(program, spec.path)
+        if calls[name] > 1 or kernels[spec.path] > 1:
+            times = max(calls[name], others)
+            specs[name] = spec._replace(
+                refusal=f"its kernel is shared by {times} calls"
+            )
+        elif used and not spec.refusal:
+            specs[name] = spec._replace(
+                refusal=f"its kernel is read outside it too, by {used[0]}"
+            )
+    norms = tuple(NormSpec(n.name, n.kind, n.path, n.follows) for n in seen.norms)
+    specs = _wired(specs, seen, program, declared)
+    for name, tag in seen.elsewhere.items():
+        specs[name] = _elsewhere(tag)
+    return Description(tuple(specs.values()), norms)
 
 
 def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:
@@ -138,54 +139,144 @@ def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:
         raise ValueError(f"{method} cannot treat layer {', '.join(bad)}")
 
 
-def _spec(module: nn.Module, name: str, shape: tuple[int, ...], wiring) -> LayerSpec:
-    refusal, strides, padding, window = "", (1, 1), "VALID", (1, 1)
-    kind = "dense"
-    if isinstance(module, CONV):
-        kind = "conv"
-        if isinstance(module, layers.Conv):
-            window, strides, padding = module.window, module.strides, module.padding
+class _Program(NamedTuple):
+    """A forward pass as a program, and which of its variables is what."""
+
+    jaxpr: Any
+    taps: list[Any]  # a layer's input, in the order of the calls
+    outputs: list[Any]  # and its output
+    norms: list[Any]  # a normalisation's output
+    x: Any  # the network's input
+    params: dict[tuple[str, ...], Any]  # path -> parameter
+
+
+class _Leaves(NamedTuple):
+    """Parameters by what they are while the model is traced."""
+
+    paths: dict[int, tuple[str, ...]]  # id of the traced array -> path
+
+
+def _traced(f, net, model_state, example) -> tuple[tagged.Capture, _Program, _Leaves]:
+    found: list[tagged.Capture] = []
+    paths: dict[int, tuple[str, ...]] = {}
+    keep: list[Any] = []  # an id is an array's own only as long as that lives
+    order = [leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
+
+    def run(net, model_state, x):
+        parts = jax.tree.leaves(net)
+        keep.extend(parts)
+        paths.update({id(p): path for p, path in zip(parts, order, strict=True)})
+        task = jnp.zeros(x.shape[:1], jnp.int32)
+        with tagged.inspecting() as captures:
+            f(net, model_state, x, task, jax.random.key(0), True)
+        (capture,) = captures
+        found.append(capture)
+        calls = capture.calls
+        keep.extend(array for c in calls for array in (c.kernel, c.bias))
+        outs = [c.x for c in calls], [c.y for c in calls], [n.y for n in capture.norms]
+        return *outs, x, parts
+
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), net)
+    jaxpr = jax.make_jaxpr(run)(shapes, model_state, example).jaxpr
+    (capture,) = found
+    out, many = list(jaxpr.outvars), len(capture.calls)
+    taps, outputs, rest = out[:many], out[many : 2 * many], out[2 * many :]
+    norms, (x, *params) = rest[: len(capture.norms)], rest[len(capture.norms) :]
+    by_path = dict(zip(order, params, strict=True))
+    return capture, _Program(jaxpr, taps, outputs, norms, x, by_path), _Leaves(paths)
+
+
+def _readers(program: _Program, path: tuple[str, ...]) -> list[str]:
+    """Operations that read a parameter; its own layer's product is not among them."""
+    var = program.params.get(path)
+    return [
+        e.primitive.name for e in program.jaxpr.eqns if any(v is var for v in e.invars)
+    ]
+
+
+def _wired(specs, seen, program: _Program, declared) -> dict[str, LayerSpec]:
+    """Layers with what feeds them, and whether they read the input as it is."""
+    made = {}
+    units = {name: spec.n_out for name, spec in specs.items()}
+    for call, var in zip(seen.calls, program.outputs, strict=True):
+        channels = 1 if is_channels_first(call.tag) else -1
+        made[var] = wiring.start(call.y.shape, channels, call.tag.name)
+    for norm, var in zip(seen.norms, program.norms, strict=True):
+        if norm.follows is not None:
+            made[var] = wiring.start(norm.y.shape, -1, norm.follows)
+    known = {} if declared is not None else wiring.follow(program.jaxpr, made)
+    made_by = {out: eqn for eqn in program.jaxpr.eqns for out in eqn.outvars}
+    for call, tap in zip(seen.calls, program.taps, strict=True):
+        name, channels = call.tag.name, 1 if is_channels_first(call.tag) else -1
+        found = wiring.Reads(None, False)
+        if declared is not None:
+            found = wiring.Reads(tuple(declared.get(name, ())), False)
         else:
-            window, strides, padding, refusal = _flax_conv(module)
-    d_in = window[0] * window[1] * shape[-1]
-    positions = math.prod(shape[1:-1])
-    if kind == "conv" and not refusal:
-        axes = zip(shape[1:3], window, strides, strict=True)
-        positions = math.prod(
-            (n + sum(convolution.pads(n, k, s, padding)) - k) // s + 1
-            for n, k, s in axes
+            nothing = wiring.Units(None, frozenset(), None)
+            found = wiring.reads(
+                known.get(tap, nothing), call.tag.kind, channels, units
+            )
+        while tap in made_by and made_by[tap].primitive.name == "reshape":
+            tap = made_by[tap].invars[0]
+        specs[name] = specs[name]._replace(
+            feeds_on=found.layers,
+            repeats=found.repeats,
+            reads_input=tap is program.x and not specs[name].refusal,
         )
+    return specs
+
+
+def _spec(call: Call, leaves: _Leaves) -> LayerSpec:
+    tag, shape, kernel = call.tag, call.x.shape, call.kernel.shape
+    path = tag.path or leaves.paths.get(id(call.kernel))
+    refusal = tag.refusal
+    if path is None:
+        refusal = "its kernel is made of parameters, it is not one itself"
+    window, positions = (1, 1), math.prod(shape[1:-1])
+    if tag.kind == "conv":
+        first = tag.axis == 0
+        window = tuple(kernel[2:] if first else kernel[:-2])
+        if not refusal:
+            axes = zip(
+                shape[2:] if first else shape[1:3], window, tag.strides, strict=True
+            )
+            positions = math.prod(
+                (n + sum(convolution.pads(n, k, s, tag.padding, i)) - k) // s + 1
+                for i, (n, k, s) in enumerate(axes)
+            )
+    n_out = kernel[tag.axis]
+    known = call.bias is not None and leaves.paths.get(id(call.bias))
     return LayerSpec(
-        name=name,
-        kind=kind,
-        path=(*module.path, "kernel"),
-        strides=strides,
-        padding=padding,
+        name=tag.name,
+        kind=tag.kind,
+        path=path or (),
+        strides=tag.strides,
+        padding=tag.padding,
         window=window,
-        d_in=d_in,
-        n_out=module.features,
-        bias=module.use_bias,
-        feeds_on=wiring.get(name, ()) if wiring is not None else None,
+        d_in=math.prod(kernel) // n_out,
+        n_out=n_out,
+        bias=call.bias is not None,
+        feeds_on=None,
         refusal=refusal,
         positions=positions,
+        axis=tag.axis,
+        bias_path=known or None,
     )
 
 
-def _flax_conv(module: nn.Conv):
-    def pair(value) -> tuple[int, ...]:
-        return (value, value) if isinstance(value, int) else tuple(value or (1, 1))
-
-    window, strides = pair(module.kernel_size), pair(module.strides)
-    refusal = ""
-    if module.feature_group_count != 1:
-        refusal = f"it is a convolution in {module.feature_group_count} groups"
-    elif len(window) != 2:
-        refusal = f"it is a convolution over {len(window)} axes, not two"
-    elif pair(module.kernel_dilation) != (1, 1) or pair(module.input_dilation) != (
-        1,
-        1,
-    ):
-        refusal = "it is a dilated convolution"
-    elif module.padding not in ("SAME", "VALID"):
-        refusal = f"its padding is {module.padding!r}, not SAME or VALID"
-    return window, strides, module.padding, refusal
+def _elsewhere(tag: Tag) -> LayerSpec:
+    """A layer of which no more is known than that it cannot be treated."""
+    return LayerSpec(
+        name=tag.name,
+        kind=tag.kind,
+        path=tag.path or (),
+        strides=tag.strides,
+        padding=tag.padding,
+        window=(1, 1),
+        d_in=0,
+        n_out=0,
+        bias=False,
+        feeds_on=None,
+        refusal="it is inside jit, scan, checkpoint or another transformation",
+        axis=tag.axis,
+    )

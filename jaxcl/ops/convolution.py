@@ -7,9 +7,18 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
+from jaxcl.types import Padding
 
-def pads(size: int, window: int, stride: int, padding: str) -> tuple[int, int]:
-    """Zeros before and after one spatial axis, as XLA's SAME and VALID put them."""
+
+def pads(
+    size: int, window: int, stride: int, padding: Padding, axis: int = 0
+) -> tuple[int, int]:
+    """Zeros before and after one spatial axis, as XLA's SAME and VALID put them.
+
+    Padding that is given in numbers is read at ``axis``: 0 rows, 1 columns.
+    """
+    if not isinstance(padding, str):
+        return padding[axis]
     if padding == "VALID":
         return 0, 0
     total = max((-(-size // stride) - 1) * stride + window - size, 0)
@@ -20,7 +29,7 @@ def patches(
     x: jax.Array,
     window: tuple[int, int],
     strides: tuple[int, int] = (1, 1),
-    padding: str = "VALID",
+    padding: Padding = "VALID",
 ) -> jax.Array:
     """Every window of an image as a row.
 
@@ -33,14 +42,14 @@ def patches(
       x: [B, H, W, C].
       window: (kh, kw).
       strides: (sh, sw).
-      padding: "VALID" or "SAME".
+      padding: "VALID", "SAME" or ((top, bottom), (left, right)).
 
     Returns:
       [B, H', W', kh * kw * C], dtype of x.
     """
     (kh, kw), (sh, sw) = window, strides
     top, bottom = pads(x.shape[1], kh, sh, padding)
-    left, right = pads(x.shape[2], kw, sw, padding)
+    left, right = pads(x.shape[2], kw, sw, padding, 1)
     if top or bottom or left or right:
         x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
     height = (x.shape[1] - kh) // sh + 1
@@ -60,7 +69,7 @@ def convolve(
     x: jax.Array,
     kernel: jax.Array,
     strides: tuple[int, int] = (1, 1),
-    padding: str = "VALID",
+    padding: Padding = "VALID",
 ) -> jax.Array:
     """Convolution as matrix products, forward and backward.
 
@@ -71,7 +80,7 @@ def convolve(
       x: [B, H, W, C].
       kernel: [kh, kw, C, O].
       strides: (sh, sw).
-      padding: "VALID" or "SAME".
+      padding: "VALID", "SAME" or ((top, bottom), (left, right)).
 
     Returns:
       [B, H', W', O].
@@ -104,7 +113,7 @@ def input_gradient(
     kernel: jax.Array,
     dy: jax.Array,
     strides: tuple[int, int],
-    padding: str,
+    padding: Padding,
 ) -> jax.Array:
     """dx of `convolve`, a matrix product for each offset in the window.
 
@@ -117,7 +126,7 @@ def input_gradient(
       kernel: [kh, kw, C, O].
       dy: [B, H', W', O].
       strides: (sh, sw).
-      padding: "VALID" or "SAME".
+      padding: "VALID", "SAME" or ((top, bottom), (left, right)).
 
     Returns:
       [B, H, W, C], dtype of dy.
@@ -128,7 +137,7 @@ def input_gradient(
     def place(axis: int, offset: int, window: int) -> tuple[int, int, int]:
         """Zeros before, after and between the rows that the windows' offset meets."""
         stride, size = strides[axis - 1], x.shape[axis]
-        low = offset - pads(size, window, stride, padding)[0]
+        low = offset - pads(size, window, stride, padding, axis - 1)[0]
         return low, size - low - (dy.shape[axis] - 1) * stride - 1, stride - 1
 
     parts = [

@@ -134,7 +134,8 @@ def compensate(
 def clamp(update: jax.Array, embedding: jax.Array, bound: float) -> jax.Array:
     """The update that takes an embedding no further than ±bound.
 
-    u' = clip(e + u, ±bound) − e. An update that stays inside is passed on bit for bit.
+    u' = clip(e + u, ±bound) − e. An update that stays inside is passed on bit for bit,
+    and leaves in the dtype it came in.
 
     Args:
       update: float[..., C].
@@ -149,11 +150,17 @@ def clamp(update: jax.Array, embedding: jax.Array, bound: float) -> jax.Array:
     there = embedding + update
     edge = jnp.clip(there, -bound, bound)
     # Not there == edge: a compiler may compute the sum twice, with another rounding.
-    return jnp.where(jnp.abs(there) <= bound, update, edge - embedding)
+    moved = jnp.where(jnp.abs(there) <= bound, update, edge - embedding)
+    return moved.astype(update.dtype)
 
 
 def conditional_mask(
-    before: jax.Array | None, behind: jax.Array, rows: int | None = None
+    before: jax.Array | None,
+    behind: jax.Array,
+    rows: int | None = None,
+    *,
+    axis: int = -1,
+    repeats: bool = False,
 ) -> jax.Array:
     """What share of its update a weight keeps, from the units at its two ends.
 
@@ -168,18 +175,23 @@ def conditional_mask(
       rows: inputs of the kernel, its last axis but one; C by default. A multiple of C
         when a dense layer reads a flattened [H, W, C] image: channels lie innermost,
         so that the gates are tiled, not repeated.
+      axis: of the kernel that runs over its outputs: -1, or 0 for [outputs, inputs].
+      repeats: the image was [C, H, W] when it was flattened: the gates are repeated.
 
     Returns:
       float32[rows, O], or float32[O] without ``before``; broadcasts against a dense
-      kernel [rows, O], a convolution's [kh, kw, C, O] and a bias [O].
+      kernel [rows, O], a convolution's [kh, kw, C, O] and a bias [O]. With axis=0
+      float32[O, rows] or float32[O, 1]; a convolution's [O, C, kh, kw] needs two more
+      axes behind.
 
     Raises:
-      ValueError: ``rows`` is no multiple of C.
+      ValueError: ``rows`` is no multiple of C; another axis.
 
     Source: eq. 2 and what follows it.
     """
+    require(axis in (-1, 0), f"axis must be -1 or 0, got {axis}")
     if before is None:
-        return 1 - behind
+        return 1 - (behind if axis == -1 else behind[:, None])
     channels = before.shape[0]
     rows = channels if rows is None else rows
     if rows % channels:
@@ -187,5 +199,8 @@ def conditional_mask(
             f"a kernel of {rows} inputs cannot read a layer of {channels} units: it is "
             "no multiple"
         )
-    before = jnp.tile(before, rows // channels)
+    lay_out = jnp.repeat if repeats else jnp.tile
+    before = lay_out(before, rows // channels)
+    if axis == 0:
+        return 1 - jnp.minimum(before, behind[:, None])
     return 1 - jnp.minimum(before[:, None], behind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require_finite
 from jaxcl.ops.decompositions import qr_r, svd
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -18,6 +19,7 @@ def span_update(
     threshold: float | jax.Array,
     *,
     crossing: bool | jax.Array,
+    axis: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """Grows an orthonormal basis until it holds a share of the samples' energy.
 
@@ -39,15 +41,19 @@ def span_update(
       samples: float[d, n], a sample a column; zero columns count for nothing.
       threshold: share of the energy to hold, in (0, 1]; may be traced.
       crossing: which rule; may be traced.
+      axis: of ``samples`` that runs over the d inputs: 0, a sample a column, or 1, a
+        sample a row, [n, d], as a layer's inputs come.
 
     Returns:
       The new basis, of the same shape and dtype, and the new count, at most
       min(d, r_max). Earlier columns stay as they are. Directions whose singular value
       is rounding noise are never taken, so that threshold 1 means the samples' span.
+      All is computed in float32 at least.
 
     Raises:
       ValueError: arrays that are not matrices of as many rows; a threshold that is a
-        number outside (0, 1].
+        number outside (0, 1]; samples that are not finite, where they are values and
+        not tracers: of them no direction would be taken, and nothing protected.
 
     Example:
       >>> import jax.numpy as jnp, jaxcl
@@ -62,14 +68,23 @@ def span_update(
     https://arxiv.org/abs/2103.09762, eqs. 5, 8 and 9. The paper states one rule; that
     the first task leaves the crossing direction out is the official code's doing.
     """
-    if basis.ndim != 2 or samples.ndim != 2 or basis.shape[0] != samples.shape[0]:
+    if axis not in (0, 1):
+        raise ValueError(f"axis must be 0 or 1, got {axis}")
+    if basis.ndim != 2 or samples.ndim != 2 or basis.shape[0] != samples.shape[axis]:
         raise ValueError(
-            "span_update needs basis [d, r_max] and samples [d, n], got shapes "
+            f"span_update needs basis [d, r_max] and samples "
+            f"{'[d, n]' if axis == 0 else '[n, d]'}, got shapes "
             f"{basis.shape} and {samples.shape}"
         )
+    require_finite(samples, "span_update: samples")
     if isinstance(threshold, (int, float)) and not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
-    return _span_update(basis, count, samples, threshold, crossing)
+    samples = samples if axis == 0 else samples.T
+    wide = jnp.promote_types(jnp.promote_types(basis.dtype, samples.dtype), jnp.float32)
+    new, count = _span_update(
+        basis.astype(wide), count, samples.astype(wide), threshold, crossing
+    )
+    return new.astype(basis.dtype), count
 
 
 @jax.jit

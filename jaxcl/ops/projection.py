@@ -1,4 +1,4 @@
-"""An array out of a subspace of its rows' space, and onto one."""
+"""An array out of a subspace of its inputs' space, and onto one."""
 
 from __future__ import annotations
 
@@ -11,57 +11,93 @@ GIVEN = ("basis", "projector")
 """What a subspace may be given as, see `remove`."""
 
 
-def remove(update: jax.Array, subspace: jax.Array, given: str = "basis") -> jax.Array:
-    """Removes from an array its component in a subspace of its rows' space.
+AXES = (-1, 0)
+"""Which axis of a kernel may run over its outputs: [..., n] or [n, ...]."""
 
-    With G the array as a matrix [d, n], n its last axis: G − U (Uᵀ G) for a basis U,
-    G − M G for a projector M.
+
+def remove(
+    update: jax.Array, subspace: jax.Array, given: str = "basis", axis: int = -1
+) -> jax.Array:
+    """Removes from an array its component in a subspace of its inputs' space.
+
+    With G the array as a matrix [d, n] of d inputs and n outputs: G − U (Uᵀ G) for a
+    basis U, G − M G for a projector M.
 
     Args:
       update: [..., n] with d = the product of the leading axes; an HWIO kernel becomes
-        [kh * kw * C, O].
-      subspace: U [d, r], orthonormal columns and zero columns, or M [d, d].
+        [kh * kw * C, O]. With axis=0 [n, ...]: an OIHW kernel's d is C * kh * kw.
+      subspace: U [d, r], orthonormal columns and zero columns, or M [d, d], symmetric.
       given: which, "basis" or "projector".
+      axis: of ``update`` that runs over the outputs, -1 or 0.
 
     Returns:
-      An array like ``update``.
+      An array like ``update``, in its dtype; the products are float32 at least.
 
     Raises:
-      ValueError: the subspace lies in a space of another dimension.
+      ValueError: the subspace lies in a space of another dimension; another axis.
     """
-    d = update.size // update.shape[-1] if update.ndim > 1 else 0
+    d = _inputs(update, axis)
     shape = subspace.shape
     if subspace.ndim != 2 or shape[0] != d or (given == "projector" and shape[1] != d):
         raise ValueError(
             f"a {given} of shape {list(shape)} does not fit an array of shape "
-            f"{list(update.shape)}, a matrix of {d} rows"
+            f"{list(update.shape)}, a matrix of {d} rows{_hint(update, shape, axis)}"
         )
-    matrix = update.reshape(d, -1)
-    inside = matrix
-    if given == "basis":
-        inside = jnp.matmul(subspace.T, inside, precision=EXACT)
-    inside = jnp.matmul(subspace, inside, precision=EXACT)
-    return (matrix - inside).reshape(update.shape)
+    wide = jnp.promote_types(update.dtype, jnp.float32)
+    if axis == 0:
+        matrix = update.reshape(-1, d).astype(wide)
+        inside = matrix
+        if given == "basis":
+            inside = jnp.matmul(inside, subspace, precision=EXACT)
+        inside = jnp.matmul(inside, subspace.T, precision=EXACT)
+    else:
+        matrix = update.reshape(d, -1).astype(wide)
+        inside = matrix
+        if given == "basis":
+            inside = jnp.matmul(subspace.T, inside, precision=EXACT)
+        inside = jnp.matmul(subspace, inside, precision=EXACT)
+    return (matrix - inside).reshape(update.shape).astype(update.dtype)
 
 
-def onto(update: jax.Array, projector: jax.Array) -> jax.Array:
-    """P G, of an array as a matrix G [d, n], n its last axis.
+def onto(update: jax.Array, projector: jax.Array, axis: int = -1) -> jax.Array:
+    """P G, of an array as a matrix G [d, n] of d inputs and n outputs.
 
     Args:
-      update: [..., n] with d = the product of the leading axes.
+      update: [..., n] with d = the product of the leading axes; with axis=0 [n, ...].
       projector: P [d, d].
+      axis: of ``update`` that runs over the outputs, -1 or 0.
 
     Returns:
-      An array like ``update``.
+      An array like ``update``, in its dtype; the product is float32 at least.
 
     Raises:
-      ValueError: P lies in a space of another dimension.
+      ValueError: P lies in a space of another dimension; another axis.
     """
-    d = update.size // update.shape[-1] if update.ndim > 1 else 0
+    d = _inputs(update, axis)
     if projector.shape != (d, d):
         raise ValueError(
             f"a projector of shape {list(projector.shape)} does not fit an array of "
             f"shape {list(update.shape)}, a matrix of {d} rows"
+            f"{_hint(update, projector.shape, axis)}"
         )
-    moved = jnp.matmul(projector, update.reshape(d, -1), precision=EXACT)
-    return moved.reshape(update.shape)
+    wide = jnp.promote_types(update.dtype, jnp.float32)
+    if axis == 0:
+        matrix = update.reshape(-1, d).astype(wide)
+        moved = jnp.matmul(matrix, projector.T, precision=EXACT)
+    else:
+        matrix = update.reshape(d, -1).astype(wide)
+        moved = jnp.matmul(projector, matrix, precision=EXACT)
+    return moved.reshape(update.shape).astype(update.dtype)
+
+
+def _inputs(update: jax.Array, axis: int) -> int:
+    """d, the number of inputs of a kernel; 0 of a vector, which has none."""
+    if axis not in AXES:
+        raise ValueError(f"axis must be one of {AXES}, got {axis}")
+    return update.size // update.shape[axis] if update.ndim > 1 else 0
+
+
+def _hint(update: jax.Array, shape: tuple[int, ...], axis: int) -> str:
+    other = AXES[1 - AXES.index(axis)]
+    fits = update.ndim > 1 and shape[:1] == (_inputs(update, other),)
+    return f"; with axis={other} it does" if fits else ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,21 @@ def total(values: jax.Array) -> jax.Array:
     return values[0]
 
 
+def wide(x: jax.Array) -> jax.Array:
+    """An array in float32 at least: what is summed or kept as a statistic."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def zeros_wide(tree: PyTree) -> PyTree:
+    """Zeros like a tree's leaves, in float32 at least."""
+    return jax.tree.map(lambda x: jnp.zeros_like(wide(x)), tree)
+
+
+def anchored(tree: PyTree) -> PyTree:
+    """The same values in buffers of their own, in float32 at least."""
+    return jax.tree.map(lambda x: jnp.copy(wide(x)), tree)
+
+
 def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
     """Σᵢ wᵢ dᵢ² over all leaves.
 
@@ -40,10 +57,15 @@ def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
       difference: a tree of the same structure and shapes.
 
     Returns:
-      A scalar, 0 for an empty tree.
+      A scalar, 0 for an empty tree; float32 at least, as the arithmetic is.
     """
-    # A dot product, not a sum: XLA's CPU backend vectorises only the former.
-    terms = jax.tree.map(lambda w, d: jnp.vdot(w * d, d), weight, difference)
+
+    def term(w: jax.Array, d: jax.Array) -> jax.Array:
+        w, d = wide(w), wide(d)
+        # A dot product, not a sum: XLA's CPU backend vectorises only the former.
+        return jnp.vdot(w * d, d)
+
+    terms = jax.tree.map(term, weight, difference)
     return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
 
 
@@ -55,11 +77,29 @@ def tree_dot(a: PyTree, b: PyTree) -> jax.Array:
       b: a tree of the same structure and shapes.
 
     Returns:
-      A scalar, 0 for an empty tree.
+      A scalar, 0 for an empty tree; float32 at least, as the arithmetic is.
     """
-    # Flat: of higher-rank arguments XLA's CPU backend makes a slow loop.
-    terms = jax.tree.map(lambda x, y: jnp.dot(x.ravel(), y.ravel()), a, b)
+
+    def term(x: jax.Array, y: jax.Array) -> jax.Array:
+        # Flat: of higher-rank arguments XLA's CPU backend makes a slow loop.
+        return jnp.dot(wide(x).ravel(), wide(y).ravel())
+
+    terms = jax.tree.map(term, a, b)
     return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
+
+
+def leaf_names(path: Sequence[Any]) -> tuple[str, ...]:
+    """A leaf's path, as `jax.tree_util` gives it, in plain names.
+
+    The key of a dict, the name of a field, the number in a list: ("layers", "2",
+    "weight") of ``tree.layers[2].weight``, whatever the containers are.
+    """
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def starts_with(path: tuple[str, ...], prefixes: Sequence[Sequence[Any]]) -> bool:
+    """Whether a leaf's path begins with one of some paths; numbers count as names."""
+    return any(path[: len(p)] == tuple(map(str, p)) for p in prefixes)
 
 
 def tree_copy(tree: PyTree) -> PyTree:

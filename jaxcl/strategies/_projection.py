@@ -7,7 +7,7 @@ less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.nn import capture, inspection
+from jaxcl.nn.tagged import Tag, is_channels_first, product
 from jaxcl.ops import convolution
 from jaxcl.ops.linalg import EXACT
+from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
 FORMS = ("auto", "gradient")
@@ -43,7 +45,7 @@ def choose_layers(
     if project_head is None:
         project_head = bool(np.asarray(setup.logit_mask).all())
     free = () if project_head else setup.heads
-    layers = tuple(la for la in setup.layers if not _starts(la.path, free))
+    layers = tuple(la for la in setup.layers if not starts_with(la.path, free))
     if not layers:
         raise ValueError(f"{method} needs setup.layers to name what to project, got ()")
     inspection.require_treatable(layers, method)
@@ -95,7 +97,32 @@ def on_kernels(
       What `jaxcl.transforms.project_out` and `project_onto` take.
     """
     by_path = {layer.path: given.get(layer.name) for layer in layers}
-    return jax.tree_util.tree_map_with_path(lambda p, _: by_path.get(_names(p)), net)
+    return jax.tree_util.tree_map_with_path(
+        lambda p, _: by_path.get(leaf_names(p)), net
+    )
+
+
+def output_axes(net: PyTree, layers: Sequence[LayerSpec]) -> PyTree:
+    """A tree like ``net`` with the axis that a layer's kernel has its outputs on."""
+    by_path = {layer.path: layer.axis for layer in layers}
+    return jax.tree_util.tree_map_with_path(
+        lambda p, _: by_path.get(leaf_names(p), -1), net
+    )
+
+
+def require_taps(layers: Sequence[LayerSpec], taps: Mapping[str, Any], method: str):
+    """Refuses a model that does not tell what a layer reads.
+
+    Raises:
+      ValueError: such a layer, by name.
+    """
+    missing = [layer.name for layer in layers if layer.name not in taps]
+    if missing:
+        raise ValueError(
+            f"{method} has to see the input of layer {', '.join(map(repr, missing))}, "
+            f"the model tells that of {', '.join(map(repr, taps)) or 'none'}: compute "
+            "it by jaxcl.nn.dense or conv, under that name"
+        )
 
 
 def map_rest(
@@ -115,8 +142,8 @@ def map_rest(
     left = {layer.path for layer in layers}
 
     def one(path, leaf):
-        names = _names(path)
-        return leaf if names in left or _starts(names, free) else fn(leaf)
+        names = leaf_names(path)
+        return leaf if names in left or starts_with(names, free) else fn(leaf)
 
     return jax.tree_util.tree_map_with_path(one, net)
 
@@ -125,15 +152,7 @@ def kernels(net: PyTree, layers: Sequence[LayerSpec]) -> list[jax.Array]:
     """The kernels of some layers, in the order of the tree."""
     wanted = {layer.path for layer in layers}
     leaves = jax.tree_util.tree_leaves_with_path(net)
-    return [leaf for path, leaf in leaves if _names(path) in wanted]
-
-
-def _names(path) -> tuple[str, ...]:
-    return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
-
-def _starts(path: tuple[str, ...], prefixes: Sequence[tuple[str, ...]]) -> bool:
-    return any(path[: len(p)] == p for p in prefixes)
+    return [leaf for path, leaf in leaves if leaf_names(path) in wanted]
 
 
 def rows(spec: LayerSpec, x: jax.Array, window_stride: int = 1) -> jax.Array:
@@ -141,17 +160,26 @@ def rows(spec: LayerSpec, x: jax.Array, window_stride: int = 1) -> jax.Array:
 
     Args:
       spec: the layer.
-      x: its input as tapped: [..., D], or [B, H, W, C] for a convolution.
+      x: its input as tapped: [..., D], or [B, H, W, C] for a convolution; [B, C, H, W]
+        for one whose kernel is OIHW.
       window_stride: n ≥ 1: of a convolution's windows, every n-th along either axis,
         from the first.
 
     Returns:
-      [N, d_in]: a row per example, for a convolution a row per window.
+      [N, d_in]: a row per example, for a convolution a row per window, in float32 at
+      least. A window's features lie as the kernel's do.
     """
     if spec.kind == "conv":
+        first = is_channels_first(spec)
+        x = x.transpose(0, 2, 3, 1) if first else x
         x = convolution.patches(x, spec.window, spec.strides, spec.padding)
         x = x[:, ::window_stride, ::window_stride]
-    return x.reshape(-1, x.shape[-1])
+        if first:  # (kh, kw, C) to (C, kh, kw)
+            x = x.reshape(*x.shape[:3], spec.window[0] * spec.window[1], -1)
+            x = x.swapaxes(-1, -2)
+        x = x.reshape(-1, spec.d_in)
+    x = x.reshape(-1, x.shape[-1])
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def project_inputs(
@@ -166,7 +194,7 @@ def project_inputs(
     layer, a penalty on weights, is not projected.
 
     Args:
-      apply_fn: made by `capture.apply_fn` of a Linen model, wrapped or not.
+      apply_fn: an adapter's, or a plain function's; see `capture.swap_layers`.
       layers: those to treat.
       project: ``(layer, rows [N, d_in]) -> [N, d_in]``. Not differentiated.
 
@@ -184,9 +212,8 @@ def project_inputs(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _layer(spec: LayerSpec, x, kernel, given):
     """The layer's value; ``given`` [N, d_in] only takes part in dK."""
-    if spec.kind == "conv":
-        return convolution.convolve(x, kernel, spec.strides, spec.padding)
-    return x @ kernel
+    tag = Tag(spec.name, spec.kind, spec.axis, spec.strides, spec.padding)
+    return product(tag, x, kernel, None)
 
 
 def _layer_fwd(spec, x, kernel, given):
@@ -195,13 +222,19 @@ def _layer_fwd(spec, x, kernel, given):
 
 def _layer_bwd(spec, residuals, dy):
     x, kernel, given = residuals
+    first = is_channels_first(spec)
+    if first:
+        x, dy = x.transpose(0, 2, 3, 1), dy.transpose(0, 2, 3, 1)
     if spec.kind == "conv":
-        dx = convolution.input_gradient(x, kernel, dy, spec.strides, spec.padding)
+        hwio = kernel.transpose(2, 3, 1, 0) if first else kernel
+        dx = convolution.input_gradient(x, hwio, dy, spec.strides, spec.padding)
+        dx = dx.transpose(0, 3, 1, 2) if first else dx
     else:
-        dx = dy @ kernel.T
+        dx = dy @ (kernel if spec.axis == 0 else kernel.T)
     # Rounded operands would put back a part of what was projected out.
     dk = jnp.matmul(given.T, dy.reshape(-1, dy.shape[-1]), precision=EXACT)
-    return dx, dk.reshape(kernel.shape), jnp.zeros_like(given)
+    dk = dk.T if spec.axis == 0 else dk
+    return dx, dk.reshape(kernel.shape).astype(kernel.dtype), jnp.zeros_like(given)
 
 
 _layer.defvjp(_layer_fwd, _layer_bwd)

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxcl.nn.inspection import require_treatable
 from jaxcl.ops.gates import conditional_mask
+from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.types import LayerSpec, PyTree, Setup
 
 Used = dict[str, jax.Array]
@@ -26,7 +27,7 @@ _MIXES_UNITS = ("group", "layer")
 
 def is_head(setup: Setup, layer: LayerSpec) -> bool:
     """Whether a layer is the classifier, whose units have no gates."""
-    return any(layer.path[: len(head)] == head for head in setup.heads)
+    return starts_with(layer.path, setup.heads)
 
 
 def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
@@ -50,8 +51,9 @@ def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
     unknown = [repr(x.name) for x in setup.layers if x.feeds_on is None]
     if unknown:
         raise ValueError(
-            f"hat has to know which layers feed layer {', '.join(unknown)}: give the "
-            "model a property 'wiring', a dict from layer name to names"
+            f"hat has to know which layers feed layer {', '.join(unknown)}, and cannot "
+            "follow it through what commutes with a gate: give the model a property "
+            "'wiring', a dict from layer name to names"
         )
     for norm in setup.norms:
         if norm.kind == "batch" and refuse_shared_norm:
@@ -101,11 +103,18 @@ def mask_rules(
                 )
 
         def rule(used, task):
-            if not layer.feeds_on:
-                return conditional_mask(None, used[layer.name])
-            branches = [used[source] for source in layer.feeds_on]
-            before = jnp.stack(branches).max(0)
-            return conditional_mask(before, used[layer.name], rows)
+            behind, before = used[layer.name], None
+            if layer.feeds_on:
+                before = jnp.stack([used[source] for source in layer.feeds_on]).max(0)
+            mask = conditional_mask(
+                before,
+                behind,
+                rows if layer.feeds_on else None,
+                axis=layer.axis,
+                repeats=layer.repeats,
+            )
+            channels_first = layer.axis == 0 and layer.kind == "conv"
+            return mask[:, :, None, None] if channels_first else mask
 
         return rule
 
@@ -119,7 +128,8 @@ def mask_rules(
     for layer in setup.layers:
         gated = layer.name in layers
         add(layer.path, kernel(layer) if gated else whole)
-        add((*layer.path[:-1], "bias"), bias(layer.name) if gated else whole)
+        beside = layer.bias_path or (*layer.path[:-1], "bias")
+        add(beside, bias(layer.name) if gated else whole)
     for norm in setup.norms:
         per_task = norm.kind == "batch_per_task"
         for leaf in ("scale", "bias"):
@@ -127,17 +137,13 @@ def mask_rules(
     return rules
 
 
-def keys(path) -> tuple[str, ...]:
-    """A leaf's path, as `jax.tree_util` gives it, in plain names."""
-    return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-
-
 def require_rules(net: PyTree, rules: dict[tuple[str, ...], Rule]) -> None:
     """Raises ValueError for a parameter that nothing would protect, by name."""
     for path, _ in jax.tree_util.tree_leaves_with_path(net):
-        if keys(path) not in rules:
+        names = leaf_names(path)
+        if names not in rules:
             raise ValueError(
-                f"hat knows no rule to protect parameter {'/'.join(keys(path))!r}: it "
+                f"hat knows no rule to protect parameter {'/'.join(names)!r}: it "
                 "belongs to no dense or convolutional layer and to no known "
                 "normalisation"
             )

@@ -18,7 +18,7 @@ from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.ops.trees import tree_copy
+from jaxcl.ops.trees import anchored, wide, zeros_wide
 from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 FISHERS = ("exact", "sampled", "empirical")
@@ -73,7 +73,7 @@ def fisher_diagonal(
 
     def log_probs(net, batch: Batch):
         out = setup.apply_fn(net, model_state, batch.x, batch.task, label_key, False)
-        logits = mask_logits(setup, out.logits, batch.task, task)
+        logits = mask_logits(setup, wide(out.logits), batch.task, task)
         return jax.nn.log_softmax(logits)
 
     def squares(batch: Batch, label: jax.Array, weight: jax.Array) -> PyTree:
@@ -92,7 +92,9 @@ def fisher_diagonal(
                 return log_probs(net, single)[0, y]
 
             g = jax.vmap(jax.grad(one), (None, 0, 0))(net, batch, label)
-        return jax.tree.map(lambda a: jnp.einsum("b...,b->...", a * a, weight), g)
+        return jax.tree.map(
+            lambda a: jnp.einsum("b...,b->...", wide(a) * wide(a), weight), g
+        )
 
     def body(i, total):
         position, weight = batch_positions(order, i, chunk, n)
@@ -111,11 +113,11 @@ def fisher_diagonal(
                     label = jnp.full(weight.shape, k)
                     return add(total, squares(batch, label, weight * p[:, k])), None
 
-                zeros = jax.tree.map(jnp.zeros_like, net)
+                zeros = zeros_wide(net)
                 new, _ = jax.lax.scan(class_squares, zeros, jnp.arange(p.shape[1]))
         return add(total, new)
 
-    zeros = jax.tree.map(jnp.zeros_like, net)
+    zeros = zeros_wide(net)
     total = jax.lax.fori_loop(0, (n + chunk - 1) // chunk, body, zeros)
     return jax.tree.map(lambda t: t / n, total)
 
@@ -210,8 +212,7 @@ def ewc(
     weight = strength * decay if decay_penalty else strength
 
     def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params.net)
-        return EWCState(zeros, tree_copy(params.net), jnp.zeros(()))
+        return EWCState(zeros_wide(params.net), anchored(params.net), jnp.zeros(()))
 
     def loss(loss_fn, state):
         return quadratic_penalty(
@@ -238,7 +239,7 @@ def ewc(
         )
         if online:
             kept = jax.tree.map(lambda f: decay * f, state.importance)
-            return params, EWCState(add(kept, new), tree_copy(params.net), state.offset)
-        return params, merge_quadratics(state, new, params.net)
+            return params, EWCState(add(kept, new), anchored(params.net), state.offset)
+        return params, merge_quadratics(state, new, anchored(params.net))
 
     return strategy(init=init, loss=loss, after_task=after_task)

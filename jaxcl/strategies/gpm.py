@@ -23,8 +23,10 @@ from jaxcl.strategies._projection import (
     input_is_cheaper,
     map_rest,
     on_kernels,
+    output_axes,
     per_layer,
     project_inputs,
+    require_taps,
     rows,
 )
 from jaxcl.transforms import project_out
@@ -132,7 +134,6 @@ def gpm(
     if min(size.values()) < 1:
         raise ValueError(f"gpm: samples must be at least 1, got {samples}")
 
-    project = project_out("projector")
     by_input = [
         layer.name
         for layer in layers
@@ -193,6 +194,7 @@ def gpm(
 
         left = {name: matrix for name, matrix in m.items() if name not in done}
         space = on_kernels(tree.net, layers, left)
+        project = project_out("projector", axis=output_axes(space, layers))
         net, _ = project.update(tree.net, project.init(tree.net), subspace=space)
         net = map_rest(net, layers, free, lambda leaf: jnp.where(first, leaf, 0))
         return tree._replace(net=net)
@@ -209,18 +211,21 @@ def gpm(
         position = shuffled(order_key, data.size, data.capacity)[:n]
         batch = data.take(position)
         out = setup.apply_fn(params.net, model_state, batch.x, batch.task, key, False)
+        require_taps(layers, out.taps, "gpm")
         real = jnp.arange(n) < data.size
         basis, count = {}, {}
         for layer in layers:
             name = layer.name
             tap = out.taps[name][: size[name]]
             weight = real[: size[name]].reshape(-1, *[1] * (tap.ndim - 1))
+            held = level[name] + threshold_step * task
             basis[name], count[name] = span_update(
                 state.basis[name],
                 state.count[name],
-                rows(layer, tap * weight).T,
-                level[name] + threshold_step * task,
+                rows(layer, jnp.where(weight, tap, 0)),
+                jnp.asarray(held, state.basis[name].dtype),
                 crossing=task > 0,
+                axis=1,
             )
         return params, GPMState(basis, count)
 

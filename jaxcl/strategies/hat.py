@@ -21,12 +21,12 @@ from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
 from jaxcl.ops.gates import DERIVATIVES, anneal, clamp, gate
+from jaxcl.ops.trees import leaf_names
 from jaxcl.strategies._projection import check_choice
 from jaxcl.strategies._units import (
     Used,
     gate_places,
     is_head,
-    keys,
     mask_rules,
     refuse,
     require_rules,
@@ -126,14 +126,17 @@ def hat(
         require_rules(net, rules)
         return {
             name: jax.random.normal(
-                jax.random.fold_in(key, i), (setup.num_tasks, x.n_out)
+                jax.random.fold_in(key, i), (setup.num_tasks, x.n_out), jnp.float32
             )
             for i, (name, x) in enumerate(layers.items())
         }
 
     def init(params):
-        used = {name: jnp.zeros(x.n_out) for name, x in layers.items()}
-        return HATState(used, *({n: jnp.zeros(()) for n in used} for _ in range(2)))
+        def zeros(*shape):
+            return jnp.zeros(shape, jnp.float32)
+
+        used = {name: zeros(x.n_out) for name, x in layers.items()}
+        return HATState(used, *({n: zeros() for n in used} for _ in range(2)))
 
     def slope(ctx) -> jax.Array:
         batches = epoch_progress == "batches"
@@ -172,9 +175,13 @@ def hat(
         return price(params.aux)
 
     def masks(state, net, task) -> PyTree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: rules[keys(path)](state.used, task), net
-        )
+        def one(path, leaf):
+            mask = rules[leaf_names(path)](state.used, task)
+            # A bias may have axes of length 1 behind its units, [C, 1, 1].
+            as_it_lies = mask.ndim == 1 < leaf.ndim and mask.size == leaf.size
+            return mask.reshape(leaf.shape) if as_it_lies else mask
+
+        return jax.tree_util.tree_map_with_path(one, net)
 
     def grads(grads, state, params, *, ctx, out):
         def reach(g, m):

@@ -15,7 +15,7 @@ from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.ops.trees import tree_copy
+from jaxcl.ops.trees import anchored, wide, zeros_wide
 from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 
@@ -62,7 +62,7 @@ def sensitivity(
         """‖f(x_b)‖² [B]."""
         out = setup.apply_fn(net, model_state, batch.x, batch.task, net_key, False)
         rows = batch.task if setup.mask_by == "example" else task[None]
-        return jnp.sum(jnp.where(setup.logit_mask[rows], out.logits, 0) ** 2, -1)
+        return jnp.sum(jnp.where(setup.logit_mask[rows], wide(out.logits), 0) ** 2, -1)
 
     def one(net, example: Batch) -> jax.Array:
         return squared_norm(net, jax.tree.map(lambda a: a[None], example))[0]
@@ -76,10 +76,12 @@ def sensitivity(
         else:
             g = jax.vmap(jax.grad(one), (None, 0))(net, batch)
         return jax.tree.map(
-            lambda t, a: t + jnp.einsum("b...,b->...", jnp.abs(a), weight), total, g
+            lambda t, a: t + jnp.einsum("b...,b->...", jnp.abs(wide(a)), weight),
+            total,
+            g,
         )
 
-    zeros = jax.tree.map(jnp.zeros_like, net)
+    zeros = zeros_wide(net)
     total = jax.lax.fori_loop(0, (n + chunk - 1) // chunk, body, zeros)
     return jax.tree.map(lambda t: t / n, total)
 
@@ -115,8 +117,7 @@ def mas(
         )
 
     def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, params.net)
-        return MASState(zeros, tree_copy(params.net))
+        return MASState(zeros_wide(params.net), anchored(params.net))
 
     def loss(loss_fn, state):
         return quadratic_penalty(
@@ -140,6 +141,6 @@ def mas(
             chunk=chunk,
         )
         importance = jax.tree.map(jnp.add, state.importance, new)
-        return params, MASState(importance, tree_copy(params.net))
+        return params, MASState(importance, anchored(params.net))
 
     return strategy(init=init, loss=loss, after_task=after_task)

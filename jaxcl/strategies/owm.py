@@ -25,8 +25,10 @@ from jaxcl.strategies._projection import (
     kernels,
     map_rest,
     on_kernels,
+    output_axes,
     per_layer,
     project_inputs,
+    require_taps,
     rows,
 )
 from jaxcl.transforms import project_onto
@@ -124,7 +126,6 @@ def owm(
         norm_penalty >= 0, f"owm: norm_penalty must be at least 0, got {norm_penalty}"
     )
 
-    project = project_onto()
     by_input = [
         layer
         for layer in layers
@@ -163,10 +164,12 @@ def owm(
         return penalised if norm_penalty else loss_fn
 
     def project_tree(tree, done, state, ctx, out):
+        require_taps(layers, out.taps, "owm")
         inverse = {la.name: grown(state, la, out.taps[la.name], ctx) for la in layers}
 
         left = {la.name: inverse[la.name] for la in layers if la not in done}
         onto = on_kernels(tree.net, layers, left)
+        project = project_onto(axis=output_axes(onto, layers))
         net, _ = project.update(tree.net, project.init(tree.net), projector=onto)
         net = map_rest(net, layers, free, jnp.zeros_like)
         return tree._replace(net=net), OWMState(inverse)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
-from jaxcl.ops.trees import tree_copy
+from jaxcl.ops.trees import anchored, wide, zeros_wide
 from jaxcl.types import PyTree, Setup
 
 
@@ -34,7 +34,7 @@ def consolidate(state: SIState, net: PyTree, damping: float) -> SIState:
 
     importance = jax.tree.map(grow, state.importance, state.path, net, state.anchor)
     zeros = jax.tree.map(jnp.zeros_like, state.path)
-    return SIState(importance, tree_copy(net), zeros)
+    return SIState(importance, anchored(net), zeros)
 
 
 def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
@@ -56,7 +56,8 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
       A `Strategy` with an `SIState`.
 
     Raises:
-      ValueError: an argument out of range, with its value.
+      ValueError: an argument out of range, with its value. Where an optimizer is given,
+        one that makes an update of several steps' gradients, as `optax.MultiSteps`.
 
     Differs from van de Ven's code, which counts the whole loss's gradient in ω and lets
     Ω be negative: such a weight would be driven away. In a chain, put it behind the
@@ -68,10 +69,9 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     require(damping > 0, f"si: damping must be greater than 0, got {damping}")
 
     def init(params):
-        def zeros():
-            return jax.tree.map(jnp.zeros_like, params.net)
-
-        return SIState(zeros(), tree_copy(params.net), zeros())
+        return SIState(
+            zeros_wide(params.net), anchored(params.net), zeros_wide(params.net)
+        )
 
     def loss(loss_fn, state):
         return quadratic_penalty(
@@ -86,7 +86,7 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     def updates(updates, state, params, *, grads, ctx, out):
         def extend(path, update, g, importance, theta, anchor):
             pull = 2 * strength * importance * (theta - anchor)
-            return path - (g - pull) * update
+            return path - (wide(g) - pull) * wide(update)
 
         path = jax.tree.map(
             extend,
@@ -102,4 +102,10 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     def after_task(params, state, *, data, model_state, task, key):
         return params, consolidate(state, params.net, damping)
 
-    return strategy(init=init, loss=loss, updates=updates, after_task=after_task)
+    return strategy(
+        init=init,
+        loss=loss,
+        updates=updates,
+        after_task=after_task,
+        needs_every_step=True,
+    )

@@ -100,7 +100,7 @@ def scale_by_lr() -> optax.GradientTransformationExtraArgs:
     """
 
     def update(updates, state, params=None, *, lr_scale, **extra):
-        return jax.tree.map(lambda u: u * lr_scale, updates), state
+        return jax.tree.map(lambda u: (u * lr_scale).astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: (), update)
 

@@ -1,0 +1,61 @@
+"""Trees that go beside a tree of updates: what is given for which leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from jaxcl.types import PyTree
+
+MISSING: Any = object()
+"""An extra argument of ``update`` that was not given."""
+
+
+def require_extra(transform: str, name: str, value: Any, extra: dict[str, Any]) -> None:
+    """Refuses an ``update`` without the extra argument that a transform needs."""
+    if value is MISSING:
+        got = ", ".join(f"{key}=" for key in sorted(extra)) or "none"
+        raise ValueError(
+            f"{transform} needs the extra argument {name}: update(updates, state, "
+            f"params, {name}=...); extra arguments given: {got}"
+        )
+
+
+def map_where_given(
+    one: Callable[..., Any], name: str, given: PyTree, updates: PyTree, axis: Any
+) -> PyTree:
+    """``one(given, update, axis)`` on each leaf that has something given.
+
+    What `optax.masked` has taken away stays away.
+    """
+    leaves, tree = jax.tree.flatten(given, is_leaf=is_none)
+    parts = flatten_up_to(tree, updates, name, "updates")
+    same = isinstance(axis, int)
+    axes = [axis] * len(leaves) if same else flatten_up_to(tree, axis, name, "axis")
+    new = [
+        part if space is None or is_masked(part) else one(space, part, ax)
+        for space, part, ax in zip(leaves, parts, axes, strict=True)
+    ]
+    return jax.tree.unflatten(tree, new)
+
+
+def flatten_up_to(tree: Any, other: PyTree, name: str, of: str) -> list[Any]:
+    """The parts of a tree where another one has its leaves."""
+    try:
+        return tree.flatten_up_to(other)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{name} must be a tree like the updates (None for what passes); with the "
+            f"{of} it does not match: {error}"
+        ) from error
+
+
+def is_none(node: Any) -> bool:
+    return node is None
+
+
+def is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
