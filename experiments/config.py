@@ -133,8 +133,12 @@ def problem(config: ConfigDict) -> Problem:
     def make_strategy(setup, **varied):
         return strategies.make(config.strategy, setup, settings | varied)
 
+    fields = config.model.to_dict()
+    head, dtype = fields.pop("head"), fields.pop("dtype")
     return Problem(
-        model=_model(config.model.to_dict(), stream),
+        model=_model(fields, stream),
+        heads=(tuple(head.split("/")),),
+        dtype=dtype,
         stream=stream,
         seeds=tuple(config.seeds),
         make_strategy=make_strategy,

@@ -77,7 +77,11 @@ def base(name: str) -> ConfigDict:
                 "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
                 "std": optional(tuple),
             },
-            "model": {"name": "mlp"},  # and the fields of that model
+            "model": {  # and the fields of that model
+                "name": "mlp",
+                "head": "head",  # path of the classifier, joined by "/"
+                "dtype": "float32",  # or "bfloat16": what it computes in
+            },
             "optimizer": {
                 "name": "sgd",  # sgd, adam, adamw or "package.module:factory"
                 "lr": 0.01,

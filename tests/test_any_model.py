@@ -584,23 +584,12 @@ def test_outside_a_capture_layers_are_plain_products():
     image = jax.random.normal(KEY, (2, 3, 7, 6))  # NCHW
     kernel = jax.random.normal(KEY, (4, 3, 3, 2))  # OIHW
     for padding in ("SAME", "VALID", ((1, 2), (0, 1))):
+        options = dict(name="a", strides=(2, 1), padding=padding)
         want = jax.lax.conv_general_dilated(image, kernel, (2, 1), padding)
-        got = jaxcl.nn.conv(
-            image,
-            kernel,
-            jnp.ones(4),
-            name="a",
-            strides=(2, 1),
-            padding=padding,
-            axis=0,
-        )
+        got = jaxcl.nn.conv(image, kernel, jnp.ones(4), axis=0, **options)
         np.testing.assert_allclose(got, want + 1, atol=1e-5)
-        last = jaxcl.nn.conv(
-            image.transpose(0, 2, 3, 1),
-            kernel.transpose(2, 3, 1, 0),
-            jnp.ones(4),
-            **options,
-        )
+        nhwc, hwio = image.transpose(0, 2, 3, 1), kernel.transpose(2, 3, 1, 0)
+        last = jaxcl.nn.conv(nhwc, hwio, jnp.ones(4), **options)
         np.testing.assert_allclose(last.transpose(0, 3, 1, 2), got, atol=1e-5)
     with pytest.raises(ValueError, match="axis must be -1 or 0, got 1"):
         jaxcl.nn.dense(x, k, name="a", axis=1)

@@ -69,8 +69,8 @@ class Stream(NamedTuple):
     def codec(self) -> Codec:
         """Network inputs to the base arrays' uint8 and back, without loss.
 
-        encode undoes `normalise`, and its rounding is off by far less than half a step.
-        Inputs of base arrays that are no uint8 are kept as they are.
+        encode undoes `inputs_of`, and its rounding is off by far less than half a step.
+        Inputs of base arrays that are not uint8 are kept as they are.
         """
         if self.base.train_x.dtype != np.uint8:
             return AS_IT_IS
@@ -79,17 +79,21 @@ class Stream(NamedTuple):
         def encode(x: jax.Array) -> jax.Array:
             return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
 
-        return Codec(encode, self.normalise)
-
-    def normalise(self, pixels: jax.Array) -> jax.Array:
-        """Rows of the base arrays as network inputs: (p − mean) · 1/std, float32."""
-        mean, factor = self._scales()
-        return (pixels.astype(jnp.float32) - mean) * factor
+        return Codec(encode, self.inputs_of(mean, factor))
 
     def _scales(self) -> tuple[jax.Array, jax.Array]:
         """Mean and 1/std per channel, on the base arrays' scale."""
         mean = jnp.asarray(self.mean, jnp.float32) * self.scale
         return mean, 1 / (jnp.asarray(self.std, jnp.float32) * self.scale)
+
+    @staticmethod
+    def inputs_of(mean: jax.Array, factor: jax.Array):
+        """What makes float32 inputs of base arrays' rows: (p − mean) · 1/std."""
+
+        def decode(pixels: jax.Array) -> jax.Array:
+            return (pixels.astype(jnp.float32) - mean) * factor
+
+        return decode
 
     def between(self, first: int, stop: int) -> Stream:
         """The tasks from number `first` on, up to but without `stop`, counted from 0.
@@ -158,6 +162,8 @@ class Stream(NamedTuple):
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
 
+        decode = self.inputs_of(*self._scales())
+
         def take(position: jax.Array) -> Batch:
             at = start + position
             row = index[at]
@@ -174,7 +180,7 @@ class Stream(NamedTuple):
                     x = x.T[mine.pixel[task]].T
             x = x.reshape(-1, *self.input_shape)
             return Batch(
-                x=self.normalise(x),
+                x=decode(x),
                 y=mine.label[owner, labels[row]],
                 task=owner,
                 weight=jnp.ones(position.shape, jnp.float32),

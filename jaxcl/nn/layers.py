@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops.convolution import add_bias, convolve
+from jaxcl.ops.trees import wide
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
 
@@ -122,10 +123,11 @@ class CurrentBatchNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        axes = tuple(range(x.ndim - 1))
+        axes, dtype, x = tuple(range(x.ndim - 1)), x.dtype, wide(x)
         mean = x.mean(axes)
         variance = jnp.square(x - mean).mean(axes)
-        return (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        y = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+        return y.astype(dtype)
 
 
 class TaskBatchNorm(nn.Module):
@@ -160,7 +162,7 @@ class TaskBatchNorm(nn.Module):
         def of_examples(bank: jax.Array) -> jax.Array:  # [T, C] -> [B, 1, ..., C]
             return bank[task].reshape(len(x), *(1,) * (x.ndim - 2), x.shape[-1])
 
-        m, v = mean.value, variance.value
+        m, v, dtype, x = mean.value, variance.value, x.dtype, wide(x)
         if not train:
             centred = x - of_examples(m)
         else:
@@ -181,7 +183,7 @@ class TaskBatchNorm(nn.Module):
             for running, new in ((mean, batch_mean), (variance, unbiased)):
                 running.value = running.value + share * (new - running.value)
         factor = jax.lax.rsqrt(v + self.epsilon) * scale
-        return centred * of_examples(factor) + of_examples(bias)
+        return (centred * of_examples(factor) + of_examples(bias)).astype(dtype)
 
 
 class Norm(nn.Module):

@@ -222,7 +222,7 @@ def gpm(
             basis[name], count[name] = span_update(
                 state.basis[name],
                 state.count[name],
-                rows(layer, jnp.where(weight, tap, 0)),
+                rows(layer, tap * weight),
                 jnp.asarray(held, state.basis[name].dtype),
                 crossing=task > 0,
                 axis=1,

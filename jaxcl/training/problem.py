@@ -39,6 +39,8 @@ class Problem(NamedTuple):
       settings: name -> values, one for each seed, of the strategy's settings that
         differ between seeds. They are traced: several settings of a method are trained
         at once, in one compilation, as further seeds.
+      heads: paths of the classifier in the model's parameters.
+      dtype: that the model computes in; see `jaxcl.setup.compute_in`.
     """
 
     model: LinenModel
@@ -53,6 +55,8 @@ class Problem(NamedTuple):
     seed_mode: str = "auto"
     rates: tuple[float, ...] = ()
     settings: Mapping[str, tuple[float, ...]] = {}
+    heads: tuple[tuple[str, ...], ...] = (("head",),)
+    dtype: str = "float32"
 
 
 class PerSeed(NamedTuple):
@@ -75,11 +79,17 @@ def per_seed(problem: Problem) -> PerSeed:
     )
 
 
-def make_setup(model: LinenModel, stream: Stream, batch_size: int) -> Setup:
+def make_setup(
+    model: LinenModel,
+    stream: Stream,
+    batch_size: int,
+    heads: tuple[tuple[str, ...], ...] = (("head",),),
+    dtype: str = "float32",
+) -> Setup:
     """The `Setup` of a Linen model on a stream.
 
     Raises:
-      ValueError: the model has parameters per task for fewer tasks than there are.
+      ValueError: as `jaxcl.setup_for_linen`.
     """
     return setup_for_linen(
         model,
@@ -87,6 +97,23 @@ def make_setup(model: LinenModel, stream: Stream, batch_size: int) -> Setup:
         logit_mask=stream.logit_mask,
         mask_by=stream.mask_by,
         codec=stream.codec,
+        heads=heads,
+        dtype=dtype,
+    )
+
+
+def setup_of(problem: Problem) -> Setup:
+    """The `Setup` of a problem's model on its stream.
+
+    Raises:
+      ValueError: as `jaxcl.setup_for_linen`.
+    """
+    return make_setup(
+        problem.model,
+        problem.stream,
+        problem.plan.batch_size,
+        problem.heads,
+        problem.dtype,
     )
 
 
@@ -115,7 +142,7 @@ def validate(problem: Problem) -> None:
     if len(set(told_apart)) != len(told_apart):
         raise ValueError(f"seeds must be distinct, got {problem.seeds}")
     SeedMesh(len(problem.seeds), problem.seed_mode)
-    setup = make_setup(problem.model, stream, plan.batch_size)
+    setup = setup_of(problem)
     _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
         chosen = {name: values[i] for name, values in problem.settings.items()}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.nn import capture
-from jaxcl.training.problem import PerSeed, Problem, make_setup, per_seed
+from jaxcl.training.problem import PerSeed, Problem, per_seed, setup_of
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import Trainer, make_trainer
 
@@ -42,7 +42,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
       The `Programs`. Each is traced once, whatever the number of tasks.
     """
     stream, plan, joint = problem.stream, problem.plan, problem.joint
-    setup = make_setup(problem.model, stream, plan.batch_size)
+    setup = setup_of(problem)
     validates = bool(stream.capacity("valid"))
 
     def build(settings: dict[str, jax.Array]) -> Trainer:
