@@ -1,6 +1,9 @@
 """The same network in Linen, NNX, Equinox and as a plain function learns the same."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import four
 import jax
