@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from jaxcl.setup import context
 from jaxcl.training.evaluation import make_forward
-from jaxcl.training.observation import setup_of, shapes_of_seed, strategy_of
+from jaxcl.training.observation import shapes_of_seed, strategy_of
+from jaxcl.training.problem import setup_of
 from jaxcl.types import Output
 
 from .. import config as configs

@@ -14,8 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from jaxcl import features
 from jaxcl.training.instruments import Instruments, make_instruments
-from jaxcl.training.observation import setup_of
-from jaxcl.training.problem import Problem
+from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.run_state import Moment
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import PyTree

@@ -21,8 +21,8 @@ from jaxcl.ops.sampling import shuffled
 from jaxcl.setup import context_of
 from jaxcl.training.epoch import make_update
 from jaxcl.training.evaluation import make_forward
-from jaxcl.training.observation import setup_of, taps_of
-from jaxcl.training.problem import PerSeed, Problem
+from jaxcl.training.observation import taps_of
+from jaxcl.training.problem import PerSeed, Problem, setup_of
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import scale_by_lr

@@ -9,15 +9,10 @@ from jaxcl.contract import Strategy
 from jaxcl.nn import capture
 from jaxcl.setup import context
 from jaxcl.training.evaluation import make_forward
-from jaxcl.training.problem import Problem, make_setup
+from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import make_trainer
 from jaxcl.types import Setup
-
-
-def setup_of(problem: Problem) -> Setup:
-    """The `Setup` that a problem's strategies are built from."""
-    return make_setup(problem.model, problem.stream, problem.plan.batch_size)
 
 
 def strategy_of(problem: Problem, setup: Setup) -> Strategy:
