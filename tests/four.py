@@ -100,7 +100,11 @@ class NNX(nnx.Module):
 class Equinox(eqx.Module):
     """Takes one example [C, H, W]."""
 
-    layers: dict
+    conv_0: Any
+    conv_1: Any
+    dense_0: Any
+    dense_1: Any
+    head: Any
     pool: eqx.nn.MaxPool2d
     act: Any  # a function among the leaves
     nothing: None
@@ -109,7 +113,7 @@ class Equinox(eqx.Module):
     def __init__(self, model, net):
         self.model, self.act, self.nothing = model, jax.nn.relu, None
         self.pool = eqx.nn.MaxPool2d(2, 2)
-        self.layers = {}
+        self.conv_0 = self.conv_1 = self.dense_0 = self.dense_1 = self.head = None
         for name, p in turned(net, model).items():
             n, d, *window = p["kernel"].shape
             key = jax.random.key(0)
@@ -118,19 +122,19 @@ class Equinox(eqx.Module):
                 if window
                 else eqx.nn.Linear(d, n, key=key)
             )
-            self.layers[name] = eqx.tree_at(
+            layer = eqx.tree_at(
                 lambda m: (m.weight, m.bias), layer, (p["kernel"], p["bias"])
             )
+            setattr(self, name, layer)
 
     def __call__(self, x):
-        at = self.layers
         if self.model == "cnn":
-            h = self.act(at["conv_0"](x))
-            h = self.pool(h + self.act(at["conv_1"](h))).reshape(-1)
-            h = self.act(at["dense_0"](h))
+            h = self.act(self.conv_0(x))
+            h = self.pool(h + self.act(self.conv_1(h))).reshape(-1)
+            h = self.act(self.dense_0(h))
         else:
-            h = self.act(at["dense_1"](self.act(at["dense_0"](x.reshape(-1)))))
-        return at["head"](h)
+            h = self.act(self.dense_1(self.act(self.dense_0(x.reshape(-1)))))
+        return self.head(h)
 
 
 def plain(model):
@@ -216,7 +220,7 @@ def framework(name: str, model: str, net: dict, batch: int, **options) -> Framew
         return Framework(jaxcl.setup_for_nnx(whole, example, heads=head, **of), *same)
     whole = Equinox(model, net)
     image = jax.ShapeDtypeStruct((batch, 1, SIDE, SIDE), dtype)
-    setup = jaxcl.setup_for_equinox(whole, image, heads=(("layers", "head"),), **of)
+    setup = jaxcl.setup_for_equinox(whole, image, heads=head, **of)
     like = of_equinox.split(whole)
 
     def give(net):
@@ -225,7 +229,8 @@ def framework(name: str, model: str, net: dict, batch: int, **options) -> Framew
         return jax.tree.unflatten(jax.tree.structure(like), values)
 
     def take(net):
-        at = {k: {"kernel": m.weight, "bias": m.bias} for k, m in net.layers.items()}
+        found = {k: getattr(net, k) for k in MODELS[model]}
+        at = {k: {"kernel": m.weight, "bias": m.bias} for k, m in found.items()}
         return turned_back(at, model)
 
     return Framework(setup, give, take, lambda x: x.transpose(0, 3, 1, 2))

@@ -25,6 +25,8 @@ CHOICES = {
     "how": ("plain", "donated", "multisteps", "injected", "masked"),
 }
 ROWS = pairwise(**CHOICES)
+CLOSED = {"ncm", "slda", "random_features", "frozen_ncm", "frozen_slda"}
+TRAINED = set(CASES) - CLOSED - {"ol"}
 
 
 def test_all_pairs_are_there():
@@ -109,7 +111,9 @@ def test_every_method_with_any_model(row):
         chex.assert_trees_all_equal_shapes_and_dtypes(first, (params, opt_state))
         after = made.take(params.net)
         moved = np.asarray(after["head"]["kernel"] != before["head"]["kernel"]).any(0)
-        assert moved[2 * task : 2 * task + 2].all()
+        # OL trains its layers first, and heads in closed form are not trained at all.
+        if row["name"] in TRAINED:
+            assert moved[2 * task : 2 * task + 2].all()
         data = jaxcl.array_data(x, target, task)
         params, opt_state = jaxcl.after_task(method, params, opt_state, data, task=task)
         chex.assert_trees_all_equal_shapes_and_dtypes(first, (params, opt_state))

@@ -31,7 +31,10 @@ BATCH, STEPS, ROWS = 16, 50, 96
 X64 = bool(jax.config.jax_enable_x64)
 DTYPE = np.float64 if X64 else np.float32
 APART = 1e-8 if X64 else 1e-3
-FIRST = 1e-10 if X64 else 1e-5
+CLOSE = 1e-10 if X64 else 1e-5
+# Of the first updates OWM's alone are made of a state that each framework has gathered
+# itself: P, whose rounding grows with every step that it has been updated in.
+FIRST = {} if X64 else {"owm": 1e-4}
 
 
 def tasks():
