@@ -25,12 +25,7 @@ from jaxcl.nn import models
 from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies import make
 from jaxcl.training import protocol
-<<<<<<< HEAD
-from jaxcl.training.instruments import make_instruments
-from jaxcl.training.observation import setup_of, taps_of
-=======
-from jaxcl.training.instruments import make_instruments, taps_of
->>>>>>> 0bc863d (One way from a problem to its setup)
+from jaxcl.training.observation import taps_of
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.protocol import EpochDone
