@@ -153,7 +153,8 @@ def problem(config: ConfigDict) -> Problem:
 
 def _plan(config: ConfigDict) -> Plan:
     of_optimizer = ("lr", "schedule", "warmup", "decay_per_task")
-    rate = {name: config.optimizer[name] for name in of_optimizer}
+    optimizer: Any = config.optimizer
+    rate = {name: optimizer[name] for name in of_optimizer}
     return Plan(**rate, **config.train.to_dict())
 
 

@@ -159,7 +159,7 @@ def test_four_frameworks_learn_the_same(method, model):
                 most = np.abs(b).max()
                 worst = max(worst, np.abs(a - b).max() / most if most else 0.0)
                 where = f"{name}, task {task}, {jax.tree_util.keystr(path)}"
-                assert np.abs(a - b).max() <= FIRST * most, where
+                assert np.abs(a - b).max() <= FIRST.get(method, CLOSE) * most, where
             led.put(*ended)
             led.finish(task, x, y)
         ranks = [led.opt_state.strategy.count] if method == "gpm" else []

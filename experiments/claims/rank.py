@@ -92,7 +92,7 @@ def scatter(outcomes: Outcomes) -> Mapping[str, tuple[Array, Array]]:
 def correlation(rank: Array, acc: Array) -> tuple[float, float, float]:
     """Spearman's ρ over seeds with its bootstrap interval; NaN where it has none."""
     if len(rank) < 4 or np.ptp(rank) == 0 or np.ptp(acc) == 0:
-        return (float("nan"),) * 3
+        return float("nan"), float("nan"), float("nan")
 
     def rho(x, y):
         return spearmanr(x, y).statistic

@@ -76,7 +76,7 @@ def of_layer(row: Row, layer: str) -> Scores:
         found = row.result.features.get(f"{quantity}/{layer}")
         if found is None or found.shape[1] <= done:
             return np.full((int(keep.sum()), done + 1, done), np.nan)
-        return np.float64(found[keep][:, : done + 1, :done])
+        return np.asarray(found[keep][:, : done + 1, :done], np.float64)
 
     rank, probed = matrix("effective_rank"), matrix("probe_ridge")
     a, b = row.result.matrix[keep][:, :done, :done], row.result.baseline[keep][:, :done]
@@ -104,7 +104,7 @@ def _place(row: Row, name: str, at: tuple[int, ...]) -> NDArray[np.float64]:
     found, keep = row.result.features.get(name), row.finished_seeds
     if found is None or any(i >= n for i, n in zip(at, found.shape[1:], strict=True)):
         return np.full(int(keep.sum()), np.nan)
-    return np.float64(found[(keep, *at)])
+    return np.asarray(found[(keep, *at)], np.float64)
 
 
 def _mean_conflict(row: Row, quantity: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -210,7 +210,7 @@ def _scores(probe: Probe, x: jax.Array) -> jax.Array:
     return jnp.matmul(x, probe.weights, precision=EXACT) + probe.bias
 
 
-def _minimise(loss, start, max_steps: int, tolerance: float):
+def _minimise(loss, start: Any, max_steps: int, tolerance: float) -> Any:
     solver = optax.lbfgs()
     value_and_grad = optax.value_and_grad_from_state(loss)
 

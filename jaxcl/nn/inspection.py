@@ -65,9 +65,9 @@ def describe_norms(
 
 def describe_linen(model: nn.Module, example: jax.ShapeDtypeStruct) -> Description:
     """Both, of a Linen model."""
-    variables = jax.eval_shape(init_fn(model, example), jax.random.key(0))
-    declared = getattr(model, "wiring", None)
-    return inspect(apply_fn(model), *variables, example, declared, type(model).__name__)
+    net, statistics = jax.eval_shape(init_fn(model, example), jax.random.key(0))
+    declared, name = getattr(model, "wiring", None), type(model).__name__
+    return inspect(apply_fn(model), net, statistics, example, declared, name)
 
 
 def inspect(

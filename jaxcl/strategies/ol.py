@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.nn.inspection import require_treatable
-from jaxcl.ops.convolution import add_bias, convolve
+from jaxcl.ops.convolution import convolve
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
 from jaxcl.ops.sampling import batch_positions
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
@@ -248,8 +248,8 @@ def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
     if spec.kind == "dense":
         y = x @ node["kernel"]
         return y + node["bias"] if spec.bias else y
-    y = convolve(x, node["kernel"], spec.strides, spec.padding)
-    return add_bias(y, node["bias"]) if spec.bias else y
+    y = jnp.asarray(convolve(x, node["kernel"], spec.strides, spec.padding))
+    return y + node["bias"] if spec.bias else y
 
 
 def _starts(path: tuple[str, ...], prefixes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcl.training.plan import Plan
@@ -48,4 +49,6 @@ def make_rate(plan: Plan) -> Rate | None:
         shape = after
     if plan.schedule == "constant" and not w and plan.decay_per_task == 1:
         return None
-    return lambda progress, task: shape(progress) * plan.decay_per_task**task
+    return lambda progress, task: jnp.asarray(
+        shape(progress) * plan.decay_per_task**task
+    )
