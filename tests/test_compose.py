@@ -176,3 +176,48 @@ def test_errors():
         jaxcl.setup_for(
             lambda w, x: x, X, num_outputs=5, num_tasks=2, heads=(), scenario="task"
         )
+
+
+@pytest.mark.parametrize("row", ["ewc", "mas", "gpm"])
+def test_a_member_learns_from_what_those_before_it_make_of_the_network(row):
+    """BP** has all tasks use the first one's statistics: others are untrained."""
+    from jaxcl.nn import models
+    from jaxcl.nn.capture import init_fn
+    from jaxcl.strategies import make
+
+    mask, by = jaxcl.heads.scenario_mask("task", 2, [2, 2])
+    model = models.MLP((6, 6), 4, norm="batch_per_task", num_tasks=2)
+    setup = jaxcl.setup_for_linen(
+        model, jax.ShapeDtypeStruct((8, 5), jnp.float32), logit_mask=mask, mask_by=by
+    )
+    settings = {
+        "ewc": {"strength": 1.0},
+        "mas": {"strength": 1.0},
+        "gpm": {"threshold": 0.99, "samples": 8},
+    }[row]
+    method = jaxcl.chain(frozen(setup), make(row, setup, settings))
+    net, statistics = init_fn(model, setup.example)(jax.random.key(0))
+    x = 2 + 3 * jax.random.normal(jax.random.key(1), (8, 5))
+    y = jnp.arange(8) % 2 + 2
+
+    def learned(statistics):
+        params = jaxcl.init_params(method, jax.random.key(2), net)
+        data = jaxcl.array_data(x, y, 1)
+        _, state = method.after_task(
+            params,
+            method.init(params),
+            data=data,
+            model_state=statistics,
+            task=jnp.int32(1),
+            key=jax.random.key(3),
+        )
+        return jax.tree.leaves(state)
+
+    def of_task(task, value):  # statistics of a task, [T, C]
+        return jax.tree.map(lambda s: s.at[task].set(value), statistics)
+
+    plain = learned(statistics)
+    same = learned(of_task(1, 7.0))
+    other = learned(of_task(0, 7.0))
+    assert all((a == b).all() for a, b in zip(plain, same, strict=True))
+    assert any((a != b).any() for a, b in zip(plain, other, strict=True))

@@ -70,9 +70,10 @@ def fisher_diagonal(
     order_key, label_key = jax.random.split(key)
     order = shuffled(order_key, data.size, data.capacity)
     n = jnp.minimum(samples, data.size)
+    apply_fn = data.forward(setup.apply_fn)
 
     def log_probs(net, batch: Batch):
-        out = setup.apply_fn(net, model_state, batch.x, batch.task, label_key, False)
+        out = apply_fn(net, model_state, batch.x, batch.task, label_key, False)
         logits = mask_logits(setup, wide(out.logits), batch.task, task)
         return jax.nn.log_softmax(logits)
 

@@ -210,7 +210,8 @@ def gpm(
         n = min(max(size.values()), data.capacity)
         position = shuffled(order_key, data.size, data.capacity)[:n]
         batch = data.take(position)
-        out = setup.apply_fn(params.net, model_state, batch.x, batch.task, key, False)
+        apply_fn = data.forward(setup.apply_fn)
+        out = apply_fn(params.net, model_state, batch.x, batch.task, key, False)
         require_taps(layers, out.taps, "gpm")
         real = jnp.arange(n) < data.size
         basis, count = {}, {}

@@ -57,10 +57,11 @@ def sensitivity(
     order_key, net_key = jax.random.split(key)
     order = shuffled(order_key, data.size, data.capacity)
     n = jnp.minimum(samples, data.size)
+    apply_fn = data.forward(setup.apply_fn)
 
     def squared_norm(net, batch: Batch) -> jax.Array:
         """‖f(x_b)‖² [B]."""
-        out = setup.apply_fn(net, model_state, batch.x, batch.task, net_key, False)
+        out = apply_fn(net, model_state, batch.x, batch.task, net_key, False)
         rows = batch.task if setup.mask_by == "example" else task[None]
         return jnp.sum(jnp.where(setup.logit_mask[rows], wide(out.logits), 0) ** 2, -1)
 

@@ -160,7 +160,8 @@ def ol(
         n = min(_EXAMPLES, data.capacity)
         position, weight = batch_positions(jnp.arange(data.capacity), 0, n, data.size)
         batch = data.take(position)
-        out = setup.apply_fn(params.net, model_state, batch.x, batch.task, key, False)
+        apply_fn = data.forward(setup.apply_fn)
+        out = apply_fn(params.net, model_state, batch.x, batch.task, key, False)
         found = OLState({}, {})
         for s in stages:
             y = output_of(s, params.net, out.taps)
