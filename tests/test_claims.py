@@ -275,6 +275,8 @@ def test_the_charts_rows_share_their_network_and_training():
                 "use_bias": True,
                 "dropout": 0.0,
                 "dropout_late": 0.3,
+                "dtype": "float32",
+                "head": "head",
             }
         o, t = config.optimizer, config.train
         assert (o.name, o.momentum, o.nesterov, o.weight_decay) == (
