@@ -139,6 +139,18 @@ def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:
         raise ValueError(f"{method} cannot treat layer {', '.join(bad)}")
 
 
+def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
+    """x K + b, what a layer puts out for its input x, from a network's parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(net)
+    found = {leaf_names(path): leaf for path, leaf in leaves}
+    tag = Tag(spec.name, spec.kind, spec.axis, spec.strides, spec.padding)
+    y = tagged.product(tag, x, found[spec.path], None)
+    if not spec.bias:
+        return y
+    bias = found[spec.bias_path or (*spec.path[:-1], "bias")]
+    return y + (bias.reshape(-1, 1, 1) if is_channels_first(spec) else bias)
+
+
 class _Program(NamedTuple):
     """A forward pass as a program, and which of its variables is what."""
 

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
+from jaxcl.nn import inspection
 from jaxcl.nn.inspection import require_treatable
-from jaxcl.ops.convolution import convolve
+from jaxcl.nn.tagged import is_channels_first
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
 from jaxcl.ops.sampling import batch_positions
+from jaxcl.ops.trees import wide
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
 
 _EXAMPLES = 256  # that a layer is judged by when a task ends
@@ -138,7 +140,9 @@ def ol(
                     _, out = loss_fn(params._replace(net=net), ctx)
                     y = output_of(stages[number], net, out.taps)
                     weight = ctx.batch.weight
-                    return orthogonal_loss(y, norm=norm, of=of, weight=weight), out
+                    return orthogonal_loss(
+                        wide(y), norm=norm, of=of, weight=weight
+                    ), out
 
                 return branch
 
@@ -242,15 +246,9 @@ def owners(setup: Setup, stages: tuple[Stage, ...], net: PyTree) -> PyTree:
 
 
 def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
-    """x K + b, what a layer puts out for its input x."""
-    node = net
-    for name in spec.path[:-1]:
-        node = node[name]
-    if spec.kind == "dense":
-        y = x @ node["kernel"]
-        return y + node["bias"] if spec.bias else y
-    y = jnp.asarray(convolve(x, node["kernel"], spec.strides, spec.padding))
-    return y + node["bias"] if spec.bias else y
+    """x K + b, what a layer puts out for its input x; channels last."""
+    y = inspection.layer_output(spec, net, x)
+    return jnp.moveaxis(y, 1, -1) if is_channels_first(spec) else y
 
 
 def _starts(path: tuple[str, ...], prefixes) -> bool:

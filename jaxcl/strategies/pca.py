@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
+from jaxcl.nn import inspection
 from jaxcl.ops.decompositions import eigh
 from jaxcl.ops.linalg import EXACT
 from jaxcl.ops.sampling import batch_positions
@@ -79,14 +80,9 @@ def pca(setup: Setup, *, chunk: int = 512) -> Strategy:
         now = found(state, ctx)
 
         def apply(net, model_state, x, task, key, train):
-            node = net
-            for name in layer.path[:-1]:
-                node = node[name]
             y = jnp.matmul(x.reshape(len(x), -1) - now.mean, now.components)
             y = y / now.scale
-            logits = y @ node["kernel"]
-            if layer.bias:
-                logits = logits + node["bias"]
+            logits = inspection.layer_output(layer, net, y)
             return Output(logits, model_state, {layer.name: y})
 
         return apply
