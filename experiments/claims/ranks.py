@@ -38,21 +38,16 @@ def ranks(folder: Path) -> Mapping[str, Array]:
         found.setdefault(name, []).append(value)
 
     for seed, status in zip(run.seeds, run.result.status, strict=True):
-        well = status == OK
-        final = [rank(run, seed, last, t) if well else np.nan for t in range(last + 1)]
-        put("final", float(np.mean(final)))
+        if status != OK:
+            table = np.full((last + 2, last + 1), np.nan)
+        else:
+            table = _table(run, seed, every)
+        put("final", table[-1].mean())
         if not every:
             continue
-        before, after = (
-            np.array(
-                [
-                    rank(run, seed, t + step, t) if well else np.nan
-                    for t in range(last + 1)
-                ]
-            )
-            for step in (-1, 0)
-        )
-        for t in range(last + 1):
+        at = np.arange(last + 1)
+        before, after = table[at, at], table[at + 1, at]
+        for t in at:
             put(f"before_{t}", before[t])
             put(f"after_{t}", after[t])
         rise = after - before
@@ -63,9 +58,21 @@ def ranks(folder: Path) -> Mapping[str, Array]:
     return {name: np.array(values) for name, values in found.items()}
 
 
-def rank(run: Run, seed: int, trained: int, task: int) -> float:
-    """Effective rank on a task's images, of the weights after task `trained`."""
-    x, _ = run.data(seed, task)
-    weights = run.weights(seed, trained)
-    out = run.apply(weights, x[:IMAGES], task, current=max(trained, 0))
-    return float(effective_rank(out.taps[READ_BY]))
+def _table(run: Run, seed: int, every: bool) -> Array:
+    """Effective rank [tasks trained, task's images], as far as it is asked for.
+
+    Each file of weights is read once: it holds those of all seeds.
+    """
+    last = run.num_tasks - 1
+    images = [run.data(seed, t)[0][:IMAGES] for t in range(last + 1)]
+    table = np.full((last + 2, last + 1), np.nan)
+    for trained in range(-1, last + 1) if every else (last,):
+        weights = run.weights(seed, trained)
+        # Before and after a task on its own images; at the end on those of all.
+        tasks = (trained, trained + 1) if trained < last else range(last + 1)
+        for task in tasks:
+            if 0 <= task <= last:
+                out = run.apply(weights, images[task], task, current=max(trained, 0))
+                rank = float(effective_rank(out.taps[READ_BY]))
+                table[trained + 1, task] = rank
+    return table
