@@ -155,7 +155,9 @@ def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None
             method[key] = value
             continue
         if key == "model":  # another network: the first one's fields go with it
-            config.model = ConfigDict(value)
+            model: Any = config.model
+            common = base("").to_dict()["model"] | {"dtype": model.dtype}
+            config.model = ConfigDict(common | dict(value))
             continue
         node, _, leaf = key.rpartition(".")
         # A model's fields are the model's own: who builds it knows them.

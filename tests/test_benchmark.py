@@ -207,3 +207,14 @@ def test_the_config_in_effect_is_every_field():
     assert first == "# digits, ewc"
     assert "optimizer.clip = 10.0" in lines and "method.strength = 100.0" in lines
     assert "data.class_order = 'fixed'" in lines and "train.patience = None" in lines
+
+
+@pytest.mark.parametrize("row", ["linear", "raw_slda"])
+def test_another_network_has_the_fields_that_every_network_has(row):
+    config = digits.get_config(row)
+    assert config.model.to_dict() == {
+        "name": "linear",
+        "dtype": "float32",
+        "head": "head",
+    }
+    assert configs.problem(config).model.num_outputs == 10
