@@ -564,7 +564,7 @@ def test_a_task_that_was_not_declared_is_refused():
     method = hat(setup)
     params, _, state = start(model, setup, method)
     loss = jaxcl.transform_loss(method, setup)
-    with pytest.raises(ValueError, match="num_tasks=3 tasks, got task 3"):
+    with pytest.raises(ValueError, match="task must lie in .0, 3., got 3"):
         loss(params, state, context(setup, 3))
 
 

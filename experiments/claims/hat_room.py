@@ -70,7 +70,9 @@ def gates(folder: Path) -> Mapping[str, Array]:
         pairs = list(zip(layers, layers[1:], strict=False))
         for t in range(run.num_tasks):
             weights = [np.outer(a[t], b[t]).mean() for a, b in pairs]
-            values = {"units": units[t].mean(), "weights": np.mean(weights or [np.nan])}
+            # Of a single layer the inputs are all open.
+            open_weights = np.mean(weights) if weights else units[t].mean()
+            values = {"units": units[t].mean(), "weights": open_weights}
             if t:
                 both = (units[:t] & units[t]).sum(1)
                 either = (units[:t] | units[t]).sum(1)
