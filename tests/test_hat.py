@@ -564,8 +564,13 @@ def test_a_task_that_was_not_declared_is_refused():
     method = hat(setup)
     params, _, state = start(model, setup, method)
     loss = jaxcl.transform_loss(method, setup)
+    ctx = context(setup, 3)
+    with pytest.raises(ValueError, match=r"task must lie in \[0, 3\), got 3"):
+        loss(params, state, ctx)
+    # Evaluation meets no loss: the examples' own tasks are looked at.
+    f = method.forward(setup.apply_fn, state, params.aux, ctx=ctx)
     with pytest.raises(ValueError, match="num_tasks=3 tasks, got task 3"):
-        loss(params, state, context(setup, 3))
+        f(params.net, {}, ctx.batch.x, ctx.batch.task, ctx.key, False)
 
 
 def test_a_normalisation_between_other_things_and_unknown_parameters_are_refused():
