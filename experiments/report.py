@@ -30,7 +30,7 @@ from .runs.load import EXPECTED, find
 def main(argv: Sequence[str]) -> int:
     folders = [Path(arg) for arg in argv[1:]]
     try:
-        if flags.FLAGS.page:
+        if "page" in flags.FLAGS and flags.FLAGS.page:
             root = Path(flags.FLAGS.page)
             (root / "README.md").write_text(results_page.page(root), encoding="utf-8")
             return 0

@@ -31,7 +31,11 @@ ADAMW = optax.adamw(RATE, weight_decay=DECAY)
 TRAINS_OLD = ("lwf", "agem", "er")
 # … or all, where DER++ distils all of a replayed example's old logits.
 TRAINS_ALL = ("derpp",)
-GENTLE = {"gpm": {"where": "updates"}, "owm": {"where": "updates"}}
+GENTLE = {
+    "gpm": {"where": "updates"},
+    "owm": {"where": "updates"},
+    "ol": {"extractor": 0.0},  # heads from the first step on
+}
 
 
 def train(method, tasks, steps=6, optimizer=PUSHING, setup=SETUP):
@@ -213,9 +217,14 @@ def test_shared_outputs_are_all_in_play():
 
 
 def test_heads_that_name_no_parameter_with_the_outputs_are_refused():
-    for heads in ((), (("classifier",),), (("hidden_0",),)):
+    no_outputs = "names no parameter whose last axis"
+    for heads, message in (
+        ((), no_outputs),
+        ((("classifier",),), "'classifier' matches no parameter; there are head"),
+        ((("hidden_0",),), no_outputs),
+    ):
         setup = SETUP._replace(heads=heads)
-        with pytest.raises(ValueError, match="names no parameter whose last axis"):
+        with pytest.raises(ValueError, match=message):
             train(finetune(setup), (0,), setup=setup)
 
 

@@ -45,10 +45,9 @@ class Result(NamedTuple):
         NaN: not measured, or not finite.
       sessions: of each process it went through, equal ones in a row once: its device,
         its versions, the hash of its code and how often it started.
-      config: the run's config, from `config.json` beside the file; None: unknown. Not a
-        part of the file.
+      config: the run's config, from `config.json` beside the file; None: unknown.
       features: "quantity/layer" -> [S, ...], from `features.npz` beside it, if any.
-        Not a part of the file either.
+        Neither of the two is a part of the file.
     """
 
     config_name: str
