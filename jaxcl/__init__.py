@@ -20,11 +20,9 @@ from jaxcl.hooks import (
     transform_loss,
     transform_optimizer,
 )
+from jaxcl.inputs import array_data, context, context_of
 from jaxcl.opening import load_run
 from jaxcl.setup import (
-    array_data,
-    context,
-    context_of,
     setup_for,
     setup_for_equinox,
     setup_for_linen,

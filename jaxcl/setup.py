@@ -1,6 +1,6 @@
-"""What a strategy is built from and called with: a `Setup`, a `Context`, a `TaskData`.
+"""What a strategy is built from: the `Setup` of a model, whatever it is written in.
 
-A training loop of one's own makes them here; the loop of this project does too.
+A training loop of one's own makes it here; the loop of this project does too.
 """
 
 from __future__ import annotations
@@ -10,23 +10,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxcl.checks import require, require_range
 from jaxcl.heads import cross_entropy, require_heads, scenario_mask
 from jaxcl.nn import capture, inspection, tagged
 from jaxcl.nn.capture import LinenModel
+from jaxcl.nn.precision import compute_in
 from jaxcl.types import (
     AS_IT_IS,
     ApplyFn,
-    Batch,
     Codec,
-    Context,
     LayerSpec,
     Output,
     PyTree,
     Setup,
-    TaskData,
 )
 
 Heads = Sequence[Sequence[str | int]]
@@ -186,7 +182,7 @@ def setup_for_linen(
       mask_by: "example" or "task"; likewise.
       heads: path prefixes of the classifier's leaves.
       codec: how memories keep inputs.
-      dtype: that the model computes in; see `compute_in`.
+      dtype: that the model computes in; see `jaxcl.nn.precision.compute_in`.
 
     Returns:
       A `Setup` with the model's layers and normalisations.
@@ -216,43 +212,6 @@ def setup_for_linen(
         codec=codec,
         model_state=state,
     )
-
-
-DTYPES = ("float32", "bfloat16")
-
-
-def compute_in(dtype: str, apply_fn: ApplyFn) -> ApplyFn:
-    """A model that computes in another dtype than its parameters are kept in.
-
-    Parameters and inputs are rounded on the way in, logits and taps are the dtype's;
-    the loss, parameters, running statistics and what a method keeps stay float32.
-
-    Args:
-      dtype: one of `DTYPES`; "float32" leaves the model as it is.
-      apply_fn: of the model.
-
-    Raises:
-      ValueError: an unknown dtype.
-    """
-    require(
-        dtype in DTYPES,
-        f"model.dtype must be one of {', '.join(DTYPES)}, got {dtype!r}",
-    )
-    if dtype == "float32":
-        return apply_fn
-    kind = jnp.dtype(dtype)
-
-    def narrow(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda a: a.astype(kind), tree)
-
-    def apply(net, model_state, x, task, key, train) -> Output:
-        out = apply_fn(narrow(net), model_state, narrow(x), task, key, train)
-        state = jax.tree.map(
-            lambda new, old: new.astype(old.dtype), out.model_state, model_state
-        )
-        return out._replace(logits=out.logits.astype(jnp.float32), model_state=state)
-
-    return apply
 
 
 def _scenario(scenario: str, num_tasks: int, num_outputs: int):
@@ -330,152 +289,3 @@ def _require_logits(run: Callable, args: tuple, model: Any, num_outputs: int) ->
         raise ValueError(
             f"{name} has to give logits [B, {num_outputs}], it gives {got}"
         )
-
-
-def context(
-    x: jax.Array,
-    y: jax.Array,
-    *,
-    task: int | jax.Array,
-    step: int | jax.Array = 0,
-    seed: int | jax.Array = 0,
-    key: jax.Array | None = None,
-    index: jax.Array | None = None,
-    setup: Setup | None = None,
-    **moment: Any,
-) -> Context:
-    """A `Context` for a training loop of one's own.
-
-    Args:
-      x: [B, ...] inputs.
-      y: int[B] targets.
-      task: the task they belong to, which is the one in training.
-      step: since the task's start.
-      seed: of the run; the step's default key is drawn from it.
-      key: a typed key of this step's own; by default one that differs between seeds,
-        tasks and steps.
-      index: int[B], where each example lies in the `TaskData` that ``before_task`` was
-        given; by default not known, so that nothing made of it then is used.
-      setup: with it tasks and targets are held against its T and K.
-      **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
-        task_progress, model_state, cache.
-
-    Returns:
-      A `Context` in which every example has weight 1.
-
-    Raises:
-      ValueError: x and y differ in length; a task, a target or an index out of range,
-        where it is a value and not a tracer: inside jit it would be clipped without a
-        word.
-    """
-    n = x.shape[0]
-    _require_labels(x, y, task, setup)
-    if index is not None:
-        require_range("index", index, np.iinfo(np.int32).max)
-    batch = Batch(
-        x=x,
-        y=jnp.asarray(y, jnp.int32),
-        task=jnp.full((n,), task, jnp.int32),
-        weight=jnp.ones((n,), jnp.float32),
-        index=jnp.full((n,), -1) if index is None else jnp.asarray(index, jnp.int32),
-    )
-    if key is None:
-        key = jax.random.key(seed)
-        for number in (task, step):
-            key = jax.random.fold_in(key, number)
-    return context_of(batch, task=task, step=step, key=key, **moment)
-
-
-def context_of(
-    batch: Batch,
-    *,
-    task: int | jax.Array,
-    key: jax.Array,
-    step: int | jax.Array = 0,
-    epoch: int | jax.Array = 0,
-    epoch_progress: float | jax.Array = 0.0,
-    epoch_fraction: float | jax.Array = 0.0,
-    task_progress: float | jax.Array = 0.0,
-    model_state: PyTree | None = None,
-    cache: PyTree = (),
-) -> Context:
-    """The `Context` of a step on a batch.
-
-    Args:
-      batch: the step's examples.
-      task: the task in training.
-      key: a typed key of this step's own.
-      step: since the task's start.
-      epoch: of the task, from 0.
-      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
-      epoch_fraction: share of the epoch's examples that came before this batch.
-      task_progress: share of the task done.
-      model_state: the model's running statistics, by default none.
-      cache: what the strategy's ``before_task`` returned.
-    """
-    return Context(
-        task=jnp.asarray(task, jnp.int32),
-        step=jnp.asarray(step, jnp.int32),
-        epoch=jnp.asarray(epoch, jnp.int32),
-        epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
-        epoch_fraction=jnp.asarray(epoch_fraction, jnp.float32),
-        task_progress=jnp.asarray(task_progress, jnp.float32),
-        key=key,
-        batch=batch,
-        model_state={} if model_state is None else model_state,
-        cache=cache,
-    )
-
-
-def array_data(
-    x: jax.Array,
-    y: jax.Array,
-    task: int | jax.Array = 0,
-    *,
-    setup: Setup | None = None,
-) -> TaskData:
-    """Plain arrays as the `TaskData` that `before_task` and `after_task` read.
-
-    Args:
-      x: [N, ...] network inputs.
-      y: int[N] targets.
-      task: the task they belong to.
-      setup: with it tasks and targets are held against its T and K.
-
-    Returns:
-      A `TaskData` of N examples.
-
-    Raises:
-      ValueError: x and y differ in length, or are empty; a task or a target out of
-        range, where it is a value and not a tracer.
-    """
-    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
-    if x.shape[0] != y.shape[0] or x.shape[0] == 0:
-        raise ValueError(
-            f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
-            f"{y.shape[0]}"
-        )
-    _require_labels(x, y, task, setup)
-
-    def take(index: jax.Array) -> Batch:
-        return Batch(
-            x=x[index],
-            y=y[index],
-            task=jnp.full(index.shape, task, jnp.int32),
-            weight=jnp.ones(index.shape, jnp.float32),
-            index=index,
-        )
-
-    return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
-
-
-def _require_labels(x, y, task, setup: Setup | None) -> None:
-    """Refuses targets and tasks that an index would be clipped at."""
-    if jnp.shape(y)[:1] != x.shape[:1]:
-        raise ValueError(
-            f"x and y need the same number of rows, got {x.shape[0]} and "
-            f"{list(jnp.shape(y))}"
-        )
-    most = np.iinfo(np.int32).max
-    require_range("task", task, setup.num_tasks if setup else most)
-    require_range("targets y", y, setup.logit_mask.shape[1] if setup else most)

@@ -30,9 +30,9 @@ from jaxcl.data.cache import Source
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.stream import Base
 from jaxcl.hooks import transform_loss
+from jaxcl.inputs import context_of
 from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
-from jaxcl.setup import context_of
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, make_setup, per_seed
 from jaxcl.training.programs import make_programs

@@ -11,7 +11,7 @@ ROOT = Path(jaxcl.__file__).parent
 FLOORS = [
     ("checks", "files"),
     ("types",),
-    ("contract", "ops", "metrics", "statistics"),
+    ("contract", "inputs", "ops", "metrics", "statistics"),
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
     ("hooks", "setup"),
     ("strategies", "data"),

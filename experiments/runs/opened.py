@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcl.setup import context
+from jaxcl.inputs import context
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.observation import shapes_of_seed, strategy_of
 from jaxcl.training.problem import setup_of

@@ -18,7 +18,7 @@ from jaxcl.nn.inspection import require_treatable
 from jaxcl.nn.tagged import is_channels_first
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
 from jaxcl.ops.sampling import batch_positions
-from jaxcl.ops.trees import wide
+from jaxcl.ops.trees import leaf_names, starts_with, wide
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
 
 _EXAMPLES = 256  # that a layer is judged by when a task ends
@@ -195,7 +195,7 @@ def stages_of(setup: Setup) -> tuple[Stage, ...]:
       ValueError: what is no sequence of layers, by name.
     """
     require_treatable(setup.layers, "ol")
-    heads = [x for x in setup.layers if _starts(x.path, setup.heads)]
+    heads = [x for x in setup.layers if starts_with(x.path, setup.heads)]
     hidden = [x for x in setup.layers if x not in heads]
     if not heads or not hidden:
         raise ValueError(
@@ -232,11 +232,11 @@ def owners(setup: Setup, stages: tuple[Stage, ...], net: PyTree) -> PyTree:
     """
 
     def owner(path, _):
-        names = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
-        if _starts(names, setup.heads):
+        names = leaf_names(path)
+        if starts_with(names, setup.heads):
             return len(stages)
         for number, stage in enumerate(stages):
-            if _starts(names, stage.prefixes):
+            if starts_with(names, stage.prefixes):
                 return number
         raise ValueError(
             f"ol does not know which layer parameter {'/'.join(names)!r} belongs to"
@@ -249,7 +249,3 @@ def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
     """x K + b, what a layer puts out for its input x; channels last."""
     y = inspection.layer_output(spec, net, x)
     return jnp.moveaxis(y, 1, -1) if is_channels_first(spec) else y
-
-
-def _starts(path: tuple[str, ...], prefixes) -> bool:
-    return any(path[: len(p)] == p for p in prefixes)

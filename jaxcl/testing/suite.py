@@ -20,8 +20,8 @@ from jaxcl.hooks import (
     transform_loss,
     transform_optimizer,
 )
+from jaxcl.inputs import array_data, context
 from jaxcl.nn import capture
-from jaxcl.setup import array_data, context
 from jaxcl.testing.problem import BATCH, TASKS, small_problem
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem, make_setup

@@ -12,9 +12,9 @@ import optax
 
 from jaxcl.contract import Strategy
 from jaxcl.hooks import OptState, transform_loss
+from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import tree_where
-from jaxcl.setup import context_of
 from jaxcl.training.evaluation import Evaluate
 from jaxcl.training.plan import Plan
 from jaxcl.training.schedule import make_rate

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
 from jaxcl.heads import mask_logits
+from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.setup import context_of
 from jaxcl.training.state import SeedState
 from jaxcl.types import Batch, Output, Params, PyTree, Setup, State, TaskData
 

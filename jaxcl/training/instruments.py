@@ -17,8 +17,8 @@ import optax
 from jaxcl import features
 from jaxcl.heads import head_mask, shares_all_outputs
 from jaxcl.hooks import hook_in
+from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import shuffled
-from jaxcl.setup import context_of
 from jaxcl.training.epoch import make_update
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.observation import taps_of

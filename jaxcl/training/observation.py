@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
+from jaxcl.inputs import context
 from jaxcl.nn import capture
-from jaxcl.setup import context
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.state import SeedState

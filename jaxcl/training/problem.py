@@ -40,7 +40,7 @@ class Problem(NamedTuple):
         differ between seeds. They are traced: several settings of a method are trained
         at once, in one compilation, as further seeds.
       heads: paths of the classifier in the model's parameters.
-      dtype: that the model computes in; see `jaxcl.setup.compute_in`.
+      dtype: that the model computes in; see `jaxcl.nn.precision.compute_in`.
     """
 
     model: LinenModel

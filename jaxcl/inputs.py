@@ -1,0 +1,164 @@
+"""What a strategy's hooks are called with: a `Context`, a `TaskData`.
+
+A training loop of one's own makes them here; the loop of this project does too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl.checks import require_range
+from jaxcl.types import Batch, Context, PyTree, Setup, TaskData
+
+
+def context(
+    x: jax.Array,
+    y: jax.Array,
+    *,
+    task: int | jax.Array,
+    step: int | jax.Array = 0,
+    seed: int | jax.Array = 0,
+    key: jax.Array | None = None,
+    index: jax.Array | None = None,
+    setup: Setup | None = None,
+    **moment: Any,
+) -> Context:
+    """A `Context` for a training loop of one's own.
+
+    Args:
+      x: [B, ...] inputs.
+      y: int[B] targets.
+      task: the task they belong to, which is the one in training.
+      step: since the task's start.
+      seed: of the run; the step's default key is drawn from it.
+      key: a typed key of this step's own; by default one that differs between seeds,
+        tasks and steps.
+      index: int[B], where each example lies in the `TaskData` that ``before_task`` was
+        given; by default not known, so that nothing made of it then is used.
+      setup: with it tasks and targets are held against its T and K.
+      **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
+        task_progress, model_state, cache.
+
+    Returns:
+      A `Context` in which every example has weight 1.
+
+    Raises:
+      ValueError: x and y differ in length; a task, a target or an index out of range,
+        where it is a value and not a tracer: inside jit it would be clipped without a
+        word.
+    """
+    n = x.shape[0]
+    _require_labels(x, y, task, setup)
+    if index is not None:
+        require_range("index", index, np.iinfo(np.int32).max)
+    batch = Batch(
+        x=x,
+        y=jnp.asarray(y, jnp.int32),
+        task=jnp.full((n,), task, jnp.int32),
+        weight=jnp.ones((n,), jnp.float32),
+        index=jnp.full((n,), -1) if index is None else jnp.asarray(index, jnp.int32),
+    )
+    if key is None:
+        key = jax.random.key(seed)
+        for number in (task, step):
+            key = jax.random.fold_in(key, number)
+    return context_of(batch, task=task, step=step, key=key, **moment)
+
+
+def context_of(
+    batch: Batch,
+    *,
+    task: int | jax.Array,
+    key: jax.Array,
+    step: int | jax.Array = 0,
+    epoch: int | jax.Array = 0,
+    epoch_progress: float | jax.Array = 0.0,
+    epoch_fraction: float | jax.Array = 0.0,
+    task_progress: float | jax.Array = 0.0,
+    model_state: PyTree | None = None,
+    cache: PyTree = (),
+) -> Context:
+    """The `Context` of a step on a batch.
+
+    Args:
+      batch: the step's examples.
+      task: the task in training.
+      key: a typed key of this step's own.
+      step: since the task's start.
+      epoch: of the task, from 0.
+      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
+      epoch_fraction: share of the epoch's examples that came before this batch.
+      task_progress: share of the task done.
+      model_state: the model's running statistics, by default none.
+      cache: what the strategy's ``before_task`` returned.
+    """
+    return Context(
+        task=jnp.asarray(task, jnp.int32),
+        step=jnp.asarray(step, jnp.int32),
+        epoch=jnp.asarray(epoch, jnp.int32),
+        epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
+        epoch_fraction=jnp.asarray(epoch_fraction, jnp.float32),
+        task_progress=jnp.asarray(task_progress, jnp.float32),
+        key=key,
+        batch=batch,
+        model_state={} if model_state is None else model_state,
+        cache=cache,
+    )
+
+
+def array_data(
+    x: jax.Array,
+    y: jax.Array,
+    task: int | jax.Array = 0,
+    *,
+    setup: Setup | None = None,
+) -> TaskData:
+    """Plain arrays as the `TaskData` that `before_task` and `after_task` read.
+
+    Args:
+      x: [N, ...] network inputs.
+      y: int[N] targets.
+      task: the task they belong to.
+      setup: with it tasks and targets are held against its T and K.
+
+    Returns:
+      A `TaskData` of N examples.
+
+    Raises:
+      ValueError: x and y differ in length, or are empty; a task or a target out of
+        range, where it is a value and not a tracer.
+    """
+    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    if x.shape[0] != y.shape[0] or x.shape[0] == 0:
+        raise ValueError(
+            f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
+            f"{y.shape[0]}"
+        )
+    _require_labels(x, y, task, setup)
+
+    def take(index: jax.Array) -> Batch:
+        return Batch(
+            x=x[index],
+            y=y[index],
+            task=jnp.full(index.shape, task, jnp.int32),
+            weight=jnp.ones(index.shape, jnp.float32),
+            index=index,
+        )
+
+    return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
+
+
+def _require_labels(x, y, task, setup: Setup | None) -> None:
+    """Refuses targets and tasks that an index would be clipped at."""
+    if jnp.shape(y)[:1] != x.shape[:1]:
+        raise ValueError(
+            f"x and y need the same number of rows, got {x.shape[0]} and "
+            f"{list(jnp.shape(y))}"
+        )
+    most = np.iinfo(np.int32).max
+    require_range("task", task, setup.num_tasks if setup else most)
+    require_range("targets y", y, setup.logit_mask.shape[1] if setup else most)
