@@ -11,13 +11,16 @@ strength chosen on 1,000 more, scored on all test images), and the share of imag
 the last layer answers with zeros alone.
 
 Each point is a run in a folder of its own under the workdir (by default
-results/readings); what is finished is not run again. The workdir gets `readings.csv`
-and `readings.png`. About ten minutes on two cores.
+results/readings); what is finished is not run again. The workdir gets `readings.csv`, a
+line per seed, `readings.png`, and `readings.json`: the machine, the versions and the
+commits of the runs and of what measured them.
 """
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +32,7 @@ from absl import flags
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from jaxcl import files
 from jaxcl.benchmark import load
 from jaxcl.features import accuracy, effective_rank, multinomial_probe
 from jaxcl.training.protocol import Interrupted
@@ -131,6 +135,29 @@ def draw(lines: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
+def write(workdir: Path, lines: Sequence[dict[str, Any]], runs: Sequence[Run]) -> None:
+    """The table, its figure, and where both come from."""
+    text, image = io.StringIO(newline=""), io.BytesIO()
+    writer = csv.DictWriter(text, lines[0].keys())
+    writer.writeheader()
+    writer.writerows(lines)
+    files.write_whole(workdir / "readings.csv", text.getvalue())
+    with matplotlib.rc_context(STYLE):
+        draw(lines).savefig(image, dpi=DPI)
+    files.write_whole(workdir / "readings.png", image.getvalue())
+    about = {
+        "seeds": list(runs[0].seeds),
+        "images": {"ranked": RANKED, "probe_fitted": FITTED, "probe_chosen": HELD},
+        "device": sorted({run.result.device for run in runs}),
+        "commits_of_runs": sorted(
+            {run.result.versions.get("commit", "unknown") for run in runs}
+        ),
+        "seconds_of_runs": round(sum(run.result.wall_s for run in runs), 1),
+        "measured_with": dict(machine.versions()),
+    }
+    files.write_whole(workdir / "readings.json", json.dumps(about, indent=1) + "\n")
+
+
 def main(argv: Sequence[str]) -> int:
     workdir = Path(_WORKDIR.value or Path("results") / "readings")
     seeds, lines = tuple(range(_SEEDS.value)), []
@@ -161,12 +188,7 @@ def main(argv: Sequence[str]) -> int:
                 flush=True,
             )
     if machine.is_main_process():
-        with (workdir / "readings.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, lines[0].keys())
-            writer.writeheader()
-            writer.writerows(lines)
-        with matplotlib.rc_context(STYLE):
-            draw(lines).savefig(workdir / "readings.png", dpi=DPI)
+        write(workdir, lines, list(runs.values()))
         print(f"table and figure: {workdir}")
     return 0
 
