@@ -195,6 +195,7 @@ class Framework(NamedTuple):
     give: Any  # Linen's layout -> the framework's parameters
     take: Any  # and back
     inputs: Any  # [B, H, W, C] -> as the framework has images
+    rows: Any  # layer -> of its kernel as a matrix, where Linen has each row
 
 
 def framework(name: str, model: str, net: dict, batch: int, **options) -> Framework:
@@ -202,7 +203,12 @@ def framework(name: str, model: str, net: dict, batch: int, **options) -> Framew
     dtype = net["head"]["kernel"].dtype
     example = jax.ShapeDtypeStruct((batch, SIDE, SIDE, 1), dtype)
     of = dict(num_outputs=OUTPUTS, num_tasks=TASKS, scenario="task") | options
-    same = (lambda net: jax.tree.map(jnp.asarray, net), lambda net: net, lambda x: x)
+    same = (
+        lambda net: jax.tree.map(jnp.asarray, net),
+        lambda net: net,
+        lambda x: x,
+        lambda layer: slice(None),
+    )
     head = (("head",),)
     if name == "linen":
         of_task = [OUTPUTS // TASKS] * TASKS
@@ -233,7 +239,14 @@ def framework(name: str, model: str, net: dict, batch: int, **options) -> Framew
         at = {k: {"kernel": m.weight, "bias": m.bias} for k, m in found.items()}
         return turned_back(at, model)
 
-    return Framework(setup, give, take, lambda x: x.transpose(0, 3, 1, 2))
+    def rows(layer):
+        kernel = net[layer]["kernel"]
+        number = np.arange(kernel[..., 0].size).reshape(*kernel.shape[:-1], 1)
+        numbered = {"kernel": number + np.zeros(kernel.shape), "bias": np.zeros(1)}
+        of_first_output = turned({layer: numbered}, model)[layer]["kernel"][0]
+        return np.asarray(of_first_output, int).ravel()
+
+    return Framework(setup, give, take, lambda x: x.transpose(0, 3, 1, 2), rows)
 
 
 def start(name: str, model: str, net: dict):
