@@ -120,7 +120,8 @@ def test_the_command_of_commands(tmp_path, argument, code, told):
 def test_every_command_is_listed():
     others = {"__init__", "__main__", "config", "launch"}
     files = {file.stem for file in (ROOT / "experiments").glob("*.py")}
-    assert set(COMMANDS) == files - others
+    rooms = {file.parent.name for file in (ROOT / "experiments").glob("*/__main__.py")}
+    assert set(COMMANDS) == (files - others) | rooms
 
 
 def test_without_the_extra_the_command_says_what_to_install(installed, tmp_path):
