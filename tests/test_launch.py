@@ -385,5 +385,7 @@ def test_a_command_line_is_written_out(given, config):
 
 
 def test_a_config_that_is_not_shipped():
-    with pytest.raises(ValueError, match="no config 'digitz'; known: digits, mnist_claims, permuted"):
+    with pytest.raises(
+        ValueError, match="no config 'digitz'; known: digits, mnist_claims, permuted"
+    ):
         launch.written_out(["jaxcl run", "--config=digitz:ewc"])
