@@ -224,6 +224,9 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
             if os.environ.get("JAXCL_TRACEBACK"):
                 raise
             fail(error)
+        except KeyboardInterrupt:  # before there was a run to save, or after
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 130
 
     return guarded
 

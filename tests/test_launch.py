@@ -389,3 +389,12 @@ def test_a_config_that_is_not_shipped():
         ValueError, match="no config 'digitz'; known: digits, mnist_claims, permuted"
     ):
         launch.written_out(["jaxcl run", "--config=digitz:ewc"])
+
+
+def test_ctrl_c_before_there_is_a_run(monkeypatch, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "prepare_jax", lambda: None)
+    assert launch._guarded(main)([]) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on\n"

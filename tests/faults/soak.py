@@ -94,7 +94,7 @@ def _run(row: str, workdir: Path, log: Path, kill_at: int | None) -> int:
             injectors.at_operation(kill_at, workdir, injectors.kill_me)
         execute(config_of(row), workdir)
         return ENDED
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):  # the latter before it could save
         return STOPPED
     except (UsageError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
