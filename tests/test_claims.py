@@ -10,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.claims import carry, choose, decide, unstable
+from experiments.claims import carry, choose, decide, resnet, unstable
 from experiments.claims.claim import (
     Effect,
     Estimate,
@@ -32,6 +33,7 @@ from experiments.claims.table import CLAIMS
 from experiments.reporting import claim_page, results_page
 from experiments.runs import results
 from experiments.runs.results import Result
+from jaxcl.types import Params
 
 ROOT = Path(__file__).parents[1]
 
@@ -460,3 +462,18 @@ def test_an_effect_that_is_not_a_mean_has_no_p(tmp_path):
     outcomes = {"bp": make_outcome("bp", [0.5, 0.6])}
     _, (answer,) = decide.judge(claim, outcomes)
     assert answer.verdict == "held" and math.isnan(answer.effects[0].p_t)
+
+
+def test_the_largest_update_is_the_tasks_own():
+    watch = resnet.largest()
+    zero = Params({"w": jnp.zeros(2), "b": jnp.zeros(1)}, {})
+    state = watch.init(zero)
+    for biggest in (-0.5, 0.25):
+        moved = Params({"w": jnp.array([biggest, 0.1]), "b": jnp.zeros(1)}, {})
+        out, state = watch.updates(moved, state, zero, grads=zero, ctx=None, out=None)
+        assert out is moved
+    rest = dict(data=None, model_state={}, task=0, key=None)
+    _, state = watch.after_task(zero, state, **rest)
+    assert watch.report(state) == {"largest_update": {"network": 0.5}}
+    _, state = watch.after_task(zero, state, **rest)  # a task that nothing moved in
+    assert watch.report(state) == {"largest_update": {"network": 0.0}}
