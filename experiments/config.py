@@ -152,7 +152,7 @@ def problem(config: ConfigDict) -> Problem:
 
 
 def _plan(config: ConfigDict) -> Plan:
-    of_optimizer = ("lr", "schedule", "warmup", "decay_per_task")
+    of_optimizer = ("lr", "schedule", "warmup", "decay_per_task", "lr_floor")
     optimizer: Any = config.optimizer
     rate = {name: optimizer[name] for name in of_optimizer}
     return Plan(**rate, **config.train.to_dict())

@@ -92,6 +92,7 @@ def base(name: str) -> ConfigDict:
                 "schedule": "constant",  # over each task: constant, cosine, linear
                 "warmup": 0.0,  # share of each task that the rate rises over
                 "decay_per_task": 1.0,  # the rate from one task to the next
+                "lr_floor": 0.0,  # decay_per_task takes no task's rate below it
             },
             "train": {
                 "epochs": optional(int),

@@ -31,7 +31,7 @@ def recorder(setup):
     return strategy(init=init, grads=grads, updates=updates)
 
 
-def by_hand(n, epochs, task, schedule, warmup, decay):
+def by_hand(n, epochs, task, schedule, warmup, decay, floor=0.0):
     p = np.arange(n * epochs) / (n * epochs)
     q = np.clip((p - warmup) / (1 - warmup), 0, 1)
     shape = {
@@ -41,22 +41,23 @@ def by_hand(n, epochs, task, schedule, warmup, decay):
     }[schedule]
     if warmup:
         shape = np.where(p < warmup, p / warmup, shape)
-    return -0.1 * decay**task * shape
+    return -max(0.1 * decay**task, floor) * shape
 
 
 @pytest.mark.parametrize("seed_mode", ["map", "vmap"])
 @pytest.mark.parametrize(
-    "schedule,warmup,decay",
+    "schedule,warmup,decay,floor",
     [
-        ("constant", 0.0, 1.0),
-        ("cosine", 0.0, 1.0),
-        ("linear", 0.25, 0.8),
-        ("cosine", 0.3, 0.5),
-        ("constant", 0.5, 1.0),
+        ("constant", 0.0, 1.0, 0.0),
+        ("cosine", 0.0, 1.0, 0.0),
+        ("linear", 0.25, 0.8, 0.0),
+        ("cosine", 0.3, 0.5, 0.04),
+        ("constant", 0.5, 1.0, 0.0),
     ],
 )
-def test_each_step_has_its_rate(problem, schedule, warmup, decay, seed_mode):
+def test_each_step_has_its_rate(problem, schedule, warmup, decay, floor, seed_mode):
     plan = dict(schedule=schedule, warmup=warmup, decay_per_task=decay)
+    plan |= dict(lr_floor=floor, lr=0.1)
     p = problem(make_strategy=recorder, plan=plan, seeds=(0, 1), seed_mode=seed_mode)
     moved = after_each_task(p)[-1].strategy_state
     epochs, batch = p.plan.epochs, p.plan.batch_size
@@ -64,7 +65,7 @@ def test_each_step_has_its_rate(problem, schedule, warmup, decay, seed_mode):
     for seed in range(2):
         for task in range(p.stream.num_tasks):
             n = -(-int(sizes[seed, task]) // batch)
-            exact = by_hand(n, epochs, task, schedule, warmup, decay)
+            exact = by_hand(n, epochs, task, schedule, warmup, decay, floor)
             np.testing.assert_allclose(
                 moved[seed, task, : n * epochs], exact, rtol=1e-5, atol=1e-7
             )
@@ -85,6 +86,8 @@ def test_the_schedule_is_optax_own_over_one_task(problem):
         ({"schedule": "step"}, "schedule must be one of constant, cosine, linear"),
         ({"warmup": 1.0}, "warmup must lie in .0, 1., got 1.0"),
         ({"decay_per_task": 0.0}, "decay_per_task must be greater than 0, got 0.0"),
+        ({"lr": 0.1, "lr_floor": 0.2}, "lr_floor must lie between 0 and the rate, 0.1"),
+        ({"lr": 0.1, "lr_floor": -0.2}, "lr_floor must lie .* got -0.2"),
         ({"schedule": "cosine", "patience": 3}, "patience=3 and a schedule would both"),
         ({"warmup": 0.1, "patience": 3}, "patience=3 and a schedule would both"),
         ({"decay_per_task": 0.5, "patience": 3}, "would both"),

@@ -22,7 +22,7 @@ class Plan(NamedTuple):
         divided by `lr_factor`; None never does.
       lr_factor: > 1.
       lr_min: a seed whose learning rate falls below lr_min is done with the task.
-      lr: the rate that lr_min is compared with.
+      lr: the rate that lr_min and lr_floor are compared with.
       patience_metric: the validation "accuracy" or "loss" that patience follows.
       select: "last" or "best" weights are carried to the next task.
       select_metric: the validation "accuracy" or "loss" that "best" is measured by; of
@@ -31,6 +31,7 @@ class Plan(NamedTuple):
         `jaxcl.training.schedule.make_rate`.
       warmup: share of each task over which the rate rises from 0; in [0, 1).
       decay_per_task: what the rate is multiplied by from one task to the next; > 0.
+      lr_floor: the rate that `decay_per_task` does not take a task below; ≥ 0.
     """
 
     epochs: int | None
@@ -47,6 +48,7 @@ class Plan(NamedTuple):
     schedule: str = "constant"
     warmup: float = 0.0
     decay_per_task: float = 1.0
+    lr_floor: float = 0.0
 
 
 def validate_plan(plan: Plan, *, has_validation: bool) -> None:
@@ -77,6 +79,10 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
     if not plan.decay_per_task > 0:
         raise ValueError(
             f"decay_per_task must be greater than 0, got {plan.decay_per_task}"
+        )
+    if not 0 <= plan.lr_floor <= plan.lr and plan.lr_floor:
+        raise ValueError(
+            f"lr_floor must lie between 0 and the rate, {plan.lr}, got {plan.lr_floor}"
         )
     scheduled = plan.schedule != "constant" or plan.warmup or plan.decay_per_task != 1
     if scheduled and plan.patience is not None:

@@ -20,16 +20,18 @@ def make_rate(plan: Plan) -> Rate | None:
     With p the share of the task's steps that are done, w ``plan.warmup`` and
     q = (p − w)/(1 − w), step by step, for task t from 0:
 
-        decayᵗ · p/w                 while p < w
-        decayᵗ · 1                   constant
-        decayᵗ · (1 + cos π q)/2     cosine
-        decayᵗ · (1 − q)             linear
+        d · p/w                 while p < w
+        d · 1                   constant
+        d · (1 + cos π q)/2     cosine
+        d · (1 − q)             linear
+
+    where d = max(decayᵗ, lr_floor/lr).
 
     A task's length differs between tasks and seeds and is not known when the step is
     compiled; optax's schedules are therefore read at p, not at a count of steps.
 
     Args:
-      plan: its ``schedule``, ``warmup`` and ``decay_per_task``.
+      plan: its ``schedule``, ``warmup``, ``decay_per_task`` and ``lr_floor``.
 
     Returns:
       The factor's function, or None where it is always 1.
@@ -49,6 +51,11 @@ def make_rate(plan: Plan) -> Rate | None:
         shape = after
     if plan.schedule == "constant" and not w and plan.decay_per_task == 1:
         return None
-    return lambda progress, task: jnp.asarray(
-        shape(progress) * plan.decay_per_task**task
-    )
+
+    def rate(progress, task):
+        decay = plan.decay_per_task**task
+        if plan.lr_floor:
+            decay = jnp.maximum(decay, plan.lr_floor / plan.lr)
+        return jnp.asarray(shape(progress) * decay)
+
+    return rate
