@@ -10,7 +10,10 @@ import pytest
 # What the tests cost is compiling the same small programs again and again: optimise
 # them less and share them with the workers of pytest-xdist and the commands under test,
 # which inherit the environment.
-_FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.mkdtemp(prefix="jaxcl-compiled-")
