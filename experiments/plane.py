@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
     about |= rows.origin(runs, sys.argv[1:])
     if machine.is_main_process():
         name = base.config.name
-        made = lambda: draw(surface, list(walks.values()), name)  # noqa: E731
+        made = partial(draw, surface, list(walks.values()), name)
         picture.write(workdir, "plane", made, about | shown)
         print(f"{table(shown)}\npicture and numbers: {workdir}")
     return 0
