@@ -178,10 +178,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
         row: strategies.method(row).colour or SPARE[i] for i, row in enumerate(runs)
     }
     methods = [
-        Seen(
-            *(strategies.label(row), colours[row]),
-            *(m.maps[0, :, :shown], m.chance[0, :, :shown]),
-        )
+        Seen(strategies.label(row), m.maps[0, :, :shown], m.chance[0, :, :shown])
         for row, m in maps.items()
     ]
     stream, name = first.problem.stream, first.config.name

@@ -15,7 +15,6 @@ class Seen(NamedTuple):
     """A method's maps of the images that are shown."""
 
     label: str
-    colour: str
     maps: NDArray[np.float64]  # [T, N, h, w] after each task
     chance: NDArray[np.float64]  # [T, N] probability of the true class
 
@@ -60,9 +59,7 @@ def draw(
     for i, seen in enumerate(methods):
         for j, task in enumerate(shown):
             column = grid[:, 1 + i * len(shown) + j]
-            column[0].set_title(
-                f"{seen.label}\nafter task {task + 1}", size=8, color=seen.colour
-            )
+            column[0].set_title(f"{seen.label}\nafter task {task + 1}", size=8)
             for k, ax in enumerate(column):
                 _tile(ax, images[k], seen.maps[task, k], window)
                 ax.set_xlabel(f"{100 * seen.chance[task, k]:.0f} %", size=7, labelpad=1)
