@@ -17,6 +17,8 @@ COMMANDS = {
     "hat_limits": "where HAT stops working",
     "heads": "heads in closed form on final features: what forgets?",
     "readings": "what the readings of the orthogonal loss do to features",
+    "attention": "where two networks look after each task, and how far they agree",
+    "plane": "two tasks' accuracy over a plane of weights, and methods' paths in it",
 }
 # What the commands need and the library does not.
 EXTRA = (

@@ -130,7 +130,7 @@ def fail(error: BaseException) -> NoReturn:
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
+        if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             # A file that cannot be read is an error only once a field is looked at.
             str(flags.FLAGS["config"].value.name)
     except (AttributeError, KeyError) as e:

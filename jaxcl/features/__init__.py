@@ -11,6 +11,7 @@ from jaxcl.features.forgetting import lost_share, representation_forgetting
 from jaxcl.features.landscape import barrier, loss_along_line
 from jaxcl.features.lda import lda
 from jaxcl.features.noise import NoiseKept, noise_kept
+from jaxcl.features.plane import Place, Plane, place_in, plane_through, point_of
 from jaxcl.features.probes import Probe, accuracy, multinomial_probe, ncm, ridge_probe
 from jaxcl.features.rank import (
     Ranks,
@@ -21,11 +22,13 @@ from jaxcl.features.rank import (
     singular_values,
     stable_rank,
 )
-from jaxcl.features.saliency import input_gradient, occlusion
+from jaxcl.features.saliency import input_gradient, occlusion, rank_correlation
 from jaxcl.features.similarity import linear_cka
 
 __all__ = [
     "NoiseKept",
+    "Place",
+    "Plane",
     "Probe",
     "Ranks",
     "accuracy",
@@ -44,6 +47,10 @@ __all__ = [
     "ncm",
     "noise_kept",
     "occlusion",
+    "place_in",
+    "plane_through",
+    "point_of",
+    "rank_correlation",
     "ranks",
     "representation_forgetting",
     "ridge_probe",

@@ -76,3 +76,46 @@ def occlusion(
     corners = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
     maps = jax.lax.map(lost, corners)
     return maps.T.reshape(x.shape[0], len(rows), len(columns))
+
+
+def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
+    """How far two maps agree in what matters more and what less: Spearman's ρ.
+
+    The correlation of the ranks of a map's values with those of the other's, equal
+    values sharing their mean rank.
+
+    Args:
+      a: float[..., H, W] maps, or of any two last axes.
+      b: of a's shape.
+
+    Returns:
+      float32[...] in [−1, 1]; NaN where a map is the same everywhere.
+
+    Raises:
+      ValueError: maps of different shapes or of fewer than two axes.
+
+    Source: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018,
+    https://arxiv.org/abs/1810.03292, who compare maps by it.
+    """
+    if a.shape != b.shape or a.ndim < 2:
+        raise ValueError(
+            f"maps [..., H, W] of one shape are compared, got {a.shape} and {b.shape}"
+        )
+
+    def ranks(maps: jax.Array) -> jax.Array:
+        flat = maps.reshape(-1, maps.shape[-2] * maps.shape[-1])
+
+        def one(v: jax.Array) -> jax.Array:
+            order = jnp.sort(v)
+            low, high = (
+                jnp.searchsorted(order, v, side=side) for side in ("left", "right")
+            )
+            return (low + high) / 2
+
+        ranked = jax.vmap(one)(flat)
+        centred = ranked - ranked.mean(1, keepdims=True)
+        return centred.reshape(*maps.shape[:-2], flat.shape[1])
+
+    x, y = ranks(a), ranks(b)
+    norm = jnp.sqrt(jnp.sum(x * x, -1) * jnp.sum(y * y, -1))
+    return jnp.where(norm > 0, jnp.sum(x * y, -1) / norm, jnp.nan)

@@ -22,7 +22,7 @@ from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 LinenModel = nn.Module
 """A Flax Linen module called as ``model(x, task, train)``."""
 DENSE = (nn.Dense, layers.Dense)
-CONV = (nn.Conv, layers.Conv)
+CONV = (nn.Conv, layers.Conv, layers.Depthwise)
 _NORMS = (
     (nn.BatchNorm, "batch"),
     (layers.CurrentBatchNorm, "batch_current"),
@@ -36,6 +36,10 @@ def is_layer(context: nn.module.InterceptorContext) -> bool:
     return context.method_name == "__call__" and isinstance(
         context.module, (*DENSE, *CONV)
     )
+
+
+def has_bias(module: nn.Module) -> bool:
+    return getattr(module, "use_bias", False)
 
 
 def require_signature(model: nn.Module) -> None:
@@ -111,7 +115,7 @@ def _met_by(capture: tagged.Capture):
                 tag_of(module),
                 args[0],
                 module.get_variable("params", "kernel"),
-                module.get_variable("params", "bias") if module.use_bias else None,
+                module.get_variable("params", "bias") if has_bias(module) else None,
                 plain=lambda: call(*args, **kwargs),
                 cast=partial(promote_dtype, dtype=getattr(module, "dtype", None)),
             )
@@ -133,6 +137,9 @@ def tag_of(module: nn.Module) -> Tag:
         return Tag(name, "dense", path=path)
     if isinstance(module, layers.Conv):
         return Tag(name, "conv", -1, module.strides, module.padding, path)
+    if isinstance(module, layers.Depthwise):
+        strides, why = (module.stride,) * 2, "it is a depthwise convolution"
+        return Tag(name, "conv", -1, strides, "SAME", path, why)
     strides = pair(module.strides)
     padding, refusal = conv_padding(
         module.padding,

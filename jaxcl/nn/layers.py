@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops.convolution import add_bias, convolve
+from jaxcl.ops.depthwise import depthwise
 from jaxcl.ops.trees import wide
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
@@ -70,6 +71,23 @@ class Conv(nn.Module):
             bias = self.param("bias", _bias_init(fan_in), (self.features,))
             y = jnp.asarray(add_bias(y, bias))
         return y
+
+
+class Depthwise(nn.Module):
+    """Depthwise convolution, SAME and without biases, by `depthwise`."""
+
+    window: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # A channel reads its own window alone: that is its fan-in.
+        side, channels = self.window, x.shape[-1]
+        start = nn.initializers.variance_scaling(
+            1 / 3, "fan_in", "uniform", in_axis=(0, 1), out_axis=(), batch_axis=2
+        )
+        kernel = self.param("kernel", start, (side, side, channels))
+        return jnp.asarray(depthwise(x, kernel, self.stride, "SAME"))
 
 
 class Dropout(nn.Module):

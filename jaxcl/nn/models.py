@@ -13,6 +13,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 
+from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.nn.layers import NORMS, STARTS, Conv, Dense, Dropout, Norm
 from jaxcl.ops.convolution import max_pool
 
@@ -201,7 +202,13 @@ _BLOCKS = tuple(
     for block in range(2)
 )
 
-MODELS = {"mlp": MLP, "linear": Linear, "alexnet": AlexNet, "resnet18": ResNet18}
+MODELS = {
+    "mlp": MLP,
+    "linear": Linear,
+    "alexnet": AlexNet,
+    "resnet18": ResNet18,
+    "efficientnet_lite0": EfficientNetLite0,
+}
 
 
 def _sequence(names: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -1,0 +1,237 @@
+r"""Where two networks look in the same images after each task, and how far they agree.
+
+    python -m experiments.attention --config=split_cifar100:chart \
+        [--strategies=bp,hat] [--images=0,1,2,3] [--workdir=DIR] [--config.field=value]
+    python -m experiments.attention --runs=DIR,DIR
+
+A map of an image shows, for each square of a quarter of its side, how much covering the
+square lowers the logarithm of the probability that the network gives the true class
+(among the outputs that are in play). The images are test images of task 1, by their
+places in it (--images).
+
+The agreement of two maps is the rank correlation of their values, in the mean over
+--measured images: of a method with itself after task 1, of the two methods after the
+same task, and of one method's seeds. Maps of two different images, which share no more
+than what every map has in common, are what an agreement has to be compared with.
+
+With --config each row is trained in a folder of its own under the workdir (by default
+results/attention/NAME); what is finished is not run again. With --runs the maps are of
+two runs that are there, told --config.keep_weights=tasks.
+
+The workdir (with --runs by default results/attention) gets `attention.png`,
+`attention.svg`, `attention.json`, and `attention.npz`: the maps that are measured,
+which the same command goes on from.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from jaxcl import strategies
+from jaxcl.training.protocol import Interrupted
+
+from . import launch
+from .reporting import picture
+from .reporting.attention_figure import Curve, Seen, draw
+from .reporting.style import SPARE
+from .runs import machine, rows
+from .runs.maps import agreement, measure, require_pair, window_of
+from .runs.opened import Run
+
+ROWS = ("bp", "hat")
+PAIR = "both methods, one seed"
+OTHER = "two different images"
+
+
+def numbers(maps: Mapping[str, np.ndarray], alike: bool) -> dict[str, Any]:
+    """Mean agreements after each task, over images and seeds.
+
+    Args:
+      maps: row -> its maps [S, T, N, h, w]; two rows.
+      alike: whether all seeds have the same images.
+
+    Returns:
+      "between_methods", and by row "with_task_1", "between_seeds" and "other_image";
+      each [T], None where all maps are flat, empty where there is nothing to compare.
+    """
+    first, second = maps.values()
+    pairs = list(itertools.combinations(range(len(first)), 2)) if alike else []
+    half = first.shape[2] // 2  # further on: of another class, if they lie by class
+
+    def between(m: np.ndarray) -> list[float | None]:
+        if not pairs:
+            return []
+        return _means(np.stack([agreement(m[i], m[j]) for i, j in pairs]))
+
+    def with_first(m: np.ndarray) -> np.ndarray:
+        return agreement(np.broadcast_to(m[:, :1], m.shape), m)
+
+    return {
+        "with_task_1": {row: _means(with_first(m)) for row, m in maps.items()},
+        "between_methods": _means(agreement(first, second)),
+        "between_seeds": {row: between(m) for row, m in maps.items()},
+        "other_image": {
+            row: _means(agreement(m, np.roll(m, half, axis=2)))
+            for row, m in maps.items()
+        },
+    }
+
+
+def _means(values: np.ndarray) -> list[float | None]:
+    """[S, T, N] -> [T]; a flat map, which has no ranks, is left out."""
+    known = np.isfinite(values)
+    count = known.sum((0, 2))
+    total = np.where(known, values, 0).sum((0, 2))
+    return [float(t / n) if n else None for t, n in zip(total, count, strict=True)]
+
+
+def curves_of(found: Mapping[str, Any], colours: Mapping[str, str]):
+    """The agreements as curves of two panels."""
+
+    def curve(label: str, colour: str, values, dashed: bool = False) -> Curve:
+        return Curve(label, colour, dashed, np.array(values, float))
+
+    own = [
+        curve(strategies.label(row), colours[row], values)
+        for row, values in found["with_task_1"].items()
+    ]
+    chance = np.mean(np.array(list(found["other_image"].values()), float), 0)
+    other = curve(OTHER, "#777777", chance, dashed=True)
+    both = [curve(PAIR, "black", found["between_methods"])]
+    both += [
+        curve(f"{strategies.label(row)}, two seeds", colours[row], values)
+        for row, values in found["between_seeds"].items()
+        if values
+    ]
+    return [[*own, other], [*both, other]]
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """The agreements as lines of a text."""
+    of = strategies.label
+    lines = {f"{of(r)} with itself after task 1": v for r, v in _rows(found, 0)}
+    lines[PAIR] = found["between_methods"]
+    lines |= {f"{of(r)}, two seeds": v for r, v in _rows(found, 1) if v}
+    lines |= {f"{of(r)}, {OTHER}": v for r, v in _rows(found, 2)}
+    tasks = len(found["between_methods"])
+    text = [f"{'rank correlation after task':<32}" + _cells(range(1, tasks + 1), "d")]
+    return "\n".join(text + [f"{k:<32}{_cells(v, '.2f')}" for k, v in lines.items()])
+
+
+def _rows(found: Mapping[str, Any], which: int):
+    return found[("with_task_1", "between_seeds", "other_image")[which]].items()
+
+
+def _cells(values, form: str) -> str:
+    return "".join(f"{'-' if v is None else format(v, form):>6}" for v in values)
+
+
+def _runs() -> tuple[dict[str, Run], Path]:
+    """The runs that the command line names, trained if need be, and the workdir."""
+    if (_RUNS.value is None) == (_CONFIG.value is None):
+        raise machine.UsageError(
+            "give --config=FILE to train what is missing, or --runs=DIR,DIR for runs "
+            "that are there"
+        )
+    if _RUNS.value is not None:
+        home = Path(_WORKDIR.value or Path("results") / "attention")
+        return rows.given(_RUNS.value), home
+    configs = launch.row_configs(_ROWS.value or list(ROWS))
+    for config in configs:
+        if config.keep_weights != "epochs":
+            config.keep_weights = "tasks"
+    home = Path("results") / "attention" / _CONFIG.value.name
+    workdir = Path(_WORKDIR.value or home)
+    return rows.trained(configs, workdir), workdir
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        runs, workdir = _runs()
+    except Interrupted:
+        return launch.stopped(Path(_WORKDIR.value or "results/attention"))
+    try:
+        return _show(runs, machine.writable(workdir))
+    except FileNotFoundError as error:  # weights that a run did not keep
+        raise machine.UsageError(str(error)) from error
+
+
+def _show(runs: Mapping[str, Run], workdir: Path) -> int:
+    alike = require_pair(runs)
+    first = next(iter(runs.values()))
+    x, y = first.data(first.seeds[0], 0, "test")
+    given = _places(_IMAGES.value, len(x))
+    spread = np.linspace(0, len(x) - 1, min(_MEASURED.value, len(x))).astype(int)
+    maps, seconds = measure(runs, [*given, *spread], workdir / "attention.npz")
+    shown = len(given)
+    found = numbers({row: m.maps[:, :, shown:] for row, m in maps.items()}, alike)
+    colours = {
+        row: strategies.method(row).colour or SPARE[i] for i, row in enumerate(runs)
+    }
+    methods = [
+        Seen(strategies.label(row), m.maps[0, :, :shown], m.chance[0, :, :shown])
+        for row, m in maps.items()
+    ]
+    stream, name = first.problem.stream, first.config.name
+    grey = (x[given] * np.array(stream.std) + np.array(stream.mean)).mean(-1)
+    about = {
+        "images": given,
+        "classes": y[given].tolist(),
+        "images_measured": len(spread),
+        "seed_shown": first.seeds[0],
+        "agreement": found,
+        "seconds_of_the_maps": round(seconds, 1),
+        **rows.origin(runs, sys.argv[1:]),
+    }
+    if machine.is_main_process():
+        made = partial(
+            draw,
+            *(grey.clip(0, 1), window_of(x.shape), methods, curves_of(found, colours)),
+            ("with the method's own map after task 1", "of methods and of seeds"),
+            name,
+        )
+        picture.write(workdir, "attention", made, about)
+        print(f"{table(found)}\npicture and numbers: {workdir}")
+    return 0
+
+
+def _places(given: Sequence[str] | None, count: int) -> list[int]:
+    """Which images are shown, by default four from all over the task's."""
+    if given is None:
+        return list(map(int, (np.arange(4) + 0.5) / 4 * count))
+    try:
+        places = [int(i) for i in given]
+    except ValueError:
+        places = []
+    if not places or not all(0 <= i < count for i in places):
+        raise machine.UsageError(
+            f"--images must be places in 0..{count - 1}, got {','.join(given)}"
+        )
+    return places
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string(
+        "workdir", None, "By default results/attention/NAME."
+    )
+    _ROWS = flags.DEFINE_list("strategies", None, f"Two; by default {','.join(ROWS)}.")
+    _RUNS = flags.DEFINE_list("runs", None, "Folders of two runs, not --config.")
+    _IMAGES = flags.DEFINE_list(
+        "images", None, "Which test images of task 1 are shown; by default four."
+    )
+    _MEASURED = flags.DEFINE_integer(
+        "measured", 100, "Over how many images agreements are taken.", lower_bound=2
+    )
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
+    )
+    launch.run(main)

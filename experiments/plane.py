@@ -1,0 +1,216 @@
+r"""The plane through three networks, and methods' paths in it: is there a sweet spot?
+
+    python -m experiments.plane --config=split_cifar100:chart \
+        [--strategies=bp,ewc,gpm,joint] [--workdir=DIR] [--config.field=value]
+    python -m experiments.plane --runs=DIR,DIR,...
+
+Accuracy on the test images of tasks 1 and 2 over the plane through the weights after
+task 1 and after task 2 of the first row, and those after joint training on both, which
+goes on from task 1 as every row does. In it the path of each row through task 2, epoch
+by epoch, with the share of its squared distance from the first corner that lies outside
+the plane. The best point is the one of the grid with the highest mean of both tasks on
+these same images; what a row falls short of it is told in the table.
+
+With --config each row is trained on the first two tasks (or --config.data.tasks), in a
+folder of its own under the workdir (by default results/plane/NAME); what is finished is
+not run again. With --runs the picture is of runs that are there, the joint one among
+them, all of one network; they were told --config.keep_weights=epochs, or tasks for
+paths without epochs in between. The picture is of one seed, the first or --seed.
+
+The workdir (with --runs by default results/plane) gets `plane.png`, `plane.svg`,
+`plane.json`, and `plane.npz`: the part of the plane that is measured, which the same
+command goes on from.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from jaxcl import strategies
+from jaxcl.features import Plane, place_in, plane_through, point_of
+from jaxcl.training.protocol import Interrupted
+
+from . import launch
+from .reporting import picture
+from .reporting.plane_figure import Surface, Walk, best, draw
+from .reporting.style import SPARE
+from .runs import machine, rows
+from .runs.landscape import Tasks, grid_of, measure, moments, require_alike, tasks_of
+from .runs.opened import Run
+
+ROWS = ("bp", "ewc", "gpm", "joint")
+CHUNK = 500  # images at once
+MARGIN = 0.15  # of the longer side, around all that is drawn
+SAVE_EVERY = 10.0  # seconds
+FEW = 20  # images by which networks are compared
+ALIKE = 1e-3  # of the largest logit, with and without a method's own forward pass
+
+
+def walks_of(
+    runs: Mapping[str, Run], seed: int, plane: Plane, tasks: Tasks
+) -> dict[str, Walk]:
+    """Row -> its path, and how well its network itself does at the end."""
+    locate, found = jax.jit(place_in), {}
+    for i, (row, run) in enumerate(runs.items()):
+        path = moments(run, seed)
+        places = [locate(plane, net) for net in path]
+        found[row] = Walk(
+            strategies.label(row),
+            strategies.method(row).colour or SPARE[i % len(SPARE)],
+            np.array([p.coordinates for p in places], float),
+            np.array([p.outside for p in places], float),
+            tasks.accuracy(path[-1]),
+        )
+    return found
+
+
+def facts(surface: Surface, walks: Mapping[str, Walk], plane: Plane, tasks: Tasks):
+    """The picture in numbers; accuracies are shares, distances those of weights."""
+    spot, there = best(surface)
+    return {
+        "corners": {
+            name: xy.tolist()
+            for name, xy in zip(
+                ("task_1", "task_2", "joint"), surface.corners, strict=True
+            )
+        },
+        "best_of_the_plane": {"at": list(map(float, spot)), "accuracy": list(there)},
+        "rows": {
+            row: {
+                "accuracy": w.accuracy.tolist(),
+                "short_of_best": float(there.mean() - w.accuracy.mean()),
+                "nearest_point_accuracy": list(
+                    map(float, tasks.accuracy(point_of(plane, np.float32(w.xy[-1]))))
+                ),
+                "outside": w.outside.tolist(),
+                "path": w.xy.tolist(),
+            }
+            for row, w in walks.items()
+        },
+        "x": surface.x.tolist(),
+        "y": surface.y.tolist(),
+        "accuracy": surface.accuracy.tolist(),
+    }
+
+
+def table(shown: Mapping[str, Any]) -> str:
+    """A line per row and one for the best point, in percent."""
+    lines = [f"{'':<12}  task 1  task 2    mean  short of best  outside  in the plane"]
+    spot = shown["best_of_the_plane"]["accuracy"]
+    lines.append(
+        f"{'best point':<12}" + "".join(_cell(v) for v in (*spot, _mean(spot)))
+    )
+    for row, found in shown["rows"].items():
+        own = found["accuracy"]
+        shadow = found["nearest_point_accuracy"]
+        lines.append(
+            f"{strategies.label(row):<12}"
+            + "".join(_cell(v) for v in (*own, _mean(own)))
+            + f"{100 * found['short_of_best']:>15.1f}"
+            + f"{100 * found['outside'][-1]:>8.1f}%"
+            + f"{100 * _mean(shadow):>14.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+def _cell(value: float) -> str:
+    return f"{100 * value:>8.1f}"
+
+
+def _runs() -> tuple[dict[str, Run], Path]:
+    """The runs that the command line names, trained if need be, and the workdir."""
+    if (_RUNS.value is None) == (_CONFIG.value is None):
+        raise machine.UsageError(
+            "give --config=FILE to train what is missing, or --runs=DIR,DIR,... for "
+            "runs that are there"
+        )
+    if _RUNS.value is not None:
+        return rows.given(_RUNS.value), Path(
+            _WORKDIR.value or Path("results") / "plane"
+        )
+    configs = launch.row_configs(_ROWS.value or list(ROWS))
+    for config in configs:
+        config.keep_weights = "epochs"
+        config.joint_once = False  # it goes on from task 1, as the others do
+        if config.data.tasks is None:
+            config.data.tasks = (0, 2)
+    home = Path("results") / "plane" / _CONFIG.value.name
+    workdir = Path(_WORKDIR.value or home)
+    return rows.trained(configs, workdir), workdir
+
+
+def main(argv: Sequence[str]) -> int:
+    try:
+        runs, workdir = _runs()
+    except Interrupted:
+        return launch.stopped(Path(_WORKDIR.value or "results/plane"))
+    try:
+        return _show(runs, machine.writable(workdir))
+    except FileNotFoundError as error:  # weights that a run did not keep
+        raise machine.UsageError(str(error)) from error
+
+
+def _show(runs: Mapping[str, Run], workdir: Path) -> int:
+    joint = [row for row, run in runs.items() if run.config.joint]
+    first = next((row for row in runs if row not in joint), None)
+    if len(joint) != 1 or first is None:
+        raise machine.UsageError(
+            "the plane goes through a row and a joint one; got "
+            f"{', '.join(runs)}: name one of each"
+        )
+    base = runs[first]
+    seed = base.seeds[0] if _SEED.value is None else _SEED.value
+    runs = {first: base, **runs}
+    tasks = tasks_of(base, seed)
+    require_alike(runs, seed, tasks)
+    corners = [
+        base.weights(seed, 0),
+        base.weights(seed, 1),
+        runs[joint[0]].weights(seed, 1),
+    ]
+    plane = jax.jit(plane_through)(*(weights.params.net for weights in corners))
+    if not any(np.any(leaf) for leaf in jax.tree.leaves(plane.second)):
+        raise machine.UsageError(
+            "the three networks lie on one line: there is no plane"
+        )
+    walks = walks_of(runs, seed, plane, tasks)
+    at = np.array([place_in(plane, w.params.net).coordinates for w in corners], float)
+    x, y = grid_of(np.concatenate([at, *(w.xy for w in walks.values())]), _POINTS.value)
+    accuracy, seconds = measure(plane, x, y, tasks, workdir / "plane.npz")
+    surface = Surface(x, y, accuracy, at)
+    shown = facts(surface, walks, plane, tasks)
+    about = {"seed": seed, "seconds_of_the_plane": round(seconds, 1)}
+    about |= rows.origin(runs, sys.argv[1:])
+    if machine.is_main_process():
+        name = base.config.name
+        made = partial(draw, surface, list(walks.values()), name)
+        picture.write(workdir, "plane", made, about | shown)
+        print(f"{table(shown)}\npicture and numbers: {workdir}")
+    return 0
+
+
+if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/plane/NAME.")
+    _ROWS = flags.DEFINE_list("strategies", None, f"Rows; by default {','.join(ROWS)}.")
+    _RUNS = flags.DEFINE_list("runs", None, "Folders of runs, in place of --config.")
+    _SEED = flags.DEFINE_integer("seed", None, "Of which seed; by default the first.")
+    _POINTS = flags.DEFINE_integer(
+        "points", 25, "Of the grid, along the longer side.", lower_bound=3
+    )
+    _CONFIG = config_flags.DEFINE_config_file(
+        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
+    )
+    launch.run(main)

@@ -1,0 +1,156 @@
+"""What a plane of weights is measured by: two tasks' accuracy at any weights of it."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcl import strategies
+from jaxcl.features import Plane, point_of
+
+from . import arrays, kept, machine
+from .opened import Run
+
+CHUNK = 500  # images at once
+FEW = 20  # images by which networks are compared
+ALIKE = 1e-3  # of the largest logit, with and without a method's own forward pass
+MARGIN = 0.15  # of the longer side, around all that is drawn
+SAVE_EVERY = 10.0  # seconds
+
+
+class Tasks(NamedTuple):
+    """The first row's network with any weights, on the first two tasks."""
+
+    accuracy: Callable[[Any], np.ndarray]  # weights -> [2], on the test images
+    answers: Callable[[Any, Any], jax.Array]  # weights, x of task 1 -> logits [N, K]
+
+
+def tasks_of(run: Run, seed: int) -> Tasks:
+    """What the height over the plane is."""
+    base, stream = run.weights(seed, 1), run.problem.stream
+    if jax.tree.leaves(base.model_state):
+        raise machine.UsageError(
+            f"{run.workdir}: the network keeps running statistics, which no point of a "
+            "plane of weights has; use --config.model.norm=none, batch_current, group "
+            "or layer"
+        )
+    order, data = np.random.default_rng(0), []
+    for task in (0, 1):
+        x, y = run.data(seed, task, "test")
+        # Mixed: one that normalises by the batch should not see a class at a time.
+        mixed = order.permutation(len(x))
+        mask = stream.logit_mask[task if stream.mask_by == "example" else 1]
+        data.append((task, x[mixed], y[mixed], mask))
+
+    def logits(net: Any, x: Any, task: int) -> jax.Array:
+        weights = base._replace(params=base.params._replace(net=net))
+        return run.apply(weights, x, task, current=1).logits
+
+    def share(net: Any, task: int, x: Any, y: Any, mask: Any) -> float:
+        right = 0
+        for i in range(0, len(x), CHUNK):
+            open_ = jnp.where(mask, logits(net, x[i : i + CHUNK], task), -jnp.inf)
+            right += int((np.asarray(open_).argmax(1) == y[i : i + CHUNK]).sum())
+        return right / len(x)
+
+    return Tasks(
+        lambda net: np.array([share(net, *each) for each in data]),
+        lambda net, x: logits(net, x, 0),
+    )
+
+
+def require_alike(runs: Mapping[str, Run], seed: int, tasks: Tasks) -> None:
+    """Refuses a row whose network is another, or is more than its weights.
+
+    Raises:
+      UsageError: it names the row.
+    """
+    first = next(iter(runs.values()))
+    like = jax.tree.map(jnp.shape, first.weights(seed, 1).params.net)
+    x = first.data(seed, 0, "test")[0][:FEW]
+    for row, run in runs.items():
+        weights = run.weights(seed, 1)
+        if jax.tree.map(jnp.shape, weights.params.net) != like:
+            raise machine.UsageError(
+                f"{row} has a network of other weights than {next(iter(runs))}"
+            )
+        own = run.apply(weights, x, 0, current=1).logits
+        apart = float(jnp.abs(own - tasks.answers(weights.params.net, x)).max())
+        if not apart <= ALIKE * (1 + float(jnp.abs(own).max())):
+            raise machine.UsageError(
+                f"{strategies.label(row)} answers by more than its weights (logits "
+                f"differ by {apart:.2g}): there is no place for it in the plane"
+            )
+
+
+def moments(run: Run, seed: int) -> list[Any]:
+    """A row's weights after task 1, after each epoch of task 2 and at its end."""
+    held = run.workdir
+    found = []
+    if kept.file_of(held, 0).is_file():  # joint training at once has no task 1
+        found.append(run.weights(seed, 0).params.net)
+    epoch = 0
+    while kept.file_of(held, 1, epoch).is_file():
+        found.append(run.weights(seed, 1, epoch).params.net)
+        epoch += 1
+    return [*found, run.weights(seed, 1).params.net]
+
+
+def grid_of(drawn: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where to measure: squares around all that is drawn, `points` on the longer side.
+
+    Args:
+      drawn: [N, 2] coordinates.
+      points: at least 2.
+
+    Returns:
+      x [X] and y [Y], in equal steps.
+    """
+    low, high = drawn.min(0), drawn.max(0)
+    margin = MARGIN * (high - low).max()
+    low, high = low - margin, high + margin
+    step = (high - low).max() / (points - 1)
+    x, y = (
+        low[i] + step * np.arange(int(np.ceil((high[i] - low[i]) / step - 1e-6)) + 1)
+        for i in (0, 1)
+    )
+    return x, y
+
+
+def measure(
+    plane: Plane, x: np.ndarray, y: np.ndarray, tasks: Tasks, file: Path
+) -> tuple[np.ndarray, float]:
+    """Accuracy at every point of the grid; goes on from what the file holds of it.
+
+    Returns:
+      [2, Y, X], and the seconds it took, those of earlier calls included.
+    """
+    digest = hashlib.sha256()
+    for leaf in (*jax.tree.leaves(plane), x, y):
+        digest.update(np.asarray(leaf).tobytes())
+    of = np.array(digest.hexdigest())
+    found, before = np.full((2, len(y), len(x)), np.nan), 0.0
+    if file.is_file():
+        held = arrays.load(file)
+        if held["of"] == of:
+            found, before = held["accuracy"], float(held["seconds"])
+    at = jax.jit(point_of)
+    left = np.argwhere(np.isnan(found[0]))
+    started = saved = time.monotonic()
+    for done, (i, j) in enumerate(left, start=found[0].size - len(left) + 1):
+        found[:, i, j] = tasks.accuracy(at(plane, np.float32([x[j], y[i]])))
+        now = time.monotonic()
+        if now - saved > SAVE_EVERY or done == found[0].size:
+            seconds = np.array(before + now - started)
+            arrays.save(file, {"of": of, "accuracy": found, "seconds": seconds})
+            print(f"plane: {done} of {found[0].size} points", file=sys.stderr)
+            saved = now
+    return found, before + time.monotonic() - started

