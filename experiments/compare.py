@@ -17,10 +17,8 @@ python -m experiments.compare --config=digits:my_package.methods:l2 \
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxcl.training.protocol import Interrupted
 
@@ -34,7 +32,7 @@ from .runs.execute import carry_out, prepare
 def main(argv: Sequence[str]) -> int:
     shared = _CONFIG.value
     rows = _ROWS.value or list(shared.rows)
-    workdir = Path(_WORKDIR.value or Path("results") / shared.name)
+    workdir = launch.folder(_WORKDIR.value, shared.name)
     configs = launch.row_configs(rows)
     if _PRINT.value:
         print("\n\n".join(map(in_effect, configs)))
@@ -49,15 +47,12 @@ def main(argv: Sequence[str]) -> int:
         build(results, workdir)
         console_table(results)
         print(f"table and figures: {workdir}")
-    return 0
+    return launch.ended(results)
 
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the config's own.")
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
-    )
+    _CONFIG = launch.define_config("variant")
     _PRINT = flags.DEFINE_bool("print_config", False, "Print configs, run nothing.")
-    flags.mark_flag_as_required("config")
     launch.run(main)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
-from jaxcl import strategies
+from jaxcl import schema, strategies
 from jaxcl.benchmark import base, defaults, required
 from jaxcl.data import scenarios, sources
+from jaxcl.fields import flat, require_fields
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
@@ -42,19 +42,10 @@ def method_of(config: ConfigDict) -> strategies.Method:
     return found
 
 
-def _require_values(config: ConfigDict, like: ConfigDict, path: str) -> None:
-    """Refuses None where `like` has a value, which ConfigDict lets pass."""
-    for name, default in like.items():
-        if isinstance(default, ConfigDict):
-            _require_values(config[name], default, f"{path}.{name}")
-        elif default is not None and config[name] is None:
-            raise ValueError(f"{path}.{name} needs a value, got None")
-
-
 def in_effect(config: ConfigDict) -> str:
     """Every field of a config, one per line, as ``--config.FIELD`` names it."""
     lines = [f"# {config.name}, {config.row or config.strategy}"]
-    lines += [f"{field} = {value!r}" for field, value in _flat(config.to_dict())]
+    lines += [f"{field} = {value!r}" for field, value in flat(config.to_dict())]
     return "\n".join(lines)
 
 
@@ -66,7 +57,7 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     Args:
       config: a `ConfigDict`, or what was read from a run's `config.json`.
     """
-    fields = dict(_flat(_as_json(config)))
+    fields = dict(flat(_as_json(config)))
     return {**neutral(fields["strategy"]), **fields}
 
 
@@ -75,20 +66,12 @@ def neutral(strategy: str) -> Mapping[str, Any]:
     """Field -> its default, as JSON has it: `base`'s and those of a strategy."""
     found = base("")
     found.method = ConfigDict(defaults(strategies.factory(strategy)))
-    return dict(_flat(_as_json(found)))
+    return dict(flat(_as_json(found)))
 
 
 def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     whole = config if isinstance(config, ConfigDict) else ConfigDict(dict(config))
     return json.loads(whole.to_json_best_effort())
-
-
-def _flat(fields: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in sorted(fields.items()):
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def from_json(fields: dict[str, Any]) -> ConfigDict:
@@ -119,7 +102,7 @@ def problem(config: ConfigDict) -> Problem:
       ValueError: a value that is not allowed, quoted with what is.
       DataError: the data set cannot be had.
     """
-    _require_values(config, base(""), "config")
+    require_fields(config)
     data = config.data.to_dict()
     source = sources.load(data.pop("dataset"))
     tasks = data.pop("tasks")
@@ -175,7 +158,7 @@ def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
     if name in MODELS:
         build = MODELS[name]
     elif ":" in name:
-        build = imported(name, "model")
+        build = strategies.imported(name, "model")
     else:
         raise ValueError(
             f"unknown model {name!r}; known: {', '.join(MODELS)}, or an import path "
@@ -191,7 +174,16 @@ def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
             )
         if "num_tasks" in known and fields.get("norm") == "batch_per_task":
             fields.setdefault("num_tasks", stream.num_tasks)
-    return build(num_outputs=stream.num_outputs, **fields)
+    schema.require_all(f"{name}: ", fields, schema.kinds_of(build))
+    try:
+        return build(num_outputs=stream.num_outputs, **fields)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"model {name!r}, called with num_outputs={stream.num_outputs} and "
+            f"{fields}, raised {error!r}"
+        ) from error
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -201,8 +193,6 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
             f"unknown optimizer {config.name!r}; known: {', '.join(OPTIMIZERS)}, or an "
             "import path 'package.module:factory' called with the learning rate"
         )
-    if not config.lr > 0:
-        raise ValueError(f"optimizer.lr must be greater than 0, got {config.lr}")
     if config.momentum and config.name != "sgd":
         raise ValueError(f"optimizer.momentum is for sgd, not {config.name}")
     if config.nesterov and not config.momentum:
@@ -210,8 +200,6 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
             "optimizer.nesterov needs optimizer.momentum above 0, got "
             f"{config.momentum}"
         )
-    if config.clip is not None and not config.clip > 0:
-        raise ValueError(f"optimizer.clip must be greater than 0, got {config.clip}")
     clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
     if config.name == "adamw":
         core = [optax.adamw(config.lr, weight_decay=config.weight_decay)]
@@ -219,7 +207,7 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         decay = config.weight_decay
         core = [optax.add_decayed_weights(decay)] if decay else []
         if outside:
-            core.append(imported(config.name, "optimizer")(config.lr))
+            core.append(_outside(config.name, config.lr))
         elif config.name == "adam":
             core.append(optax.adam(config.lr))
         else:
@@ -228,14 +216,18 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*clip, *core)
 
 
-def imported(path: str, what: str) -> Any:
-    """The object at "package.module:name".
-
-    Raises:
-      ValueError: it cannot be imported.
-    """
-    module, _, name = path.partition(":")
+def _outside(path: str, lr: float) -> optax.GradientTransformation:
+    """What an optimizer's factory from elsewhere makes of the learning rate."""
+    build = strategies.imported(path, "optimizer")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} {path!r} cannot be imported: {error}") from error
+        made = build(lr)
+    except Exception as error:
+        raise ValueError(
+            f"optimizer {path!r}, called with {lr}, raised {error!r}"
+        ) from error
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(
+            f"optimizer {path!r} must make an optax.GradientTransformation of the "
+            f"learning rate, it made {made!r}"
+        )
+    return made

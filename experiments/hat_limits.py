@@ -24,7 +24,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -32,7 +31,7 @@ import numpy as np
 import optax
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jaxcl import metrics
 from jaxcl.nn.layers import NORMS
@@ -233,7 +232,7 @@ def main(argv: Sequence[str]) -> int:
         "norm": (norm_points, norm_figure),
         "capacity": (capacity_points, capacity_figure),
     }[study]
-    workdir = Path(_WORKDIR.value or Path("results") / "hat_limits" / study)
+    workdir = launch.folder(_WORKDIR.value, "hat_limits", study)
     points = make()
     # Every mistake is found before anything runs.
     jobs = [prepare(p.config, workdir / p.folder) for p in points]
@@ -266,8 +265,6 @@ if __name__ == "__main__":
     _LRS = flags.DEFINE_list(
         "lrs", ["0.005", "0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"], "To sweep."
     )
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "FILE or FILE:variant; fields are --config.field=value."
-    )
-    flags.mark_flags_as_required(["config", "study"])
+    _CONFIG = launch.define_config()
+    flags.mark_flag_as_required("study")
     launch.run(main)

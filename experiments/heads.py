@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +35,6 @@ import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
-from ml_collections import config_flags
 
 from jaxcl import strategies
 from jaxcl.features import Probe, lda, ncm, ridge_probe
@@ -185,7 +183,7 @@ def _label(row: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     names = _ROWS.value or list(ROWS)
-    workdir = Path(_WORKDIR.value or Path("results") / "heads" / _CONFIG.value.name)
+    workdir = launch.folder(_WORKDIR.value, "heads", _CONFIG.value.name)
     rows: dict[str, list[dict[str, float]]] = {}
     try:
         for row, config in zip(names, launch.row_configs(names), strict=True):
@@ -214,8 +212,5 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/heads/NAME.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the six above.")
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
-    )
-    flags.mark_flag_as_required("config")
+    _CONFIG = launch.define_config("variant")
     launch.run(main)

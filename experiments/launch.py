@@ -11,14 +11,17 @@ from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
+from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
 from jaxcl import strategies
 from jaxcl.benchmark import load
 from jaxcl.data.cache import DataError, cache_root
+from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
 from .runs.machine import UsageError, cores
+from .runs.results import OK, Result
 
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "host:port of process 0, to run on several hosts."
@@ -37,6 +40,8 @@ _STRICT = flags.DEFINE_bool(
     "strict", False, "Refuse a state that other code or other versions have made."
 )
 
+# What a user can mend: told in one line. A full disk is an OSError.
+TOLD = (UsageError, ValueError, DataError, CheckpointError, OSError, MemoryError)
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -54,6 +59,41 @@ class _OptionalFloat(flags.FloatParser):
 
 config_flags.register_flag_parser_for_type(int, _OptionalInt())
 config_flags.register_flag_parser_for_type(float, _OptionalFloat())
+
+
+flags.disclaim_key_flags()  # what is defined below is the calling command's
+
+
+def define_config(argument: str = "row") -> flags.FlagHolder[ConfigDict]:
+    """Defines ``--config``, whose help tells every field."""
+    told = f"NAME, FILE or FILE:{argument}; fields are --config.field=value.\n"
+    config = config_flags.DEFINE_config_file("config", None, told + described())
+    flags.mark_flag_as_required("config")
+    return config
+
+
+def folder(given: str | None, *default: str) -> Path:
+    """The local folder that a flag names, by default one under results/.
+
+    Raises:
+      UsageError: it names none: it is empty, a home's "~" that no shell has written
+        out, or an address.
+    """
+    if given is None:
+        return Path("results", *default)
+    if not given.strip() or given.startswith("~") or "://" in given or "\0" in given:
+        raise UsageError(f"a folder must be a local path, without ~, got {given!r}")
+    return Path(given)
+
+
+def ended(results: Sequence[Result]) -> int:
+    """A command's exit status: 1 where every seed of a run failed, which it tells."""
+    lost = [r for r in results if all(status != OK for status in r.status)]
+    for r in lost:
+        how = "; ".join(dict.fromkeys(r.status))
+        told = f"error: {r.config_name}/{r.row}: every seed failed ({how})"
+        print(told, file=sys.stderr)
+    return 1 if lost else 0
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -128,17 +168,20 @@ def fail(error: BaseException) -> NoReturn:
 
 
 def _parse(argv: list[str]) -> list[str]:
+    if {"-h", "-help", "--help"} & {*argv[1:]}:
+        app.usage(shorthelp=True, writeto_stdout=True)
+        sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             # A file that cannot be read is an error only once a field is looked at.
-            str(flags.FLAGS["config"].value.name)
+            require_fields(flags.FLAGS["config"].value)
     except (AttributeError, KeyError) as e:
         fail(UsageError(_unknown_field(argv) or e))
-    except (flags.Error, OSError, TypeError, ValueError) as e:
-        # ml_collections raises any of these, some with a traceback in the message:
-        # its last line is what somebody raised, without the exception's name.
-        last = str(e).strip().splitlines()[-1]
+    except Exception as e:  # whatever a config file raises
+        # ml_collections puts a traceback in some messages: the last line is what
+        # somebody raised, without the exception's name.
+        last = (str(e).strip() or repr(e)).splitlines()[-1]
         fail(UsageError(re.sub(r"^\s*(\w*Error: )?", "", last)))
     if len(rest) > 1 and "config" in flags.FLAGS:
         fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
@@ -179,6 +222,8 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
       ValueError: a field that a row's config does not have; settings of a method that
         is not among the rows.
     """
+    if len(set(rows)) < len(rows) or not rows:
+        raise ValueError(f"rows must be distinct, at least one, got {', '.join(rows)}")
     file, argument = config_file()
     named, variants = _split(argument)
     given = config_flags.get_override_values(flags.FLAGS["config"])
@@ -217,11 +262,15 @@ def stopped(workdir: Path) -> int:
 
 def _guarded(main: Callable[[Sequence[str]], int | None]):
     def guarded(argv: Sequence[str]) -> int | None:
-        prepare_jax()
         try:
+            prepare_jax()
             return main(argv)
-        except (UsageError, ValueError, DataError, CheckpointError) as error:
+        except TOLD as error:
             if os.environ.get("JAXCL_TRACEBACK"):
+                raise
+            fail(error)
+        except JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             fail(error)
         except KeyboardInterrupt:  # before there was a run to save, or after

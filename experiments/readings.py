@@ -159,7 +159,7 @@ def write(workdir: Path, lines: Sequence[dict[str, Any]], runs: Sequence[Run]) -
 
 
 def main(argv: Sequence[str]) -> int:
-    workdir = Path(_WORKDIR.value or Path("results") / "readings")
+    workdir = launch.folder(_WORKDIR.value, "readings")
     seeds, lines = tuple(range(_SEEDS.value)), []
     runs: dict[tuple, Run] = {}
     try:

@@ -16,32 +16,29 @@ writes the README.md of a whole folder of results, claims among them, and nothin
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
+from jaxcl import files
+
+from . import launch
 from .reporting import results_page
 from .reporting.build import build, console_table
 from .runs.load import EXPECTED, find
 
 
 def main(argv: Sequence[str]) -> int:
-    folders = [Path(arg) for arg in argv[1:]]
-    try:
-        if "page" in flags.FLAGS and flags.FLAGS.page:
-            root = Path(flags.FLAGS.page)
-            (root / "README.md").write_text(results_page.page(root), encoding="utf-8")
-            return 0
-        if not folders:
-            raise FileNotFoundError(f"no folder given; expected {EXPECTED}")
-        found, pending = find(folders)
-        out = Path(flags.FLAGS.out) if flags.FLAGS.out else folders[0]
-        build(found, out, pending)
-    except (OSError, ValueError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 2
+    folders = [launch.folder(arg) for arg in argv[1:]]
+    if "page" in flags.FLAGS and flags.FLAGS.page is not None:
+        root = launch.folder(flags.FLAGS.page)
+        files.write_whole(root / "README.md", results_page.page(root))
+        return 0
+    if not folders:
+        raise FileNotFoundError(f"no folder given; expected {EXPECTED}")
+    found, pending = find(folders)
+    out = folders[0] if flags.FLAGS.out is None else launch.folder(flags.FLAGS.out)
+    build(found, out, pending)
     console_table(found, pending)
     print(f"\nTables and figures are in {out}")
     return 0
@@ -50,4 +47,4 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Output folder; by default the first DIR.")
     flags.DEFINE_string("page", None, "Folder of results that gets its README.md.")
-    app.run(main)
+    launch.run(main)

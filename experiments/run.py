@@ -17,10 +17,8 @@ checkpoints, and the table and figures of the run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxcl.training.protocol import Interrupted
 
@@ -37,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if _WORKDIR.value is None:
         raise machine.UsageError("--workdir=DIR is missing: where results go")
-    workdir = Path(_WORKDIR.value)
+    workdir = launch.folder(_WORKDIR.value)
     try:
         result = execute(_CONFIG.value, workdir, strict=launch.strict())
     except Interrupted:
@@ -46,14 +44,11 @@ def main(argv: Sequence[str]) -> int:
         build([result], workdir)
         console_table([result])
         print(f"table and figures: {workdir}")
-    return 0
+    return launch.ended([result])
 
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "Where results go.")
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "NAME, FILE or FILE:row; fields are --config.field=value."
-    )
+    _CONFIG = launch.define_config()
     _PRINT = flags.DEFINE_bool("print_config", False, "Print the config, run nothing.")
-    flags.mark_flag_as_required("config")
     launch.run(main)

@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from jaxcl import files
 from jaxcl.benchmark import load
@@ -30,12 +28,13 @@ from jaxcl.training.protocol import Interrupted
 from . import launch
 from .reporting.sweeps import csv_table, rank, text_table
 from .runs import grid, machine
+from .runs.results import OK
 
 
 def main(argv: Sequence[str]) -> int:
     whole = _grid(_ROWS.value, _GRID.value)
     rows = _ROWS.value or list(whole)
-    workdir = Path(_WORKDIR.value or Path("results") / f"{_CONFIG.value.name}_sweep")
+    workdir = launch.folder(_WORKDIR.value, f"{_CONFIG.value.name}_sweep")
     by_row = {row: grid.row_grid(whole, row) for row in rows}
     found = grid.points(by_row, launch.row_configs(rows))
     prepared = grid.prepare_points(found, workdir)
@@ -49,7 +48,9 @@ def main(argv: Sequence[str]) -> int:
         text = text_table(scores)
         files.write_whole(workdir / "sweep.txt", text)
         print(text)
-    return 0
+    # That some settings diverge is what a sweep is for.
+    healthy = any(status == OK for result in results for status in result.status)
+    return 0 if healthy else launch.ended(results)
 
 
 def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
@@ -59,7 +60,7 @@ def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
         module = load(file)
         if not hasattr(module, "sweep"):
             raise ValueError(f"{file} has no sweep(): row -> field -> values")
-        return module.sweep()
+        return grid.require_grid(module.sweep(), f"{file}: sweep()")
     if not rows:
         raise ValueError("--grid needs --strategies: the rows that it is for")
     try:
@@ -78,8 +79,5 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME_sweep.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default all of sweep().")
     _GRID = flags.DEFINE_string("grid", None, "Field -> values, for --strategies.")
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
-    )
-    flags.mark_flag_as_required("config")
+    _CONFIG = launch.define_config("variant")
     launch.run(main)

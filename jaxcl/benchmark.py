@@ -20,8 +20,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from jaxcl import strategies
+from jaxcl import schema, strategies
+from jaxcl.fields import base
 from jaxcl.strategies import METHODS
+
+__all__ = ["Settings", "Variant", "base", "defaults", "finish", "load", "required"]
+__all__ += ["variant"]
 
 Settings = Mapping[str, Any]
 """A field of a config, or a setting of its method -> its value.
@@ -41,80 +45,6 @@ class Variant(NamedTuple):
 
     fields: Mapping[str, Any] = {}
     methods: Mapping[str, Settings] = {}
-
-
-def base(name: str) -> ConfigDict:
-    """The fields every config has, at neutral values; see each comment.
-
-    A field whose default is None takes the type that is written here.
-    """
-    optional = config_dict.placeholder
-    return ConfigDict(
-        {
-            "name": name,
-            "row": "",
-            "strategy": "finetune",  # registered name or "package.module:factory"
-            "method": {},  # the strategy's settings
-            "seeds": (0, 1, 2, 3, 4),
-            "joint": False,  # each task trains on all data so far
-            "joint_once": False,  # joint only: one training, on all tasks' data
-            "measure": "test",  # "valid": the matrix that settings are chosen by
-            "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
-            "rows": tuple(METHODS),  # what `compare` runs by default
-            "data": {
-                "dataset": "digits",
-                "stream": "split",
-                "scenario": "task",
-                "num_tasks": 5,
-                "classes_per_task": optional(int),
-                "class_order": "fixed",
-                "valid_fraction": 0.1,
-                "stratified": False,  # hold out the same share of each class
-                "first_permuted": True,
-                "train_per_task": optional(int),
-                "test_per_task": optional(int),
-                "tasks": optional(tuple),  # (first, stop) of the stream's; None: all
-                "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
-                "std": optional(tuple),
-            },
-            "model": {  # and the fields of that model
-                "name": "mlp",
-                "head": "head",  # path of the classifier, joined by "/"
-                "dtype": "float32",  # or "bfloat16": what it computes in
-            },
-            "optimizer": {
-                "name": "sgd",  # sgd, adam, adamw or "package.module:factory"
-                "lr": 0.01,
-                "momentum": 0.0,  # sgd
-                "nesterov": False,  # sgd with momentum
-                "weight_decay": 0.0,
-                "clip": optional(float),  # global norm of the gradient
-                "schedule": "constant",  # over each task: constant, cosine, linear
-                "warmup": 0.0,  # share of each task that the rate rises over
-                "decay_per_task": 1.0,  # the rate from one task to the next
-                "lr_floor": 0.0,  # decay_per_task takes no task's rate below it
-            },
-            "train": {
-                "epochs": optional(int),
-                "max_steps": optional(int),
-                "batch_size": 64,
-                "eval_batch_size": 256,
-                "patience": optional(int),
-                "lr_factor": 3.0,
-                "lr_min": 1e-4,
-                "patience_metric": "accuracy",
-                "select": "last",
-                "select_metric": "accuracy",
-            },
-            "checkpoint_every": 600.0,  # seconds
-            "keep_weights": "none",  # "last", after all "tasks", after all "epochs"
-            # Measured after each task, with commas between: rank, probes, multinomial,
-            # cka, drift, conflict.
-            "features": "",
-            "feature_layers": "",  # with commas between; "": all
-            "feature_examples": 1000,  # of each task
-        }
-    )
 
 
 def finish(
@@ -178,14 +108,13 @@ def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
 
     A required setting that is annotated as a plain type takes values of that type.
     """
-    types = {"float": float, "int": int, "str": str, "bool": bool}
-    found = {}
+    kinds, found = schema.kinds_of(factory), {}
     for p in _settings(factory):
-        name = getattr(p.annotation, "__name__", p.annotation)
+        of = schema.plain(kinds.get(p.name))
         required = p.default is p.empty
-        kind = types.get(name) if required and isinstance(name, str) else None
+        typed = required and of in (float, int, str, bool)
         default = None if required else p.default
-        found[p.name] = config_dict.placeholder(kind) if kind else default
+        found[p.name] = config_dict.placeholder(of) if typed else default
     return found
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
-from pathlib import Path
 
 from absl import flags
 
@@ -45,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
             f"unknown claim {unknown[0]!r}; known: {', '.join(CLAIMS)}"
         )
     setting = _SETTING.value
-    workdir = Path(_WORKDIR.value or Path("results") / "claims" / setting)
+    workdir = launch.folder(_WORKDIR.value, "claims", setting)
     machine.writable(workdir)
     for name in names:
         claim = CLAIMS[name]

@@ -57,7 +57,6 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
     problem = configs.problem(config)
     validate(problem)
     job = Job(problem, (Part(config, workdir),), workdir / "checkpoints")
-    kept.require(config.keep_weights)
     recording.require(config, problem)
     folders.require_ours(job.parts, job.checkpoints)
     return job

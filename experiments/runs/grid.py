@@ -34,6 +34,22 @@ class Point(NamedTuple):
         return ",".join(f"{k}={_plain(v)}" for k, v in self.varied.items()) or "only"
 
 
+def require_grid(grid: Any, where: str) -> Grid:
+    """A grid, as a config file gave it.
+
+    Raises:
+      ValueError: it is not row -> field -> values, or empty.
+    """
+    if not isinstance(grid, Mapping) or not grid:
+        raise ValueError(f"{where} must be row -> field -> values, got {grid!r}")
+    for row, fields in grid.items():
+        if not isinstance(fields, Mapping) or not fields:
+            raise ValueError(
+                f"{where}: row {row!r} must be field -> values, got {fields!r}"
+            )
+    return grid
+
+
 def row_grid(grid: Grid, row: str) -> Mapping[str, Sequence[Any]]:
     """A row's part of the grid.
 

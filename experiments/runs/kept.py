@@ -21,8 +21,6 @@ from jaxcl.types import Params, PyTree, State
 
 from . import arrays
 
-KEEP = ("none", "last", "tasks", "epochs")
-
 
 class Weights(NamedTuple):
     """What a forward pass of one seed needs, or of all with a leading [S]."""
@@ -30,12 +28,6 @@ class Weights(NamedTuple):
     params: Params
     model_state: PyTree
     strategy_state: State | None  # None: the strategy's forward pass reads none of it
-
-
-def require(keep: str) -> None:
-    """Refuses a value of ``config.keep_weights`` that means nothing."""
-    if keep not in KEEP:
-        raise ValueError(f"keep_weights must be one of {', '.join(KEEP)}, got {keep!r}")
 
 
 def file_of(workdir: Path, task: int, epoch: int | None = None) -> Path:
@@ -63,7 +55,7 @@ class Keeper:
         Args:
           problem: what runs.
           mesh: where it runs.
-          keep: one of `KEEP`.
+          keep: as `config.keep_weights`.
           parts: folder and seeds.
           write: False in processes that only take part in gathering.
         """

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 
-from jaxcl.checks import require
+from jaxcl import schema
+from jaxcl.checks import require, require_finite, require_range
 from jaxcl.data.draw import seed_view, stack_views, starts
 from jaxcl.data.sources import Source
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
+from jaxcl.schema import Count, Length, OneOf, Part, Positive, Share, checked
 
 KINDS = ("split", "permuted")
 CLASS_ORDERS = ("fixed", "seed")
 
 
+@checked
 def make_stream(
     source: Source,
     seeds: tuple[int, ...],
     *,
-    kind: str,
-    scenario: str,
-    num_tasks: int,
-    classes_per_task: int | None = None,
-    class_order: str = "fixed",
-    valid_fraction: float = 0.0,
+    kind: Annotated[str, OneOf(KINDS)],
+    scenario: Annotated[str, OneOf(SCENARIOS)],
+    num_tasks: Count,
+    classes_per_task: Count | None = None,
+    class_order: Annotated[str, OneOf(CLASS_ORDERS)] = "fixed",
+    valid_fraction: Part = 0.0,
     stratified: bool = False,
     first_permuted: bool = True,
-    train_per_task: int | None = None,
-    test_per_task: int | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    train_per_task: Count | None = None,
+    test_per_task: Count | None = None,
+    mean: Annotated[tuple[Share, ...], Length(1)] | None = None,
+    std: Annotated[tuple[Positive, ...], Length(1)] | None = None,
 ) -> Stream:
     """Cuts a data set into tasks.
 
@@ -68,9 +73,18 @@ def make_stream(
     https://arxiv.org/abs/1703.04200. Scenarios — van de Ven and Tolias, 2019,
     https://arxiv.org/abs/1904.07734.
     """
-    choices = {"stream": kind, "scenario": scenario, "class_order": class_order}
-    limits = (train_per_task, test_per_task)
-    _require(seeds, num_tasks, choices, valid_fraction, stratified, limits)
+    schema.require("seeds", seeds, schema.Seeds)
+    require(
+        valid_fraction > 0 or not stratified,
+        "stratified=True needs a valid_fraction above 0",
+    )
+    _require_source(source)
+    for name, values in (("mean", mean), ("std", std)):
+        channels = source.train_x.shape[-1]
+        require(
+            values is None or len(values) == channels,
+            f"{name} must have a value for each of {channels} channels, got {values}",
+        )
     sizes = _class_counts(
         source, kind, num_tasks, classes_per_task, class_order, first_permuted
     )
@@ -88,7 +102,7 @@ def make_stream(
             valid_fraction=valid_fraction,
             stratified=stratified,
             first_permuted=first_permuted,
-            limits=limits,
+            limits=(train_per_task, test_per_task),
         )
         for seed in seeds
     ]
@@ -112,28 +126,19 @@ def make_stream(
     )
 
 
-def _require(seeds, num_tasks, choices, valid_fraction, stratified, limits) -> None:
-    allowed = {"stream": KINDS, "scenario": SCENARIOS, "class_order": CLASS_ORDERS}
-    for name, value in choices.items():
+def _require_source(source: Source) -> None:
+    """Refuses images that are NaN, and labels that are not one class for each."""
+    classes = len(source.class_names)
+    for part in ("train", "test"):
+        x, y = getattr(source, f"{part}_x"), getattr(source, f"{part}_y")
         require(
-            value in allowed[name],
-            f"{name} must be one of {', '.join(allowed[name])}, got {value!r}",
+            len(x) == len(y),
+            f"{source.name}: as many {part} labels as images are needed, got {len(y)} "
+            f"and {len(x)}",
         )
-    require(num_tasks >= 1, f"num_tasks must be at least 1, got {num_tasks}")
-    require(len(seeds) >= 1, "at least one seed is needed, got none")
-    require(
-        0 <= valid_fraction < 1,
-        f"valid_fraction must lie in [0, 1), got {valid_fraction}",
-    )
-    require(
-        valid_fraction > 0 or not stratified,
-        "stratified=True needs a valid_fraction above 0",
-    )
-    for name, value in zip(("train", "test"), limits, strict=True):
-        require(
-            value is None or value >= 1,
-            f"{name}_per_task must be at least 1, got {value}",
-        )
+        require_range(f"{source.name}: {part} labels", y, classes)
+        if not np.issubdtype(x.dtype, np.integer):
+            require_finite(x, f"{source.name}: {part} images")
 
 
 def _class_counts(

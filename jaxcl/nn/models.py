@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -16,9 +17,26 @@ import jax
 from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.nn.layers import NORMS, STARTS, Conv, Dense, Dropout, Norm
 from jaxcl.ops.convolution import max_pool
+from jaxcl.schema import Count, OneOf, Part, Positive, kinds_of, require_all
+
+Norms = Annotated[str, OneOf(NORMS)]
 
 
-class MLP(nn.Module):
+class _Model(nn.Module):
+    """A network whose fields are held against their annotations.
+
+    Raises:
+      ValueError: when it is made, as `jaxcl.schema.require`.
+    """
+
+    def __post_init__(self):
+        kinds = kinds_of(type(self))
+        own = {k: getattr(self, k) for k in kinds if k not in ("parent", "name")}
+        require_all(f"{type(self).__name__}: ", own, kinds)
+        super().__post_init__()
+
+
+class MLP(_Model):
     """Dense → norm → ReLU → dropout for each width, then the head.
 
     Attributes:
@@ -32,14 +50,14 @@ class MLP(nn.Module):
       start: one of `jaxcl.nn.layers.STARTS`.
     """
 
-    widths: Sequence[int]
-    num_outputs: int
+    widths: Sequence[Count]
+    num_outputs: Count
     use_bias: bool = True
-    dropout: float = 0.0
-    input_dropout: float = 0.0
-    norm: str = "none"
-    num_tasks: int | None = None
-    start: str = "uniform"
+    dropout: Part = 0.0
+    input_dropout: Part = 0.0
+    norm: Norms = "none"
+    num_tasks: Count | None = None
+    start: Annotated[str, OneOf(STARTS)] = "uniform"
 
     @property
     def mixes_examples(self) -> bool:
@@ -53,10 +71,6 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
-        if self.start not in STARTS:
-            raise ValueError(
-                f"start must be one of {', '.join(STARTS)}, got {self.start!r}"
-            )
         norm = _norm(self.norm, self.num_tasks)
         x = x.reshape(x.shape[0], -1)
         x = Dropout(self.input_dropout)(x, train)
@@ -67,7 +81,7 @@ class MLP(nn.Module):
         return Dense(self.num_outputs, self.use_bias, self.start, name="head")(x)
 
 
-class Linear(nn.Module):
+class Linear(_Model):
     """The head alone, on the input's numbers: what needs no features.
 
     Attributes:
@@ -75,7 +89,7 @@ class Linear(nn.Module):
       use_bias: of the head.
     """
 
-    num_outputs: int
+    num_outputs: Count
     use_bias: bool = True
 
     @property
@@ -88,7 +102,7 @@ class Linear(nn.Module):
         return Dense(self.num_outputs, self.use_bias, name="head")(x)
 
 
-class AlexNet(nn.Module):
+class AlexNet(_Model):
     """The small AlexNet of the HAT and GPM papers.
 
     conv 64@4×4, 128@3×3, 256@2×2 (VALID), each → norm → ReLU → dropout → 2×2 max pool;
@@ -105,13 +119,13 @@ class AlexNet(nn.Module):
       num_tasks: T, for norm "batch_per_task".
     """
 
-    num_outputs: int
-    width: float = 1.0
-    norm: str = "none"
+    num_outputs: Count
+    width: Positive = 1.0
+    norm: Norms = "none"
     use_bias: bool = True
-    dropout: float = 0.2
-    dropout_late: float = 0.5
-    num_tasks: int | None = None
+    dropout: Part = 0.2
+    dropout_late: Part = 0.5
+    num_tasks: Count | None = None
 
     @property
     def mixes_examples(self) -> bool:
@@ -140,7 +154,7 @@ class AlexNet(nn.Module):
         return Dense(self.num_outputs, self.use_bias, name="head")(x)
 
 
-class ResNet18(nn.Module):
+class ResNet18(_Model):
     """The reduced ResNet-18 of the GEM and A-GEM papers: 20 channels, not 64.
 
     Attributes:
@@ -150,10 +164,10 @@ class ResNet18(nn.Module):
       num_tasks: T, for norm "batch_per_task".
     """
 
-    num_outputs: int
-    channels: int = 20
-    norm: str = "batch"
-    num_tasks: int | None = None
+    num_outputs: Count
+    channels: Count = 20
+    norm: Norms = "batch"
+    num_tasks: Count | None = None
 
     @property
     def mixes_examples(self) -> bool:
@@ -216,8 +230,6 @@ def _sequence(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _norm(kind: str, num_tasks: int | None):
-    if kind not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {kind!r}")
     if kind == "batch_per_task" and not (num_tasks and num_tasks > 0):
         raise ValueError(
             f"norm 'batch_per_task' needs num_tasks of at least 1, got {num_tasks}"

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+from jaxcl import schema
 from jaxcl.contract import Strategy
 from jaxcl.strategies._chained import chain_factories
 from jaxcl.strategies.agem import agem
@@ -213,14 +214,29 @@ def factory(name: str) -> Callable[..., Strategy]:
                 "or an import path 'package.module:factory'"
             )
         return _FACTORIES[name]
-    module, _, attribute = name.partition(":")
+    return cast(Callable[..., Strategy], imported(name, "strategy"))
+
+
+def imported(path: str, what: str) -> Callable[..., Any]:
+    """The function or class at "package.module:name".
+
+    Args:
+      path: as above.
+      what: it is to be, for the message.
+
+    Raises:
+      ValueError: it cannot be imported, or cannot be called.
+    """
+    module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"strategy {name!r} cannot be imported: {error}") from error
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module raises
+        raise ValueError(
+            f"{what} {path!r} cannot be imported as 'package.module:name': {error}"
+        ) from error
     if not callable(found):
-        raise ValueError(f"strategy {name!r} is {found!r}, not a factory")
-    return cast(Callable[..., Strategy], found)
+        raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
+    return found
 
 
 def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
@@ -242,4 +258,13 @@ def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
         raise ValueError(
             f"strategy {name!r}: {error}; its settings are: {known or 'none'}"
         ) from error
-    return build(setup, **settings)
+    schema.require_all(f"{name}: ", settings, schema.kinds_of(build))
+    try:
+        made = build(setup, **settings)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"strategy {name!r} raised {error!r}") from error
+    if not isinstance(made, Strategy):
+        raise ValueError(f"strategy {name!r} must make a Strategy, it made {made!r}")
+    return made

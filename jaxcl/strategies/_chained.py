@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from jaxcl.compose import chain
 from jaxcl.contract import Strategy
+from jaxcl.schema import kinds_of
 from jaxcl.types import Setup
 
 
@@ -45,6 +46,7 @@ def chain_factories(*factories: Callable[..., Strategy]) -> Callable[..., Strate
 
     build.__name__ = build.__qualname__ = name
     build.__signature__ = signature  # type: ignore[attr-defined]
+    build.__annotations__ = {k: v for f in factories for k, v in kinds_of(f).items()}
     return build
 
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.types import ApplyFn, Context, LayerSpec, PyTree, Setup, TaskData
 
@@ -44,10 +43,6 @@ def head_layer(setup: Setup, method: str) -> LayerSpec:
             f"example; layer {layer.name!r}: {why}"
         )
     return layer
-
-
-def require_chunk(method: str, chunk: int) -> None:
-    require(chunk >= 1, f"{method}: chunk must be at least 1, got {chunk}")
 
 
 def features_of(layer: LayerSpec, taps: dict[str, jax.Array]) -> jax.Array:

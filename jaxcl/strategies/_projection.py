@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,11 @@ from jaxcl.nn.tagged import Tag, is_channels_first, product
 from jaxcl.ops import convolution
 from jaxcl.ops.linalg import EXACT
 from jaxcl.ops.trees import leaf_names, starts_with
+from jaxcl.schema import OneOf
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
-FORMS = ("auto", "gradient")
-WHERES = ("grads", "updates")
+Form = Annotated[str, OneOf(("auto", "gradient"))]
+Where = Annotated[str, OneOf(("grads", "updates"))]
 
 
 def choose_layers(
@@ -68,14 +69,6 @@ def per_layer(
             f"projected layers ({names})"
         )
     return {layer.name: v for layer, v in zip(layers, values, strict=True)}
-
-
-def check_choice(method: str, name: str, value: str, allowed: Sequence[str]) -> None:
-    """Raises ValueError unless a setting is one of those allowed."""
-    if value not in allowed:
-        raise ValueError(
-            f"{method}: {name} must be one of {', '.join(allowed)}, got {value!r}"
-        )
 
 
 def input_is_cheaper(setup: Setup, layer: LayerSpec) -> bool:

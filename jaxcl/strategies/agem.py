@@ -13,6 +13,7 @@ import numpy as np
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
 from jaxcl.ops import memory
+from jaxcl.schema import Count, checked
 from jaxcl.transforms import project_conflicting
 from jaxcl.types import Batch, Context, PyTree, Setup
 
@@ -59,12 +60,13 @@ def reference_gradient(
     return jax.grad(loss)(net)
 
 
+@checked
 def agem(
     setup: Setup,
     *,
-    per_class: int | None = 25,
-    per_task: int | None = None,
-    batch_size: int = 256,
+    per_class: Count | None = 25,
+    per_task: Count | None = None,
+    batch_size: Count = 256,
 ) -> Strategy:
     """Projects a gradient that would raise the mean loss on the memory.
 
@@ -103,11 +105,6 @@ def agem(
         raise ValueError(
             "agem: just one of per_class and per_task must be given, got "
             f"{per_class} and {per_task}"
-        )
-    if kept < 1 or batch_size < 1:
-        raise ValueError(
-            "agem: per_class, per_task and batch_size must be at least 1, got "
-            f"{per_class}, {per_task} and {batch_size}"
         )
     block = kept if per_class is None else kept * classes_per_task(setup)
     project = project_conflicting()

@@ -7,21 +7,21 @@ learning: a strong, simple baseline, NeurIPS 2020, https://arxiv.org/abs/2004.07
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
 from jaxcl.losses import distillation, squared_error
 from jaxcl.ops import memory
+from jaxcl.schema import Count, NonNegative, OneOf, checked
 from jaxcl.types import Batch, Context, Setup
 
 # A step's key is the network's own; replay takes keys folded from it by these.
 KEEP, DRAW = 1, 2
-OFFERS = ("step", "first_epoch")
+Offer = Annotated[str, OneOf(("step", "first_epoch"))]
 
 
 class ReplayState(NamedTuple):
@@ -34,18 +34,6 @@ class ReplayState(NamedTuple):
 
     memory: memory.Memory
     drawn: tuple[memory.Sample, ...]  # weight 0 until something is stored
-
-
-def _check(method: str, capacity: int, batch_size: int, offer: str) -> None:
-    require(
-        offer in OFFERS,
-        f"{method}: offer must be one of {', '.join(OFFERS)}, got {offer!r}",
-    )
-    if capacity < 1 or batch_size < 1:
-        raise ValueError(
-            f"{method}: capacity and batch_size must be at least 1, got {capacity} and "
-            f"{batch_size}"
-        )
 
 
 def _draw(store: memory.Memory, keys, n: int, setup: Setup) -> ReplayState:
@@ -70,8 +58,13 @@ def _rows(out, n: int):
     return out._replace(logits=out.logits[:n])
 
 
+@checked
 def er(
-    setup: Setup, *, capacity: int = 500, batch_size: int = 10, offer: str = "step"
+    setup: Setup,
+    *,
+    capacity: Count = 500,
+    batch_size: Count = 10,
+    offer: Offer = "step",
 ) -> Strategy:
     """Trains on each batch together with examples drawn from a reservoir.
 
@@ -98,7 +91,6 @@ def er(
     ``out.taps`` that later hooks see hold the drawn examples' rows too: they are part
     of the gradient.
     """
-    _check("er", capacity, batch_size, offer)
 
     def init(params):
         return _nothing(memory.empty(setup, capacity), 1, batch_size, setup)
@@ -125,14 +117,15 @@ def er(
     return strategy(init=init, loss=loss, grads=grads, in_play=in_play)
 
 
+@checked
 def derpp(
     setup: Setup,
     *,
-    alpha: float = 1.0,
-    beta: float = 0.5,
-    capacity: int = 500,
-    batch_size: int = 10,
-    offer: str = "step",
+    alpha: NonNegative = 1.0,
+    beta: NonNegative = 0.5,
+    capacity: Count = 500,
+    batch_size: Count = 10,
+    offer: Offer = "step",
 ) -> Strategy:
     """Replays past examples with the outputs the network gave when it met them.
 
@@ -164,9 +157,6 @@ def derpp(
     task, here over those of the tasks so far. The paper writes ‖·‖² without the mean
     over outputs; α is on the code's scale, the mean's.
     """
-    _check("derpp", capacity, batch_size, offer)
-    require(alpha >= 0, f"derpp: alpha must be at least 0, got {alpha}")
-    require(beta >= 0, f"derpp: beta must be at least 0, got {beta}")
 
     def init(params):
         kind = jnp.result_type(float)

@@ -8,17 +8,17 @@ the empirical Fisher approximation, 2019, https://arxiv.org/abs/1905.12558.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import anchored, wide, zeros_wide
+from jaxcl.schema import Count, NonNegative, OneOf, Share, checked
 from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 FISHERS = ("exact", "sampled", "empirical")
@@ -155,16 +155,17 @@ def merge_quadratics(state: EWCState, importance: PyTree, anchor: PyTree) -> EWC
     return EWCState(total, moved, state.offset + sum(jax.tree.leaves(spread)))
 
 
+@checked
 def ewc(
     setup: Setup,
     *,
-    strength: float,
-    fisher: str = "empirical",
+    strength: NonNegative,
+    fisher: Annotated[str, OneOf(FISHERS)] = "empirical",
     online: bool = False,
-    decay: float = 1.0,
+    decay: Share = 1.0,
     decay_penalty: bool = False,
-    samples: int = 2000,
-    chunk: int = 16,
+    samples: Count = 2000,
+    chunk: Count = 16,
 ) -> Strategy:
     """Penalises moving weights that earlier tasks' predictions depend on.
 
@@ -196,20 +197,10 @@ def ewc(
     Differs from the official description in nothing but the Fisher's sample; from
     Avalanche, FACIL, PyCIL and others in squaring gradients per example.
     """
-    require(strength >= 0, f"ewc: strength must be at least 0, got {strength}")
-    if fisher not in FISHERS:
-        raise ValueError(f"ewc: fisher must be one of {FISHERS}, got {fisher!r}")
-    if not 0 <= decay <= 1:
-        raise ValueError(f"ewc: decay must lie in [0, 1], got {decay}")
     if decay != 1 and not online:
         raise ValueError(f"ewc: decay {decay} needs online=True")
     if decay_penalty and not online:
         raise ValueError("ewc: decay_penalty=True needs online=True")
-    if samples < 1 or chunk < 1:
-        raise ValueError(
-            f"ewc: samples and chunk must be positive, got {samples} and {chunk}"
-        )
-
     weight = strength * decay if decay_penalty else strength
 
     def init(params):

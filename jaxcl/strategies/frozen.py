@@ -8,13 +8,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
+from jaxcl.schema import Natural, checked
 from jaxcl.types import Setup
 
 
-def frozen(setup: Setup, *, epochs: int | None = None) -> Strategy:
+@checked
+def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
     """Freezes everything before the classifier once task 1 is learned.
 
     Δθ_extractor = 0 for every task after the first, and there the extractor runs in
@@ -43,11 +44,6 @@ def frozen(setup: Setup, *, epochs: int | None = None) -> Strategy:
     """
     if not setup.heads:
         raise ValueError("frozen needs setup.heads to name the classifier, got ()")
-
-    require(
-        epochs is None or epochs >= 0,
-        f"frozen: epochs must be at least 0, got {epochs}",
-    )
 
     def learns(ctx):
         first = ctx.task == 0

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, span_update
 from jaxcl.ops.sampling import shuffled
+from jaxcl.schema import Count, checked
 from jaxcl.strategies._projection import (
-    FORMS,
-    WHERES,
-    check_choice,
+    Form,
+    Where,
     choose_layers,
     input_is_cheaper,
     map_rest,
@@ -69,14 +69,15 @@ def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
     return jax.lax.map(chunk, position).reshape(-1, d)[: data.capacity]
 
 
+@checked
 def gpm(
     setup: Setup,
     *,
     threshold: float | Sequence[float],
     threshold_step: float = 0.0,
-    samples: int | Sequence[int] = 300,
-    where: str = "grads",
-    form: str = "auto",
+    samples: Count | Sequence[Count] = 300,
+    where: Where = "grads",
+    form: Form = "auto",
     project_head: bool | None = None,
 ) -> Strategy:
     """Takes weight steps orthogonal to the inputs that earlier tasks gave each layer.
@@ -120,8 +121,6 @@ def gpm(
     in drawing the examples that represent a task without its global random state.
     """
     layers, free = choose_layers(setup, "gpm", project_head)
-    check_choice("gpm", "where", where, WHERES)
-    check_choice("gpm", "form", form, FORMS)
     level = per_layer("gpm", "threshold", threshold, layers)
     size = per_layer("gpm", "samples", samples, layers)
     for value in level.values():
@@ -131,8 +130,6 @@ def gpm(
                 f"gpm: threshold must lie in (0, 1], got {value} in the first and "
                 f"{last:g} in the last of {setup.num_tasks} tasks"
             )
-    if min(size.values()) < 1:
-        raise ValueError(f"gpm: samples must be at least 1, got {samples}")
 
     by_input = [
         layer.name

@@ -9,20 +9,19 @@ The arithmetic is in `jaxcl.ops.gates`, `jaxcl.losses.gate_sparsity`,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
 from jaxcl.ops.gates import DERIVATIVES, anneal, clamp, gate
 from jaxcl.ops.trees import leaf_names
-from jaxcl.strategies._projection import check_choice
+from jaxcl.schema import NonNegative, OneOf, Positive, checked
 from jaxcl.strategies._units import (
     Used,
     gate_places,
@@ -45,14 +44,15 @@ class HATState(NamedTuple):
     at_clamp: dict[str, jax.Array]  # float32[] share of its embeddings at ±bound
 
 
+@checked
 def hat(
     setup: Setup,
     *,
-    s_max: float = 400.0,
-    strength: float = 0.75,
-    bound: float = 6.0,
-    derivative: str = "float32",
-    epoch_progress: str = "batches",
+    s_max: Positive = 400.0,
+    strength: NonNegative = 0.75,
+    bound: Positive = 6.0,
+    derivative: Annotated[str, OneOf(DERIVATIVES)] = "float32",
+    epoch_progress: Annotated[str, OneOf(PROGRESS)] = "batches",
     refuse_shared_norm: bool = True,
 ) -> Strategy:
     """Gives each task units of its own and protects the weights between used units.
@@ -111,11 +111,6 @@ def hat(
     a clip sees gradients of which only those with m = 0 are taken out. The official
     ``epoch_progress`` is "examples".
     """
-    require(s_max > 0, f"hat: s_max must be greater than 0, got {s_max}")
-    require(strength >= 0, f"hat: strength must be at least 0, got {strength}")
-    require(bound > 0, f"hat: bound must be greater than 0, got {bound}")
-    check_choice("hat", "derivative", derivative, DERIVATIVES)
-    check_choice("hat", "epoch_progress", epoch_progress, PROGRESS)
     refuse(setup, refuse_shared_norm)
     layers = {x.name: x for x in setup.layers if not is_head(setup, x)}
     places = gate_places(setup, layers)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import distillation, soft_divergence
 from jaxcl.ops.trees import tree_copy
+from jaxcl.schema import NonNegative, Positive, checked
 from jaxcl.types import PyTree, Setup
 
 
@@ -57,7 +57,10 @@ def old_outputs(setup: Setup, task: jax.Array) -> OldOutputs:
     return OldOutputs(asked, asked, jnp.ones(()))
 
 
-def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Strategy:
+@checked
+def lwf(
+    setup: Setup, *, strength: NonNegative = 1.0, temperature: Positive = 2.0
+) -> Strategy:
     """Keeps the outputs for earlier tasks, on the new task's inputs, as they were.
 
     L = L_task + λ Σ_{t' < t} τ² mean_x KL(p_{t'}(x) ‖ q_{t'}(x))
@@ -82,10 +85,6 @@ def lwf(setup: Setup, *, strength: float = 1.0, temperature: float = 2.0) -> Str
     Differs from the official code, which first trains the new head alone and sums over
     two heads only; from van de Ven's by a factor t on the whole loss, and by τ².
     """
-    require(strength >= 0, f"lwf: strength must be at least 0, got {strength}")
-    require(
-        temperature > 0, f"lwf: temperature must be greater than 0, got {temperature}"
-    )
 
     def init(params):
         # No statistics yet; while no task has ended the teacher's say counts nothing.

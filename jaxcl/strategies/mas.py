@@ -11,11 +11,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import anchored, wide, zeros_wide
+from jaxcl.schema import Count, NonNegative, checked
 from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 
@@ -87,8 +87,9 @@ def sensitivity(
     return jax.tree.map(lambda t: t / n, total)
 
 
+@checked
 def mas(
-    setup: Setup, *, strength: float, samples: int = 2000, chunk: int = 16
+    setup: Setup, *, strength: NonNegative, samples: Count = 2000, chunk: Count = 16
 ) -> Strategy:
     """Penalises moving weights that earlier tasks' outputs are sensitive to.
 
@@ -111,11 +112,6 @@ def mas(
     example, as the paper does, not of a batch's mean gradient. f are the outputs in
     play: other tasks' heads are not this task's function.
     """
-    require(strength >= 0, f"mas: strength must be at least 0, got {strength}")
-    if samples < 1 or chunk < 1:
-        raise ValueError(
-            f"mas: samples and chunk must be positive, got {samples} and {chunk}"
-        )
 
     def init(params):
         return MASState(zeros_wide(params.net), anchored(params.net))

@@ -20,12 +20,12 @@ from jaxcl.ops.discriminant import (
     nearest_mean,
     no_means,
 )
+from jaxcl.schema import Count, checked
 from jaxcl.strategies._closed_form import (
     Examples,
     answer,
     head_layer,
     over_features,
-    require_chunk,
     tasks_done,
 )
 from jaxcl.types import Setup
@@ -39,7 +39,8 @@ class NCMState(NamedTuple):
     done: jax.Array  # int32[] tasks taken in
 
 
-def ncm(setup: Setup, *, chunk: int = 512) -> Strategy:
+@checked
+def ncm(setup: Setup, *, chunk: Count = 512) -> Strategy:
     """Answers with the class whose mean feature is nearest.
 
     argmin_k ‖x − m_k‖,  m_k = Σ_{i: yᵢ = k} xᵢ / n_k
@@ -64,7 +65,6 @@ def ncm(setup: Setup, *, chunk: int = 512) -> Strategy:
     Differs from RanPAC's and RanDumb's baselines of this name, which compare by the
     cosine.
     """
-    require_chunk("ncm", chunk)
     layer = head_layer(setup, "ncm")
     classes = setup.logit_mask.shape[1]
 

@@ -6,12 +6,11 @@ unsupervised"; the heads are trained on what came of it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.nn import inspection
 from jaxcl.nn.inspection import require_treatable
@@ -19,6 +18,7 @@ from jaxcl.nn.tagged import is_channels_first
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
 from jaxcl.ops.sampling import batch_positions
 from jaxcl.ops.trees import leaf_names, starts_with, wide
+from jaxcl.schema import OneOf, Share, checked
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
 
 _EXAMPLES = 256  # that a layer is judged by when a task ends
@@ -43,14 +43,15 @@ class Stage(NamedTuple):
     prefixes: tuple[tuple[str, ...], ...]  # of its parameters: its own, its norm's
 
 
+@checked
 def ol(
     setup: Setup,
     *,
     norm: str = "spectral",
     of: str = "examples",
-    on: str = "post",
-    extractor: float = 0.5,
-    later: str = "train",
+    on: Annotated[str, OneOf(("post", "pre"))] = "post",
+    extractor: Share = 0.5,
+    later: Annotated[str, OneOf(("train", "freeze"))] = "train",
 ) -> Strategy:
     """Trains features layer by layer with the orthogonal loss, then heads with labels.
 
@@ -87,12 +88,6 @@ def ol(
     is in evaluation mode under its heads, is this project's choice.
     """
     check_form(norm, of)
-    require(on in ("post", "pre"), f"ol: on must be 'post' or 'pre', got {on!r}")
-    require(
-        later in ("train", "freeze"),
-        f"ol: later must be 'train' or 'freeze', got {later!r}",
-    )
-    require(0 <= extractor <= 1, f"ol: extractor must lie in [0, 1], got {extractor}")
     stages = stages_of(setup)
     heads = len(stages)
 

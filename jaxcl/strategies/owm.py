@@ -8,18 +8,17 @@ https://github.com/beijixiong3510/OWM.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, rls_update
+from jaxcl.schema import Count, NonNegative, OneOf, Positive, checked
 from jaxcl.strategies._projection import (
-    FORMS,
-    WHERES,
-    check_choice,
+    Form,
+    Where,
     choose_layers,
     input_is_cheaper,
     kernels,
@@ -52,16 +51,17 @@ def mean_rows(
     return mean[0] if layer.positions == 1 else mean
 
 
+@checked
 def owm(
     setup: Setup,
     *,
-    alpha: float | Sequence[float] = 1.0,
-    alpha_decay: float | Sequence[float] = 1.0,
-    progress: str = "task",
-    window_stride: int = 2,
-    norm_penalty: float = 0.0,
-    where: str = "grads",
-    form: str = "auto",
+    alpha: Positive | Sequence[Positive] = 1.0,
+    alpha_decay: Positive | Sequence[Positive] = 1.0,
+    progress: Annotated[str, OneOf(PROGRESS)] = "task",
+    window_stride: Count = 2,
+    norm_penalty: NonNegative = 0.0,
+    where: Where = "grads",
+    form: Form = "auto",
     project_head: bool | None = None,
 ) -> Strategy:
     """Takes weight steps that past batch-mean inputs hardly see.
@@ -110,21 +110,8 @@ def owm(
     here every second of those that the layer reads.
     """
     layers, free = choose_layers(setup, "owm", project_head)
-    check_choice("owm", "where", where, WHERES)
-    check_choice("owm", "form", form, FORMS)
-    check_choice("owm", "progress", progress, PROGRESS)
     start = per_layer("owm", "alpha", alpha, layers)
     decay = per_layer("owm", "alpha_decay", alpha_decay, layers)
-    require(
-        window_stride >= 1,
-        f"owm: window_stride must be at least 1, got {window_stride}",
-    )
-    for name, values in (("alpha", start), ("alpha_decay", decay)):
-        if not min(values.values()) > 0:
-            raise ValueError(f"owm: {name} must be positive, got {values}")
-    require(
-        norm_penalty >= 0, f"owm: norm_penalty must be at least 0, got {norm_penalty}"
-    )
 
     by_input = [
         layer

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
 from jaxcl.nn import inspection
 from jaxcl.ops.decompositions import eigh
 from jaxcl.ops.linalg import EXACT
 from jaxcl.ops.sampling import batch_positions
+from jaxcl.schema import Count, checked
 from jaxcl.strategies._closed_form import head_layer
 from jaxcl.types import Output, Setup, TaskData
 
@@ -30,7 +30,8 @@ class PCAState(NamedTuple):
     ready: jax.Array  # bool[] whether they have been found
 
 
-def pca(setup: Setup, *, chunk: int = 512) -> Strategy:
+@checked
+def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
     """Replaces the extractor by the principal components of the first task's inputs.
 
     f(x) = (x − m) V / s, with m and Σ the inputs' mean and covariance, V [d, D] the
@@ -49,7 +50,6 @@ def pca(setup: Setup, *, chunk: int = 512) -> Strategy:
     Raises:
       ValueError: an argument out of range; a classifier it cannot read, by name.
     """
-    require(chunk >= 1, f"pca: chunk must be at least 1, got {chunk}")
     layer = head_layer(setup, "pca")
     d = 1
     for size in setup.example.shape[1:]:

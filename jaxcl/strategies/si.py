@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.trees import anchored, wide, zeros_wide
+from jaxcl.schema import NonNegative, Positive, checked
 from jaxcl.types import PyTree, Setup
 
 
@@ -37,7 +37,8 @@ def consolidate(state: SIState, net: PyTree, damping: float) -> SIState:
     return SIState(importance, anchored(net), zeros)
 
 
-def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
+@checked
+def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strategy:
     """Penalises moving weights by what moving them gained in earlier tasks.
 
     L = L_task + c Σᵢ Ωᵢ (θᵢ − θ*ᵢ)²
@@ -65,8 +66,6 @@ def si(setup: Setup, *, strength: float, damping: float = 0.1) -> Strategy:
     taken, not the last, ω still holds the whole path.
     """
     del setup
-    require(strength >= 0, f"si: strength must be at least 0, got {strength}")
-    require(damping > 0, f"si: damping must be greater than 0, got {damping}")
 
     def init(params):
         return SIState(

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.discriminant import (
     ClassMeans,
@@ -24,19 +23,18 @@ from jaxcl.ops.discriminant import (
     logits,
     nearest_mean,
     no_means,
-    require_shrinkage,
     whole_gram,
 )
 from jaxcl.ops.linalg import EXACT
+from jaxcl.schema import Count, Shrinkage, checked
 from jaxcl.strategies._closed_form import (
     Examples,
     answer,
     head_layer,
     over_features,
-    require_chunk,
     tasks_done,
 )
-from jaxcl.types import LayerSpec, Setup
+from jaxcl.types import Setup
 
 
 class SLDAState(NamedTuple):
@@ -55,7 +53,8 @@ class RandomFeaturesState(NamedTuple):
     slda: SLDAState
 
 
-def slda(setup: Setup, *, shrinkage: float = 1e-4, chunk: int = 512) -> Strategy:
+@checked
+def slda(setup: Setup, *, shrinkage: Shrinkage = 1e-4, chunk: Count = 512) -> Strategy:
     """Answers by class means and one covariance that all classes share.
 
     argmax_k −½ (x − m_k)ᵀ A⁻¹ (x − m_k),  A = (1 − ε) Σ + ε I
@@ -87,7 +86,7 @@ def slda(setup: Setup, *, shrinkage: float = 1e-4, chunk: int = 512) -> Strategy
     from a base set, with a shrinkage chosen by its data. Means are by class counts in
     both. Its pseudo-inverse is a Cholesky solve here, which the ridge allows.
     """
-    layer = _checked(setup, "slda", shrinkage, chunk)
+    layer = head_layer(setup, "slda")
 
     def init(params):
         return _empty(setup, layer.d_in)
@@ -104,8 +103,13 @@ def slda(setup: Setup, *, shrinkage: float = 1e-4, chunk: int = 512) -> Strategy
     return strategy(init=init, forward=forward, after_task=after_task)
 
 
+@checked
 def random_features(
-    setup: Setup, *, width: int = 3000, shrinkage: float = 1e-4, chunk: int = 512
+    setup: Setup,
+    *,
+    width: Count = 3000,
+    shrinkage: Shrinkage = 1e-4,
+    chunk: Count = 512,
 ) -> Strategy:
     """`slda` on random features of the classifier's input: ReLU(x P).
 
@@ -132,8 +136,7 @@ def random_features(
     Differs from RanDumb, which has this head, in the features, there cosines of random
     phases that approximate a Gaussian kernel, and in the shrinkage, there estimated.
     """
-    layer = _checked(setup, "random_features", shrinkage, chunk)
-    require(width >= 1, f"random_features: width must be at least 1, got {width}")
+    layer = head_layer(setup, "random_features")
     d = layer.d_in
 
     def features(projection: jax.Array, x: jax.Array) -> jax.Array:
@@ -166,12 +169,6 @@ def random_features(
         return params, RandomFeaturesState(projection, new)
 
     return strategy(init=init, forward=forward, after_task=after_task)
-
-
-def _checked(setup: Setup, method: str, shrinkage, chunk: int) -> LayerSpec:
-    require_shrinkage(method, shrinkage)
-    require_chunk(method, chunk)
-    return head_layer(setup, method)
 
 
 def _empty(setup: Setup, width: int) -> SLDAState:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from jaxcl import schema
+from jaxcl.schema import Count, NonNegative, OneOf, Positive, Range
 
 SELECT = ("last", "best")
 METRICS = ("accuracy", "loss")
@@ -34,21 +37,21 @@ class Plan(NamedTuple):
       lr_floor: the rate that `decay_per_task` does not take a task below; ≥ 0.
     """
 
-    epochs: int | None
-    batch_size: int
-    eval_batch_size: int = 256
-    max_steps: int | None = None
-    patience: int | None = None
-    lr_factor: float = 3.0
-    lr_min: float = 1e-4
-    lr: float = 0.0
-    patience_metric: str = "accuracy"
-    select: str = "last"
-    select_metric: str = "accuracy"
-    schedule: str = "constant"
-    warmup: float = 0.0
-    decay_per_task: float = 1.0
-    lr_floor: float = 0.0
+    epochs: Count | None
+    batch_size: Count
+    eval_batch_size: Count = 256
+    max_steps: Count | None = None
+    patience: Count | None = None
+    lr_factor: Annotated[float, Range(1, open="(")] = 3.0
+    lr_min: NonNegative = 1e-4
+    lr: NonNegative = 0.0
+    patience_metric: Annotated[str, OneOf(METRICS)] = "accuracy"
+    select: Annotated[str, OneOf(SELECT)] = "last"
+    select_metric: Annotated[str, OneOf(METRICS)] = "accuracy"
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"
+    warmup: schema.Part = 0.0
+    decay_per_task: Positive = 1.0
+    lr_floor: NonNegative = 0.0
 
 
 def validate_plan(plan: Plan, *, has_validation: bool) -> None:
@@ -57,32 +60,12 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
     Raises:
       ValueError: it quotes the value and the rule.
     """
-    for name in ("epochs", "max_steps", "batch_size", "eval_batch_size"):
-        value = getattr(plan, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    schema.require_all("", plan._asdict(), schema.kinds_of(Plan))
     if plan.epochs is None and plan.max_steps is None:
         raise ValueError("epochs or max_steps must be given, both are None")
-    for name, allowed in (
-        ("select", SELECT),
-        ("select_metric", METRICS),
-        ("patience_metric", METRICS),
-        ("schedule", SCHEDULES),
-    ):
-        if getattr(plan, name) not in allowed:
-            raise ValueError(
-                f"{name} must be one of {', '.join(allowed)}, got "
-                f"{getattr(plan, name)!r}"
-            )
-    if not 0 <= plan.warmup < 1:
-        raise ValueError(f"warmup must lie in [0, 1), got {plan.warmup}")
-    if not plan.decay_per_task > 0:
+    if plan.lr_floor > plan.lr:
         raise ValueError(
-            f"decay_per_task must be greater than 0, got {plan.decay_per_task}"
-        )
-    if not 0 <= plan.lr_floor <= plan.lr and plan.lr_floor:
-        raise ValueError(
-            f"lr_floor must lie between 0 and the rate, {plan.lr}, got {plan.lr_floor}"
+            f"lr_floor must be at most the rate, {plan.lr}, got {plan.lr_floor}"
         )
     scheduled = plan.schedule != "constant" or plan.warmup or plan.decay_per_task != 1
     if scheduled and plan.patience is not None:
@@ -92,12 +75,6 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
             f"warmup=0 (got {plan.warmup}) and decay_per_task=1 (got "
             f"{plan.decay_per_task})"
         )
-    if plan.patience is not None:
-        if plan.patience < 1 or plan.lr_factor <= 1:
-            raise ValueError(
-                "patience must be at least 1 and lr_factor greater than 1, got "
-                f"{plan.patience} and {plan.lr_factor}"
-            )
     if not has_validation and (plan.patience or plan.select == "best"):
         raise ValueError(
             f"select={plan.select!r} with patience={plan.patience} needs "

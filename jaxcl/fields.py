@@ -1,0 +1,167 @@
+"""The fields of a config: what each may be, its default and what it means.
+
+A new field is one line in `FIELDS`: it is then in every config, is checked however it
+is set, and is told by ``--help``. Needs ml_collections, as the commands do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+from ml_collections import ConfigDict, config_dict
+
+from jaxcl import schema
+from jaxcl.data import scenarios
+from jaxcl.heads import SCENARIOS
+from jaxcl.nn.precision import DTYPES
+from jaxcl.schema import Count, Length, Natural, NonNegative, OneOf, Positive, Range
+from jaxcl.strategies import METHODS
+from jaxcl.training.plan import METRICS, SCHEDULES, SELECT
+from jaxcl.training.seeds import MODES
+
+
+class Field(NamedTuple):
+    """A field of a config.
+
+    Attributes:
+      default: neutral.
+      kind: what it may be; see `jaxcl.schema`.
+      comment: what it means.
+    """
+
+    default: Any
+    kind: Any
+    comment: str = ""
+
+
+def _named(names: Iterable[str]) -> Any:
+    return Annotated[str, OneOf(tuple(names))]
+
+
+_Channels = Annotated[tuple[schema.Share, ...], Length(1)]
+_Spreads = Annotated[tuple[schema.Positive, ...], Length(1)]
+_PATH = 'or "package.module:name"'
+
+# Every field that a config has, besides those of its model and of its method.
+FIELDS: dict[str, Field] = {
+    "name": Field("", str, "of the benchmark, in tables and folders"),
+    "row": Field("", str, "of the table of methods"),
+    "strategy": Field("finetune", str, f"a registered name {_PATH}"),
+    "seeds": Field((0, 1, 2, 3, 4), schema.Seeds, "distinct"),
+    "joint": Field(False, bool, "each task trains on all data so far"),
+    "joint_once": Field(False, bool, "joint only: one training, on all tasks' data"),
+    "measure": Field("test", _named(("test", "valid")), "valid: to choose settings by"),
+    "seed_mode": Field("auto", _named(MODES), "vmap: side by side, map: in turn"),
+    "rows": Field(tuple(METHODS), tuple[str, ...], "what `compare` runs by default"),
+    "data.dataset": Field("digits", str, "see `jaxcl.data.sources`"),
+    "data.stream": Field("split", _named(scenarios.KINDS), "classes, or pixels"),
+    "data.scenario": Field("task", _named(SCENARIOS), "what is known at test time"),
+    "data.num_tasks": Field(5, Count, "of the stream"),
+    "data.classes_per_task": Field(None, Count | None, "None: as even as can be"),
+    "data.class_order": Field("fixed", _named(scenarios.CLASS_ORDERS), "or by seed"),
+    "data.valid_fraction": Field(0.1, schema.Part, "of each task's training data"),
+    "data.stratified": Field(False, bool, "hold out the same share of each class"),
+    "data.first_permuted": Field(True, bool, "permuted: the first task's pixels too"),
+    "data.train_per_task": Field(None, Count | None, "at most, those held out too"),
+    "data.test_per_task": Field(None, Count | None, "at most"),
+    "data.tasks": Field(
+        None, tuple[Natural, Count] | None, "(first, stop) of the stream's; None: all"
+    ),
+    "data.mean": Field(
+        None, _Channels | None, "per channel, in [0, 1]; None: the data's"
+    ),
+    "data.std": Field(None, _Spreads | None, "likewise"),
+    "model.name": Field("mlp", str, f"of `jaxcl.nn.models.MODELS`, {_PATH}"),
+    "model.head": Field("head", str, 'path of the classifier, joined by "/"'),
+    "model.dtype": Field("float32", _named(DTYPES), "what it computes in"),
+    "optimizer.name": Field("sgd", str, f"sgd, adam, adamw {_PATH}"),
+    "optimizer.lr": Field(0.01, Positive, "learning rate"),
+    "optimizer.momentum": Field(0.0, schema.Part, "sgd"),
+    "optimizer.nesterov": Field(False, bool, "sgd with momentum"),
+    "optimizer.weight_decay": Field(0.0, NonNegative),
+    "optimizer.clip": Field(None, Positive | None, "global norm of the gradient"),
+    "optimizer.schedule": Field("constant", _named(SCHEDULES), "over each task"),
+    "optimizer.warmup": Field(0.0, schema.Part, "of each task, in which it rises"),
+    "optimizer.decay_per_task": Field(1.0, Positive, "of the rate, task to task"),
+    "optimizer.lr_floor": Field(0.0, NonNegative, "decay_per_task goes no lower"),
+    "train.epochs": Field(None, Count | None, "per task"),
+    "train.max_steps": Field(None, Count | None, "per task"),
+    "train.batch_size": Field(64, Count),
+    "train.eval_batch_size": Field(256, Count),
+    "train.patience": Field(None, Count | None, "epochs without a better one"),
+    "train.lr_factor": Field(3.0, Annotated[float, Range(1, open="(")], "of patience"),
+    "train.lr_min": Field(1e-4, NonNegative, "a rate below it ends the task"),
+    "train.patience_metric": Field("accuracy", _named(METRICS)),
+    "train.select": Field("last", _named(SELECT), "weights carried to the next task"),
+    "train.select_metric": Field("accuracy", _named(METRICS)),
+    "checkpoint_every": Field(600.0, NonNegative, "seconds"),
+    "keep_weights": Field(
+        "none", _named(("none", "last", "tasks", "epochs")), "after which they are kept"
+    ),
+    "features": Field(
+        "", str, "after each task: rank,probes,multinomial,cka,drift,conflict"
+    ),
+    "feature_layers": Field("", str, 'with commas between; "": all'),
+    "feature_examples": Field(1000, Count, "of each task"),
+}
+
+
+def base(name: str) -> ConfigDict:
+    """The fields every config has, at neutral values; see `FIELDS`.
+
+    A field whose default is None takes the type of its kind.
+    """
+    config: dict[str, Any] = {"method": {}}
+    for path, field in FIELDS.items():
+        node, _, leaf = path.rpartition(".")
+        default = field.default
+        if default is None:
+            default = config_dict.placeholder(schema.plain(field.kind))
+        (config.setdefault(node, {}) if node else config)[leaf] = default
+    return ConfigDict(config | {"name": name})
+
+
+def require_fields(config: Any) -> None:
+    """Refuses a config whose fields are not those of `FIELDS`, or of another kind.
+
+    A model's and a method's fields are for those to judge.
+
+    Raises:
+      ValueError: it names the field, what came and what is allowed.
+    """
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"a config must be a ConfigDict, got {config!r}")
+    given = dict(flat(config.to_dict()))
+    own = [f for f in given if f.partition(".")[0] not in ("model", "method")]
+    for what, names in (
+        ("has no field", [f for f in own if f not in FIELDS]),
+        ("needs the field", [f for f in FIELDS if f not in given]),
+    ):
+        if names:
+            node = names[0].rpartition(".")[0]
+            known = [f for f in FIELDS if f.rpartition(".")[0] == node] or FIELDS
+            raise ValueError(f"a config {what} {names[0]!r}; it has {', '.join(known)}")
+    kinds = {name: field.kind for name, field in FIELDS.items()}
+    schema.require_all("config.", given, kinds)
+    if not isinstance(config.get("method"), ConfigDict):
+        raise ValueError(
+            f"config.method must be settings, got {config.get('method')!r}"
+        )
+
+
+def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name, value of every field of a nested dict, in their names' order."""
+    for name, value in sorted(fields.items()):
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def described() -> str:
+    """Every field with its kind, default and comment, one per line."""
+    return "\n".join(
+        f"--config.{name}: {schema.words(kind)}; {default!r}. {comment}"
+        for name, (default, kind, comment) in FIELDS.items()
+    )

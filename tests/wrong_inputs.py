@@ -1,0 +1,395 @@
+"""Wrong inputs: what is given, and what the one line about it has to say."""
+
+from typing import NamedTuple
+
+POSITIVE = "be greater than 0"
+FINITE = "be finite"
+
+
+class Wrong(NamedTuple):
+    """A field that a command line sets, and what the error has to say."""
+
+    row: str
+    field: str
+    value: str
+    rule: str  # "" where the flag's parser refuses the text itself
+
+
+def _each(fields, values, row="bp"):
+    return [
+        Wrong(row, field, value, rule)
+        for field in fields
+        for value, rule in values.items()
+    ]
+
+
+_NOT_FINITE = {"inf": FINITE, "nan": FINITE, "-inf": FINITE}
+_NUMBER = _NOT_FINITE | {"text": "text", "1,2": "1,2"}
+_MISSING = {"None": "got None"}
+_CHOICE = {"nosuch": "be one of", "": "be one of"}
+_SCENARIO_STEPS = ("data.num_tasks", "train.batch_size", "train.eval_batch_size")
+
+FIELDS = [
+    *_each(
+        ("optimizer.lr", "optimizer.decay_per_task"),
+        _NUMBER | _MISSING | {"0": POSITIVE, "-1": POSITIVE, "0.0": POSITIVE},
+    ),
+    *_each(("optimizer.clip",), _NUMBER | {"0": POSITIVE, "-1": POSITIVE}),
+    *_each(
+        ("optimizer.weight_decay", "train.lr_min", "checkpoint_every"),
+        _NUMBER | _MISSING | {"-1": "be at least 0", "-1e-9": "be at least 0"},
+    ),
+    *_each(
+        ("optimizer.momentum", "optimizer.warmup", "data.valid_fraction"),
+        _NUMBER | _MISSING | dict.fromkeys(("1", "2", "-1"), "lie in [0, 1)"),
+    ),
+    *_each(
+        ("model.dropout",),
+        _NUMBER | _MISSING | dict.fromkeys(("1", "2", "-1"), "lie in [0, 1)"),
+    ),
+    *_each(
+        ("train.lr_factor",),
+        _NUMBER | _MISSING | dict.fromkeys(("1", "0.5", "-3"), "be greater than 1"),
+    ),
+    *_each(
+        (*_SCENARIO_STEPS, "feature_examples"),
+        {"0": "be at least 1", "-1": "be at least 1", "1.5": "1.5", "text": "text"}
+        | _MISSING,
+    ),
+    *_each(
+        ("data.classes_per_task", "data.train_per_task", "data.test_per_task"),
+        {"0": "be at least 1", "-1": "be at least 1", "1.5": "1.5", "text": "text"},
+    ),
+    *_each(
+        ("train.epochs", "train.max_steps", "train.patience"),
+        {"0": "be at least 1", "-1": "be at least 1", "1.5": "1.5", "text": "text"},
+    ),
+    *_each(
+        (
+            *("measure", "seed_mode", "keep_weights", "data.stream", "data.scenario"),
+            *("data.class_order", "model.dtype", "optimizer.schedule", "train.select"),
+            *("train.patience_metric", "train.select_metric"),
+        ),
+        _CHOICE,
+    ),
+    *_each(
+        ("joint", "joint_once", "data.stratified", "data.first_permuted"),
+        {"maybe": "maybe", "2": "2"},
+    ),
+    *_each(
+        ("optimizer.name", "model.name"),
+        {
+            "nosuch": "unknown",
+            "": "unknown",
+            ":": "cannot be imported",
+            "math:": "cannot be imported",
+            ":pi": "cannot be imported",
+            "math:pi": "not a factory",
+            "math:nosuch": "cannot be imported",
+            "no.such.module:f": "cannot be imported",
+            "math:sqrt": "",
+            "builtins:print": "",
+        },
+    ),
+    *_each(
+        ("strategy",),
+        {
+            "nosuch": "unknown strategy",
+            ":": "cannot be imported",
+            "math:pi": "not a factory",
+            "math:nosuch": "cannot be imported",
+            "no.such.module:f": "cannot be imported",
+        },
+    ),
+    *_each(("data.dataset",), {"nosuch": "must be one of", "": "must be one of"}),
+    *_each(
+        ("seeds",),
+        {
+            "()": "at least 1",
+            "None": "got None",
+            "(0.5,)": "an integer",
+            "(-1,)": "[0, 4294967295]",
+            "(4294967296,)": "[0, 4294967295]",
+            "(1, 1)": "distinct",
+            "((0, 1),)": "an integer",
+            "('a',)": "an integer",
+            "(True,)": "an integer",
+            "text": "text",
+        },
+    ),
+    *_each(
+        ("data.tasks",),
+        {
+            "(1,)": "(an integer at least 0, an integer at least 1)",
+            "(0, 1, 2)": "(an integer at least 0, an integer at least 1)",
+            "()": "(an integer at least 0, an integer at least 1)",
+            "(0.5, 2)": "an integer",
+            "('a', 2)": "an integer",
+            "(-1, 2)": "at least 0",
+            "(0, 0)": "at least 1",
+            "(2, 1)": "first < stop",
+            "(0, 99)": "first < stop",
+            "text": "text",
+        },
+    ),
+    *_each(
+        ("data.mean",),
+        {
+            "()": "at least 1",
+            "(2.0,)": "[0, 1]",
+            "(-0.5,)": "[0, 1]",
+            "('a',)": "a number",
+            "(0.1, 0.2)": "each of 1 channels",
+            "text": "text",
+        },
+    ),
+    *_each(
+        ("data.std",),
+        {
+            "()": "at least 1",
+            "(0.0,)": POSITIVE,
+            "(-0.5,)": POSITIVE,
+            "('a',)": "a number",
+            "(0.1, 0.2, 0.3)": "each of 1 channels",
+            "text": "text",
+        },
+    ),
+    *_each(
+        ("model.widths",),
+        {
+            "(-5,)": "at least 1",
+            "(100, 0)": "at least 1",
+            "(1.5,)": "an integer",
+            "('a',)": "an integer",
+            "(True,)": "an integer",
+            "((3, 4),)": "an integer",
+            "None": "got None",
+            "text": "text",
+        },
+    ),
+    *_each(
+        ("rows",),
+        {"text": "text"},
+    ),
+    *_each(("model.head",), {"nosuch": "matches no parameter"}),
+    *_each(("features",), {"nosuch": "nosuch"}),
+    # Sizes that no machine has.
+    *_each(
+        ("model.widths",),
+        {"(10000000, 10000000)": "GB", "(100, 100000000000)": "GB"},
+    ),
+    *_each(("train.batch_size", "train.eval_batch_size"), {"100000000000": "GB"}),
+    Wrong("er", "method.capacity", "100000000000", "GB"),
+    Wrong("random_features", "method.width", "3000000", "GB"),
+    # Methods' settings.
+    *(
+        Wrong(row, f"method.{field}", value, rule)
+        for row, field, values in (
+            ("ewc", "strength", _NOT_FINITE | _MISSING | {"-1": "be at least 0"}),
+            ("si", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("mas", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("lwf", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("hat", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("derpp", "alpha", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("derpp", "beta", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("owm", "norm_penalty", _NOT_FINITE | {"-1": "be at least 0"}),
+            ("ewc", "decay", {"nan": FINITE, "2": "[0, 1]", "0.5": "online"}),
+            ("ewc", "fisher", _CHOICE),
+            ("ewc", "samples", {"0": "be at least 1", "-3": "be at least 1"}),
+            ("ewc", "chunk", {"0": "be at least 1"}),
+            ("mas", "samples", {"0": "be at least 1"}),
+            ("si", "damping", {"0": POSITIVE, "nan": FINITE, "inf": FINITE}),
+            ("lwf", "temperature", {"0": POSITIVE, "nan": FINITE, "inf": FINITE}),
+            ("hat", "s_max", {"0": POSITIVE, "inf": FINITE}),
+            ("hat", "bound", {"0": POSITIVE, "nan": FINITE}),
+            ("hat", "derivative", _CHOICE),
+            ("hat", "epoch_progress", _CHOICE),
+            ("gpm", "threshold", {"0": "(0, 1]", "1.5": "(0, 1]", "nan": "be "}),
+            ("gpm", "samples", {"0": "be at least 1"}),
+            ("gpm", "where", _CHOICE),
+            ("gpm", "form", _CHOICE),
+            ("owm", "alpha", {"0": POSITIVE, "-1": POSITIVE, "nan": FINITE}),
+            ("owm", "alpha_decay", {"0": POSITIVE, "inf": FINITE}),
+            ("owm", "window_stride", {"0": "be at least 1"}),
+            ("owm", "progress", _CHOICE),
+            ("agem", "per_class", {"0": "be at least 1"}),
+            ("agem", "batch_size", {"0": "be at least 1"}),
+            ("er", "capacity", {"0": "be at least 1", "-1": "be at least 1"}),
+            ("er", "batch_size", {"0": "be at least 1"}),
+            ("er", "offer", _CHOICE),
+            ("ol", "extractor", {"2": "[0, 1]", "nan": FINITE}),
+            ("ol", "on", _CHOICE),
+            ("ol", "later", _CHOICE),
+            ("bp_slda", "shrinkage", {"0": "(0, 1]", "2": "(0, 1]", "nan": FINITE}),
+            ("bp_slda", "chunk", {"0": "be at least 1"}),
+            ("bp_ncm", "chunk", {"0": "be at least 1"}),
+            ("pca", "chunk", {"0": "be at least 1"}),
+            ("random_features", "width", {"0": "be at least 1"}),
+            ("random_frozen", "epochs", {"-1": "be at least 0"}),
+        )
+        for value, rule in values.items()
+    ),
+]
+
+# Command, arguments ({d}: a folder of the test's own), what the line has to say.
+COMMANDS = [
+    ("run", ["--config=digits"], "--workdir"),
+    ("run", ["--workdir={d}/w"], "--config"),
+    ("run", ["--config=digits", "--workdir="], "got ''"),
+    ("run", ["--config=digits", "--workdir=~"], "got '~'"),
+    ("run", ["--config=digits", "--workdir=~/runs"], "got '~/runs'"),
+    ("run", ["--config=digits", "--workdir=gs://bucket/runs"], "gs://bucket/runs"),
+    ("run", ["--config=digits", "--workdir=/dev/null/x"], "/dev/null/x"),
+    ("run", ["--config=digits", "--workdir={d}/file"], "{d}/file"),
+    ("run", ["--config=digitz", "--workdir={d}/w"], "no config 'digitz'; known"),
+    ("run", ["--config=", "--workdir={d}/w"], "config"),
+    ("run", ["--config=digits:nosuch", "--workdir={d}/w"], "'nosuch' is no row"),
+    ("run", ["--config=digits:ewc,gpm", "--workdir={d}/w"], "'gpm' is no row"),
+    ("run", ["--config={d}/nosuch.py", "--workdir={d}/w"], "nosuch.py"),
+    ("run", ["--config={d}", "--workdir={d}/w"], "{d}"),
+    ("run", ["--config={d}/syntax.py", "--workdir={d}/w"], "syntax"),
+    ("run", ["--config={d}/raises.py", "--workdir={d}/w"], "division by zero"),
+    ("run", ["--config={d}/raises_later.py", "--workdir={d}/w"], "division by zero"),
+    ("run", ["--config={d}/imports.py", "--workdir={d}/w"], "nosuchmodule"),
+    ("run", ["--config={d}/nothing.py", "--workdir={d}/w"], "get_config"),
+    ("run", ["--config={d}/none.py", "--workdir={d}/w"], "config"),
+    ("run", ["--config={d}/dict.py", "--workdir={d}/w"], "ConfigDict"),
+    ("run", ["--config={d}/extra.py", "--workdir={d}/w"], "has no field 'colour'"),
+    ("run", ["--config={d}/deep.py", "--workdir={d}/w"], "no field 'data.colour'"),
+    ("run", ["--config={d}/partial.py", "--workdir={d}/w"], "needs the field"),
+    ("run", ["--config={d}/optimizer.py", "--workdir={d}/w"], "'optimizer.clip'"),
+    ("run", ["--config={d}/method.py", "--workdir={d}/w"], "config.method must"),
+    ("run", ["--config=digits", "--workdir={d}/w", "stray"], "'stray'"),
+    ("run", ["--config=digits", "--workdir={d}/w", "--nosuch=1"], "nosuch"),
+    ("run", ["--config=digits", "--workdir={d}/w", "--config.nosuch=1"], "nosuch"),
+    ("run", ["--config=digits", "--workdir={d}/w", "--config.data.x=1"], "'x'"),
+    ("run", ["--config=digits", "--workdir={d}/w", "--config.seeds.x=1"], "seeds"),
+    ("run", ["--config=digits:ewc", "--workdir={d}/w", "--config.method.x=1"], "'x'"),
+    ("run", ["--config=digits", "--workdir={d}/w", "--cpu_devices=x"], "cpu_devices"),
+    (
+        "run",
+        ["--config={d}/mine.py:tests.factories:nothing", "--workdir={d}/w"],
+        "None",
+    ),
+    ("run", ["--config={d}/mine.py:tests.factories:raises", "--workdir={d}/w"], "Key"),
+    ("run", ["--config={d}/mine.py:tests.factories:text", "--workdir={d}/w"], "hook"),
+    *(
+        (
+            "run",
+            [f"--config={{d}}/mine.py:tests.factories:{hook}", "--workdir={d}/w"],
+            f"tests.factories:{hook}",
+        )
+        for hook in ("grads", "updates", "loss", "after_task", "forward", "report")
+    ),
+    ("run", ["--config=digits", "--workdir={d}/listed"], "config.json"),
+    ("run", ["--config=digits", "--workdir={d}/torn"], "config.json"),
+    ("run", ["--config=digits", "--workdir={d}/folders"], "config.json"),
+    ("compare", ["--config=digits", "--workdir={d}/w", "--strategies=bp,bp"], "bp, bp"),
+    (
+        "compare",
+        ["--config=digits", "--workdir={d}/w", "--strategies=nosuch"],
+        "nosuch",
+    ),
+    ("compare", ["--config=digits", "--workdir={d}/w", "--strategies=bp,"], "''"),
+    ("compare", ["--config={d}/twice.py", "--workdir={d}/w"], "bp, bp"),
+    ("compare", ["--config={d}/no_rows.py", "--workdir={d}/w"], "at least one"),
+    (
+        "compare",
+        ["--config=digits:ewc", "--workdir={d}/w", "--config.method.strength=1.0"]
+        + ["--strategies=bp"],
+        "ewc",
+    ),
+    ("sweep", ["--config=digits", "--workdir={d}/w"], "has no sweep()"),
+    ("sweep", ["--config={d}/sweep_none.py", "--workdir={d}/w"], "got None"),
+    ("sweep", ["--config={d}/sweep_empty.py", "--workdir={d}/w"], "got {{}}"),
+    ("sweep", ["--config={d}/sweep_text.py", "--workdir={d}/w"], "got 'ewc'"),
+    ("sweep", ["--config={d}/sweep_row.py", "--workdir={d}/w"], "got (1, 2)"),
+    ("sweep", ["--config={d}/sweep_raises.py", "--workdir={d}/w"], "division"),
+    ("sweep", ["--config={d}/sweep_field.py", "--workdir={d}/w"], "no field colour"),
+    ("sweep", ["--config={d}/sweep_value.py", "--workdir={d}/w"], "got ()"),
+    ("sweep", ["--config=digits", "--grid={{}}", "--workdir={d}/w"], "--strategies"),
+    *(
+        (
+            "sweep",
+            [
+                "--config=digits",
+                "--strategies=ewc",
+                f"--grid={grid}",
+                "--workdir={d}/w",
+            ],
+            said,
+        )
+        for grid, said in (
+            ("None", "None"),
+            ("text", "text"),
+            ("[1]", "[1]"),
+            ("{{}}", "{{}}"),
+            ("{{'method.strength': 3}}", "got 3"),
+            ("{{'method.strength': ()}}", "got ()"),
+            ("{{'method.strength': (-1.0,)}}", "-1.0"),
+            ("{{'method.strength': ('a',)}}", "'a'"),
+            ("{{'nosuch': (1,)}}", "nosuch"),
+            ("{{'train.epochs': (0, 1)}}", "0"),
+        )
+    ),
+    ("report", [], "no folder given"),
+    ("report", ["{d}/nosuch"], "no such folder"),
+    ("report", ["{d}/file"], "no such folder"),
+    ("report", ["{d}"], "{d}"),
+    ("report", [""], "got ''"),
+    ("report", ["{d}/good", "--out="], "got ''"),
+    ("report", ["{d}/good", "--out=gs://x"], "gs://x"),
+    ("report", ["{d}/good", "--out={d}/file/x"], "{d}/file"),
+    ("report", ["{d}/result_list"], "JSON object"),
+    ("report", ["{d}/result_torn"], "not valid JSON"),
+    ("report", ["{d}/result_binary"], "not valid JSON"),
+    ("report", ["--page={d}/nosuch"], "nosuch"),
+    ("bench", ["--cases=nosuch"], "unknown case 'nosuch'"),
+    ("bench", ["--rounds=0"], "--rounds"),
+    ("claims", ["--claim=nosuch"], "unknown claim 'nosuch'"),
+    ("claims", ["--setting=nosuch"], "nosuch"),
+    ("claims", ["--workdir="], "got ''"),
+    ("heads", ["--config=digits", "--workdir={d}/w", "--strategies=bp,bp"], "bp, bp"),
+    ("hat_limits", ["--config=digits", "--study=nosuch"], "nosuch"),
+    ("readings", ["--seeds=1"], "seeds"),
+]
+
+# A result's field, a value it cannot have, what the line has to say.
+RESULTS = [
+    ("seeds", [], "at least 1"),
+    ("seeds", [0, 0], "distinct"),
+    ("seeds", [-1], "-1"),
+    ("seeds", [0.5], "0.5"),
+    ("seeds", ["a"], "a"),
+    ("seeds", None, "None"),
+    ("seeds", [4294967296], "4294967296"),
+    ("status", [], "one per seed"),
+    ("status", None, "None"),
+    ("matrix", [[[2.0]]], "[0, 1]"),
+    ("matrix", [[[-0.5]]], "[0, 1]"),
+    ("matrix", [[0.5]], "[S, T, T]"),
+    ("matrix", "text", "numbers"),
+    ("matrix", None, "[S, T, T]"),
+    ("baseline", [[1.5]], "[0, 1]"),
+    ("baseline", [0.5], "[S, T]"),
+    ("task_names", [], "at least"),
+    ("task_names", "abc", "abc"),
+    ("tasks_done", 2, "2"),
+    ("tasks_done", -1, "-1"),
+    ("tasks_done", 0.5, "0.5"),
+    ("tasks_done", "x", "x"),
+    ("steps", -1, "-1"),
+    ("steps", 1.5, "1.5"),
+    ("steps", None, "None"),
+    ("wall_s", -1.0, "-1"),
+    ("wall_s", "x", "x"),
+    ("versions", [], "[]"),
+    ("report", [], "[]"),
+    ("report", {"taken": []}, "[]"),
+    ("report", {"taken": {"a": [[1, 2]]}}, "[S, T]"),
+    ("notes", 3, "3"),
+    ("sessions", [3], "3"),
+    ("scenario", "both", "both"),
+    ("config_name", 3, "3"),
+    ("row", None, "None"),
+]
