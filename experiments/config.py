@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxcl import strategies
 from jaxcl.benchmark import base, defaults, required
-from jaxcl.data import scenarios, sources
+from jaxcl.data import Reading, scenarios, sources
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
@@ -121,7 +121,8 @@ def problem(config: ConfigDict) -> Problem:
     """
     _require_values(config, base(""), "config")
     data = config.data.to_dict()
-    source = sources.load(data.pop("dataset"))
+    reading = Reading(**{name: data.pop(name) for name in Reading._fields})
+    source = sources.load(data.pop("dataset"), reading=reading)
     tasks = data.pop("tasks")
     stream = scenarios.make_stream(
         source, tuple(config.seeds), kind=data.pop("stream"), **data

@@ -62,7 +62,13 @@ def base(name: str) -> ConfigDict:
             "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
             "rows": tuple(METHODS),  # what `compare` runs by default
             "data": {
+                # A shipped name, tfds:NAME, folder:PATH, npz:PATH or an import path
+                # "package.module:function"; see `jaxcl.data.sources`.
                 "dataset": "digits",
+                "image_size": optional(tuple),  # (height, width), of folders and TFDS
+                "test_fraction": 0.2,  # of each class, where there is no test part
+                "test_seed": 0,  # that it is drawn with
+                "faulty": "skip",  # or "refuse": files that cannot be used
                 "stream": "split",
                 "scenario": "task",
                 "num_tasks": 5,

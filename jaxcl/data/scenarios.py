@@ -109,6 +109,7 @@ def make_stream(
         scale=float(source.max_value),
         mean=tuple(source.mean if mean is None else mean),
         std=tuple(source.std if std is None else std),
+        notes=source.notes,
     )
 
 

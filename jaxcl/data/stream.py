@@ -56,6 +56,7 @@ class Stream(NamedTuple):
     scale: float  # pixel value that means 1.0
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()  # of the data set, for a reader of the results
 
     @property
     def num_tasks(self) -> int:
