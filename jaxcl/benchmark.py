@@ -62,8 +62,7 @@ def base(name: str) -> ConfigDict:
             "seed_mode": "auto",  # seeds side by side: "vmap", in turn: "map"
             "rows": tuple(METHODS),  # what `compare` runs by default
             "data": {
-                # A shipped name, tfds:NAME, folder:PATH, npz:PATH or an import path
-                # "package.module:function"; see `jaxcl.data.sources`.
+                # A name, tfds:NAME, folder:PATH, npz:PATH, "package.module:function"
                 "dataset": "digits",
                 "image_size": optional(tuple),  # (height, width), of folders and TFDS
                 "test_fraction": 0.2,  # of each class, where there is no test part
@@ -73,15 +72,22 @@ def base(name: str) -> ConfigDict:
                 "scenario": "task",
                 "num_tasks": 5,
                 "classes_per_task": optional(int),
-                "class_order": "fixed",
+                "class_order": "fixed",  # "seed", or classes with commas between
+                "task_classes": optional(tuple),  # split: a tuple of classes per task
                 "valid_fraction": 0.1,
                 "stratified": False,  # hold out the same share of each class
                 "first_permuted": True,
+                "angles": optional(tuple),  # rotated: degrees of each task, or
+                "angle_step": 0.0,  # from one task to the next
+                "angle_draw": optional(tuple),  # (low, high), drawn per task and seed
+                "first_angle": optional(float),  # None: as the others
                 "train_per_task": optional(int),
                 "test_per_task": optional(int),
                 "tasks": optional(tuple),  # (first, stop) of the stream's; None: all
                 "mean": optional(tuple),  # per channel, in [0, 1]; None: the data's
                 "std": optional(tuple),
+                "flip": False,  # in training: mirrored half of the time
+                "crop_padding": 0,  # in training: cut out of so much black around
             },
             "model": {  # and the fields of that model
                 "name": "mlp",

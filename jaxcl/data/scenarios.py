@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from jaxcl.checks import require
+from jaxcl.data.augment import Augment, require_augment
+from jaxcl.data.cache import Source
+from jaxcl.data.classes import cut_classes
 from jaxcl.data.draw import seed_view, stack_views, starts
-from jaxcl.data.sources import Source
+from jaxcl.data.rotation import Angles, require_angles
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
 
-KINDS = ("split", "permuted")
-CLASS_ORDERS = ("fixed", "seed")
+KINDS = ("split", "permuted", "rotated")
 
 
 def make_stream(
@@ -22,39 +27,60 @@ def make_stream(
     scenario: str,
     num_tasks: int,
     classes_per_task: int | None = None,
-    class_order: str = "fixed",
+    class_order: str | Sequence[int | str] = "fixed",
+    task_classes: Sequence[Sequence[int | str]] | None = None,
     valid_fraction: float = 0.0,
     stratified: bool = False,
     first_permuted: bool = True,
+    angles: Sequence[float] | None = None,
+    angle_step: float = 0.0,
+    angle_draw: tuple[float, float] | None = None,
+    first_angle: float | None = None,
     train_per_task: int | None = None,
     test_per_task: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    flip: bool = False,
+    crop_padding: int = 0,
 ) -> Stream:
     """Cuts a data set into tasks.
 
-    Everything random (class order, permutations, the validation split) is drawn here,
-    once, from each seed alone: seed k's stream is the same whichever seeds run beside.
+    Everything random (class order, permutations, angles, the validation split) is drawn
+    here, once, from each seed alone: seed k's stream is the same whichever seeds run
+    beside.
 
     Args:
       source: the data set.
       seeds: one view each.
-      kind: "split" (each task some of the classes) or "permuted" (each task all
-        classes, its pixels in an order of its own).
+      kind: "split" (each task some of the classes), "permuted" (each task all classes,
+        its pixels in an order of its own) or "rotated" (all classes, its images turned
+        by an angle of its own).
       scenario: "task", "domain" or "class"; see `jaxcl.heads.scenario_mask`.
       num_tasks: T.
       classes_per_task: split only; the same for every task, classes beyond are left
         out. By default all classes are shared as evenly as can be, the first tasks
         having one more: ten classes in three tasks are 4, 3 and 3.
-      class_order: split only; "fixed" (0, 1, 2, …) or "seed" (drawn per seed).
+      class_order: split only; "fixed" (0, 1, 2, …), "seed" (drawn per seed), or the
+        classes themselves, numbers or names, in a sequence or with commas between; what
+        is not among them is left out.
+      task_classes: split only; each task's classes, numbers or names: as many as each
+        is given, no class twice.
       valid_fraction: share of each task's training data held out, drawn per seed.
       stratified: True holds out that share of each class of a task, to within one
         example; False draws from all of a task's examples alike.
       first_permuted: permuted only; False leaves task 1 as it is.
+      angles: rotated only; a degree per task, counter-clockwise.
+      angle_step: rotated only; degrees from one task to the next.
+      angle_draw: rotated only; (low, high) in degrees of what is drawn per task and
+        seed and added.
+      first_angle: rotated only; the first task's, whatever step and draw say.
       train_per_task: at most so many training examples (before the validation split).
       test_per_task: at most so many test examples.
       mean: per channel, on the [0, 1] scale; by default the source's own.
       std: likewise.
+      flip: in training images are mirrored left to right, half of the time.
+      crop_padding: in training images are cut out of themselves with so many black
+        pixels on each side.
 
     Returns:
       A `Stream`.
@@ -64,19 +90,27 @@ def make_stream(
         domain-incremental tasks that would not have equally many classes.
 
     Source: permuted — Goodfellow et al., An empirical investigation of catastrophic
-    forgetting, 2013, https://arxiv.org/abs/1312.6211. Split — Zenke et al., 2017,
-    https://arxiv.org/abs/1703.04200. Scenarios — van de Ven and Tolias, 2019,
-    https://arxiv.org/abs/1904.07734.
+    forgetting, 2013, https://arxiv.org/abs/1312.6211. Rotated — Lopez-Paz and Ranzato,
+    Gradient episodic memory, 2017, https://arxiv.org/abs/1706.08840. Split — Zenke et
+    al., 2017, https://arxiv.org/abs/1703.04200. Scenarios — van de Ven and Tolias,
+    2019, https://arxiv.org/abs/1904.07734.
     """
-    choices = {"stream": kind, "scenario": scenario, "class_order": class_order}
     limits = (train_per_task, test_per_task)
-    _require(seeds, num_tasks, choices, valid_fraction, stratified, limits)
-    sizes = _class_counts(
-        source, kind, num_tasks, classes_per_task, class_order, first_permuted
+    _require(seeds, num_tasks, kind, scenario, valid_fraction, stratified, limits)
+    turned = Angles(_tuple(angles), angle_step, _tuple(angle_draw), first_angle)
+    _require_kind(source, kind, num_tasks, first_permuted, turned)
+    order, sizes = cut_classes(
+        source.class_names,
+        num_tasks,
+        whole=kind != "split",
+        per_task=classes_per_task,
+        order=class_order,
+        given=task_classes,
     )
+    augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
+    require_augment(augment, shape)
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
-    shape = source.train_x.shape[1:]
     views = [
         seed_view(
             source,
@@ -84,11 +118,12 @@ def make_stream(
             kind=kind,
             scenario=scenario,
             sizes=sizes,
-            shuffle_classes=class_order == "seed",
+            order=order,
             valid_fraction=valid_fraction,
             stratified=stratified,
             first_permuted=first_permuted,
             limits=limits,
+            angles=turned,
         )
         for seed in seeds
     ]
@@ -102,23 +137,28 @@ def make_stream(
             source.test_y,
         ),
         per_seed=stack_views(views),
-        task_names=_task_names(source, kind, class_order, sizes),
+        task_names=_task_names(source, kind, order, sizes),
         logit_mask=mask,
         mask_by=mask_by,
         input_shape=shape,
         scale=float(source.max_value),
-        mean=tuple(source.mean if mean is None else mean),
-        std=tuple(source.std if std is None else std),
+        mean=_per_channel("mean", source.mean if mean is None else mean, shape),
+        std=_per_channel("std", source.std if std is None else std, shape),
         notes=source.notes,
+        augment=augment,
     )
 
 
-def _require(seeds, num_tasks, choices, valid_fraction, stratified, limits) -> None:
-    allowed = {"stream": KINDS, "scenario": SCENARIOS, "class_order": CLASS_ORDERS}
-    for name, value in choices.items():
+def _require(
+    seeds, num_tasks, kind, scenario, valid_fraction, stratified, limits
+) -> None:
+    for name, value, allowed in (
+        ("stream", kind, KINDS),
+        ("scenario", scenario, SCENARIOS),
+    ):
         require(
-            value in allowed[name],
-            f"{name} must be one of {', '.join(allowed[name])}, got {value!r}",
+            value in allowed,
+            f"{name} must be one of {', '.join(allowed)}, got {value!r}",
         )
     require(num_tasks >= 1, f"num_tasks must be at least 1, got {num_tasks}")
     require(len(seeds) >= 1, "at least one seed is needed, got none")
@@ -137,46 +177,46 @@ def _require(seeds, num_tasks, choices, valid_fraction, stratified, limits) -> N
         )
 
 
-def _class_counts(
-    source, kind, num_tasks, classes_per_task, class_order, first_permuted
-) -> list[int]:
-    """How many classes each task has."""
-    total = len(source.class_names)
-    if kind == "permuted":
+def _require_kind(source, kind, num_tasks, first_permuted, angles: Angles) -> None:
+    """Refuses settings that are another kind's."""
+    require(
+        first_permuted or kind == "permuted",
+        "first_permuted=False is for permuted streams",
+    )
+    if kind != "rotated":
         require(
-            classes_per_task in (None, total) and class_order == "fixed",
-            "a permuted stream gives every task all classes in their order; "
-            f"classes_per_task {classes_per_task}, class_order {class_order!r} are "
-            "for split streams",
+            angles == Angles(), f"{angles} are for rotated streams, not {kind} ones"
         )
-        return [total] * num_tasks
-    sizes = (
-        _shared(total, num_tasks)
-        if classes_per_task is None
-        else [classes_per_task] * num_tasks
+        return
+    require_angles(angles, num_tasks)
+    shape = list(source.train_x.shape[1:])
+    require(len(shape) == 3, f"only images are rotated, {source.name} has {shape}")
+
+
+def _tuple(values: Sequence[Any] | None) -> Any:
+    return None if values is None else tuple(values)
+
+
+def _per_channel(name: str, values: Sequence[float], shape) -> tuple[float, ...]:
+    require(
+        len(values) in (1, shape[-1]),
+        f"{name} must have a value per channel, {shape[-1]}, or one for all, got "
+        f"{tuple(values)}",
     )
     require(
-        min(sizes) >= 1 and sum(sizes) <= total,
-        f"{source.name} has {total} classes, not enough for {num_tasks} tasks of "
-        f"{max(*sizes, 1)}",
+        name == "mean" or min(values) > 0, f"std must be above 0, got {tuple(values)}"
     )
-    require(first_permuted, "first_permuted=False is for permuted streams")
-    return sizes
+    return tuple(values)
 
 
-def _task_names(source, kind, class_order, sizes) -> tuple[str, ...]:
-    if kind == "permuted" or class_order != "fixed":
+def _task_names(source, kind, order, sizes) -> tuple[str, ...]:
+    if kind != "split" or order is None:
         return tuple(f"task {t + 1}" for t in range(len(sizes)))
+    names = [source.class_names[label] for label in order]
     classes = (
-        source.class_names[first : first + size]
+        names[first : first + size]
         for first, size in zip(starts(sizes), sizes, strict=True)
     )
     return tuple(
         " ".join(own) if len(own) <= 2 else f"{own[0]} … {own[-1]}" for own in classes
     )
-
-
-def _shared(total: int, num_tasks: int) -> list[int]:
-    """Classes per task, as even as can be: the first tasks have the ones left over."""
-    share, left = divmod(total, num_tasks)
-    return [share + (t < left) for t in range(num_tasks)]
