@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxcl import schema, strategies
 from jaxcl.benchmark import base, defaults, required
-from jaxcl.data import scenarios, sources
+from jaxcl.data import Reading, scenarios, sources
 from jaxcl.fields import flat, require_fields
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
@@ -104,7 +104,8 @@ def problem(config: ConfigDict) -> Problem:
     """
     require_fields(config)
     data = config.data.to_dict()
-    source = sources.load(data.pop("dataset"))
+    reading = Reading(**{name: data.pop(name) for name in Reading._fields})
+    source = sources.load(data.pop("dataset"), reading=reading)
     tasks = data.pop("tasks")
     stream = scenarios.make_stream(
         source, tuple(config.seeds), kind=data.pop("stream"), **data

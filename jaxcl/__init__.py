@@ -1,6 +1,7 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
 from jaxcl import (
+    data,
     features,
     linearity,
     losses,
@@ -57,6 +58,7 @@ __all__ = [
     "chain",
     "context",
     "context_of",
+    "data",
     "features",
     "init_params",
     "linearity",

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxcl import schema
 from jaxcl.data import scenarios
+from jaxcl.data.reading import FAULTY
 from jaxcl.heads import SCENARIOS
 from jaxcl.nn.precision import DTYPES
 from jaxcl.schema import Count, Length, Natural, NonNegative, OneOf, Positive, Range
@@ -54,15 +55,32 @@ FIELDS: dict[str, Field] = {
     "measure": Field("test", _named(("test", "valid")), "valid: to choose settings by"),
     "seed_mode": Field("auto", _named(MODES), "vmap: side by side, map: in turn"),
     "rows": Field(tuple(METHODS), tuple[str, ...], "what `compare` runs by default"),
-    "data.dataset": Field("digits", str, "see `jaxcl.data.sources`"),
+    "data.dataset": Field(
+        "digits", str, f"a name, tfds:NAME, folder:PATH, npz:PATH, {_PATH}"
+    ),
+    "data.image_size": Field(
+        None, Annotated[tuple[Count, ...], Length(1)] | None, "(height, width)"
+    ),
+    "data.test_fraction": Field(
+        0.2, Annotated[float, Range(0, 1, "()")], "of each class, without a test part"
+    ),
+    "data.test_seed": Field(0, Natural, "that it is drawn with"),
+    "data.faulty": Field("skip", _named(FAULTY), "files that cannot be used"),
     "data.stream": Field("split", _named(scenarios.KINDS), "classes, or pixels"),
     "data.scenario": Field("task", _named(SCENARIOS), "what is known at test time"),
     "data.num_tasks": Field(5, Count, "of the stream"),
     "data.classes_per_task": Field(None, Count | None, "None: as even as can be"),
-    "data.class_order": Field("fixed", _named(scenarios.CLASS_ORDERS), "or by seed"),
+    "data.class_order": Field("fixed", str, "seed, or classes with commas between"),
+    "data.task_classes": Field(None, tuple | None, "split: a tuple of them per task"),
     "data.valid_fraction": Field(0.1, schema.Part, "of each task's training data"),
     "data.stratified": Field(False, bool, "hold out the same share of each class"),
     "data.first_permuted": Field(True, bool, "permuted: the first task's pixels too"),
+    "data.angles": Field(None, tuple[float, ...] | None, "rotated: of each task, or"),
+    "data.angle_step": Field(0.0, float, "degrees from one task to the next"),
+    "data.angle_draw": Field(
+        None, tuple[float, float] | None, "(low, high), drawn per task and seed"
+    ),
+    "data.first_angle": Field(None, float | None, "None: as the others"),
     "data.train_per_task": Field(None, Count | None, "at most, those held out too"),
     "data.test_per_task": Field(None, Count | None, "at most"),
     "data.tasks": Field(
@@ -72,6 +90,8 @@ FIELDS: dict[str, Field] = {
         None, _Channels | None, "per channel, in [0, 1]; None: the data's"
     ),
     "data.std": Field(None, _Spreads | None, "likewise"),
+    "data.flip": Field(False, bool, "in training: mirrored half of the time"),
+    "data.crop_padding": Field(0, Natural, "in training: cut out of so much black"),
     "model.name": Field("mlp", str, f"of `jaxcl.nn.models.MODELS`, {_PATH}"),
     "model.head": Field("head", str, 'path of the classifier, joined by "/"'),
     "model.dtype": Field("float32", _named(DTYPES), "what it computes in"),

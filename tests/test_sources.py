@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcl.data import cache, sources, tiny_imagenet
+from jaxcl.data import cache, prepared, sources, tiny_imagenet
 from jaxcl.data.sources import DataError, load
 
 REAL = os.environ.get("TFDS_DATA_DIR")
@@ -194,7 +194,7 @@ def test_tiny_imagenet_download(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         host = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setitem(sources._HOSTS, "tiny_imagenet", host)
+        monkeypatch.setitem(prepared.HOSTS, "tiny_imagenet", host)
         monkeypatch.setattr(tiny_imagenet, "URL", f"{host}/{tiny_imagenet.ARCHIVE}")
         source = load("tiny_imagenet", data_dir=str(tmp_path / "data"))
         server.shutdown()

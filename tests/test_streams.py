@@ -173,7 +173,7 @@ def test_limits(blobs):
 @pytest.mark.parametrize(
     "options,what",
     [
-        (dict(kind="rotated"), "split, permuted, got 'rotated'"),
+        (dict(kind="turned"), "split, permuted, rotated, got 'turned'"),
         (dict(scenario="instance"), "task, domain, class, got 'instance'"),
         (dict(class_order="random"), "'random'"),
         (dict(num_tasks=0), "got 0"),

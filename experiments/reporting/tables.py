@@ -131,9 +131,19 @@ def footnotes(table: Sequence[Row]) -> list[str]:
             f"Class-incremental, {tasks} tasks: a classifier trained without replay is "
             f"expected at about 1/T = {100 / tasks:.1f} %, the last task alone."
         )
+    return notes + _of_runs(table)
+
+
+def _of_runs(table: Sequence[Row]) -> list[str]:
+    """The runs' own notes; what several say is said once."""
+    who: dict[str, list[str]] = {}
     for row in table:
-        notes += [f"{row.label}: {note}" for note in row.result.notes]
-    return notes
+        for note in row.result.notes:
+            who.setdefault(note, []).append(row.label)
+    return [
+        note if len(rows) == len(table) > 1 else f"{', '.join(rows)}: {note}"
+        for note, rows in who.items()
+    ]
 
 
 def title(table: Sequence[Row]) -> str:

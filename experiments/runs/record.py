@@ -121,7 +121,7 @@ def result_of(
 ) -> Result:
     """The result of a part's run after a task."""
     stream, config = problem.stream, part.config
-    told = [*told, *_ways(sessions)]
+    told = [*stream.notes, *told, *_ways(sessions)]
     if problem.joint:
         once = "is one training on the data of all tasks"
         each = "trains each task on all data so far"

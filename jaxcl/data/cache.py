@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcl.data.pixels import Counts, Moments, tally
+
 _FORMAT = 1
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 
@@ -32,21 +34,25 @@ class Source(NamedTuple):
     """A labelled image data set, in the order of its source, memory-mapped."""
 
     name: str
-    train_x: np.ndarray  # uint8 [N, H, W, C]
+    train_x: np.ndarray  # uint8 or float32 [N, H, W, C], or features [N, C]
     train_y: np.ndarray  # int32 [N]
-    test_x: np.ndarray  # uint8 [M, H, W, C]
+    test_x: np.ndarray  # as train_x, [M, ...]
     test_y: np.ndarray  # int32 [M]
     class_names: tuple[str, ...]  # of label 0, 1, ...
-    max_value: int  # the pixel value that means 1.0
+    max_value: float  # the pixel value that means 1.0
     mean: tuple[float, ...]  # [C], of train_x / max_value
-    std: tuple[float, ...]  # [C], of train_x / max_value
+    std: tuple[
+        float, ...
+    ]  # [C], of train_x / max_value; 1 of a channel that is constant
+    notes: tuple[str, ...] = ()  # what a reader of its results has to know
 
 
 class Split(NamedTuple):
     """What `write` stores as one split: its x shape and the batches that make it up."""
 
-    shape: tuple[int, ...]  # [N, H, W, C]
-    batches: Iterable[tuple[np.ndarray, np.ndarray]]  # (uint8 [b, H, W, C], int [b])
+    shape: tuple[int, ...]  # [N, ..., C]
+    batches: Iterable[tuple[np.ndarray, np.ndarray]]  # (x [b, ..., C], int [b])
+    dtype: type = np.uint8  # of x, or np.float32
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
@@ -83,7 +89,8 @@ def write(
     train: Split,
     test: Split,
     class_names: Iterable[str],
-    max_value: int,
+    max_value: float,
+    notes: Iterable[str] = (),
 ) -> None:
     """Stores a data set as `folder`, whole or not at all; pixels stream in batches.
 
@@ -91,12 +98,13 @@ def write(
 
     Raises:
       DataError: the folder cannot be written, a label is not a class, a pixel is above
-        `max_value`, or a split holds another number of examples than it says.
+        `max_value` or not finite, or a split holds another number of examples than it
+        says.
     """
     make_folder(folder.parent)
     names = list(class_names)
     meta: dict[str, Any] = {"format": _FORMAT, "name": name, "class_names": names}
-    meta |= {"max_value": max_value, "arrays": {}}
+    meta |= {"max_value": max_value, "notes": list(notes), "arrays": {}}
     try:
         temp = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     except OSError as error:
@@ -104,15 +112,13 @@ def write(
     try:
         temp.chmod(0o755)  # mkdtemp's 0700 would hide a shared cache from other users
         for split_name, split in (("train", train), ("test", test)):
-            counts = _write_split(temp, name, split_name, split, meta)
-            if counts[:, max_value + 1 :].any():
-                raise DataError(f"{name}: a {split_name} pixel is above {max_value}.")
+            seen = _write_split(temp, name, split_name, split, meta)
+            if fault := seen.fault(max_value):
+                raise DataError(f"{name}: a {split_name} pixel {fault}.")
             if split_name == "train":
-                value = np.arange(256) / max_value
-                share = counts / counts.sum(1, keepdims=True)
-                mean = share @ value
-                meta["mean"] = mean.tolist()
-                meta["std"] = np.sqrt(share @ value**2 - mean**2).tolist()
+                mean, std = seen.mean_std(max_value)
+                # What is divided by it is 0 where a channel never changes.
+                meta |= {"mean": mean.tolist(), "std": np.where(std, std, 1.0).tolist()}
         (temp / "meta.json").write_text(json.dumps(meta, indent=1))
         try:
             temp.rename(folder)
@@ -150,6 +156,7 @@ def read(folder: Path, name: str) -> Source:
             max_value=meta["max_value"],
             mean=tuple(meta["mean"]),
             std=tuple(meta["std"]),
+            notes=tuple(meta.get("notes", ())),
             **arrays,
         )
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
@@ -161,20 +168,19 @@ def read(folder: Path, name: str) -> Source:
 
 def _write_split(
     temp: Path, name: str, split_name: str, split: Split, meta: dict[str, Any]
-) -> np.ndarray:
-    """Writes one split's x and y, notes them in `meta`; returns counts [C, 256]."""
-    total, channels = split.shape[0], split.shape[-1]
-    counts, labels = np.zeros((channels, 256), np.int64), []
-    with _Writer(temp / f"{split_name}_x.npy", split.shape, np.uint8) as file:
+) -> Counts | Moments:
+    """Writes one split's x and y, notes them in `meta`; returns the tally of x."""
+    total, dtype, labels = split.shape[0], np.dtype(split.dtype), []
+    seen = tally(dtype, split.shape[-1])
+    with _Writer(temp / f"{split_name}_x.npy", split.shape, split.dtype) as file:
         for x, y in split.batches:
-            if x.shape != (len(y), *split.shape[1:]) or x.dtype != np.uint8:
+            if x.shape != (len(y), *split.shape[1:]) or x.dtype != dtype:
                 raise DataError(
                     f"{name}: {split_name} images are {x.dtype}{list(x.shape)} where "
-                    f"uint8{[len(y), *split.shape[1:]]} is due."
+                    f"{dtype}{[len(y), *split.shape[1:]]} is due."
                 )
             _check_labels(name, y, len(meta["class_names"]))
-            for c in range(channels):
-                counts[c] += np.bincount(x[..., c].ravel(), minlength=256)
+            seen.add(x)
             file.write(x)
             labels.append(y.astype(np.int32))
     meta["arrays"][f"{split_name}_x"] = file.entry
@@ -184,7 +190,7 @@ def _write_split(
     with _Writer(temp / f"{split_name}_y.npy", written.shape, np.int32) as file:
         file.write(written)
     meta["arrays"][f"{split_name}_y"] = file.entry
-    return counts
+    return seen
 
 
 class _Writer:

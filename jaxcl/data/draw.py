@@ -1,4 +1,4 @@
-"""What one seed draws of a data set: its classes, validation rows and permutations."""
+"""What one seed draws of a data set: classes, validation rows, how pixels lie."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ def seed_view(
     kind,
     scenario,
     sizes,
-    shuffle_classes,
+    order,
     valid_fraction,
     stratified,
     first_permuted,
     limits,
+    angles,
 ) -> SeedView:
     total = len(source.class_names)
-    order = rng.permutation(total) if shuffle_classes else np.arange(total)
+    order = rng.permutation(total) if order is None else order
     num_tasks = len(sizes)
     label = np.full((num_tasks, total), -1, np.int32)
     train, valid, test = [], [], []
     for t, (start, size) in enumerate(zip(starts(sizes), sizes, strict=True)):
-        first = 0 if kind == "permuted" else start
+        first = start if kind == "split" else 0
         classes = order[first : first + size]
         shift = 0 if scenario == "domain" else start
         label[t, classes] = np.arange(size) + shift
@@ -55,7 +56,8 @@ def seed_view(
         for t in range(num_tasks):
             keep = t == 0 and not first_permuted
             pixel[t] = np.arange(pixels) if keep else rng.permutation(pixels)
-    return SeedView(_part(train), _part(valid), _part(test), label, pixel)
+    angle = angles.of_seed(rng, num_tasks) if kind == "rotated" else ()
+    return SeedView(_part(train), _part(valid), _part(test), label, pixel, angle)
 
 
 def starts(sizes: list[int]) -> list[int]:

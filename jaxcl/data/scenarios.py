@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxcl import schema
 from jaxcl.checks import require, require_finite, require_range
+from jaxcl.data.augment import Augment, require_augment
+from jaxcl.data.cache import Source
+from jaxcl.data.classes import cut_classes
 from jaxcl.data.draw import seed_view, stack_views, starts
-from jaxcl.data.sources import Source
+from jaxcl.data.rotation import Angles, require_angles
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
-from jaxcl.schema import Count, Length, OneOf, Part, Positive, Share, checked
+from jaxcl.schema import Count, Length, Natural, OneOf, Part, Positive, Share, checked
 
-KINDS = ("split", "permuted")
-CLASS_ORDERS = ("fixed", "seed")
+KINDS = ("split", "permuted", "rotated")
 
 
 @checked
@@ -27,39 +30,60 @@ def make_stream(
     scenario: Annotated[str, OneOf(SCENARIOS)],
     num_tasks: Count,
     classes_per_task: Count | None = None,
-    class_order: Annotated[str, OneOf(CLASS_ORDERS)] = "fixed",
+    class_order: str | Sequence[int | str] = "fixed",
+    task_classes: Sequence[Sequence[int | str]] | None = None,
     valid_fraction: Part = 0.0,
     stratified: bool = False,
     first_permuted: bool = True,
+    angles: Sequence[float] | None = None,
+    angle_step: float = 0.0,
+    angle_draw: tuple[float, float] | None = None,
+    first_angle: float | None = None,
     train_per_task: Count | None = None,
     test_per_task: Count | None = None,
     mean: Annotated[tuple[Share, ...], Length(1)] | None = None,
     std: Annotated[tuple[Positive, ...], Length(1)] | None = None,
+    flip: bool = False,
+    crop_padding: Natural = 0,
 ) -> Stream:
     """Cuts a data set into tasks.
 
-    Everything random (class order, permutations, the validation split) is drawn here,
-    once, from each seed alone: seed k's stream is the same whichever seeds run beside.
+    Everything random (class order, permutations, angles, the validation split) is drawn
+    here, once, from each seed alone: seed k's stream is the same whichever seeds run
+    beside.
 
     Args:
       source: the data set.
       seeds: one view each.
-      kind: "split" (each task some of the classes) or "permuted" (each task all
-        classes, its pixels in an order of its own).
+      kind: "split" (each task some of the classes), "permuted" (each task all classes,
+        its pixels in an order of its own) or "rotated" (all classes, its images turned
+        by an angle of its own).
       scenario: "task", "domain" or "class"; see `jaxcl.heads.scenario_mask`.
       num_tasks: T.
       classes_per_task: split only; the same for every task, classes beyond are left
         out. By default all classes are shared as evenly as can be, the first tasks
         having one more: ten classes in three tasks are 4, 3 and 3.
-      class_order: split only; "fixed" (0, 1, 2, …) or "seed" (drawn per seed).
+      class_order: split only; "fixed" (0, 1, 2, …), "seed" (drawn per seed), or the
+        classes themselves, numbers or names, in a sequence or with commas between; what
+        is not among them is left out.
+      task_classes: split only; each task's classes, numbers or names: as many as each
+        is given, no class twice.
       valid_fraction: share of each task's training data held out, drawn per seed.
       stratified: True holds out that share of each class of a task, to within one
         example; False draws from all of a task's examples alike.
       first_permuted: permuted only; False leaves task 1 as it is.
+      angles: rotated only; a degree per task, counter-clockwise.
+      angle_step: rotated only; degrees from one task to the next.
+      angle_draw: rotated only; (low, high) in degrees of what is drawn per task and
+        seed and added.
+      first_angle: rotated only; the first task's, whatever step and draw say.
       train_per_task: at most so many training examples (before the validation split).
       test_per_task: at most so many test examples.
       mean: per channel, on the [0, 1] scale; by default the source's own.
       std: likewise.
+      flip: in training images are mirrored left to right, half of the time.
+      crop_padding: in training images are cut out of themselves with so many black
+        pixels on each side.
 
     Returns:
       A `Stream`.
@@ -69,9 +93,10 @@ def make_stream(
         domain-incremental tasks that would not have equally many classes.
 
     Source: permuted — Goodfellow et al., An empirical investigation of catastrophic
-    forgetting, 2013, https://arxiv.org/abs/1312.6211. Split — Zenke et al., 2017,
-    https://arxiv.org/abs/1703.04200. Scenarios — van de Ven and Tolias, 2019,
-    https://arxiv.org/abs/1904.07734.
+    forgetting, 2013, https://arxiv.org/abs/1312.6211. Rotated — Lopez-Paz and Ranzato,
+    Gradient episodic memory, 2017, https://arxiv.org/abs/1706.08840. Split — Zenke et
+    al., 2017, https://arxiv.org/abs/1703.04200. Scenarios — van de Ven and Tolias,
+    2019, https://arxiv.org/abs/1904.07734.
     """
     schema.require("seeds", seeds, schema.Seeds)
     require(
@@ -79,18 +104,20 @@ def make_stream(
         "stratified=True needs a valid_fraction above 0",
     )
     _require_source(source)
-    for name, values in (("mean", mean), ("std", std)):
-        channels = source.train_x.shape[-1]
-        require(
-            values is None or len(values) == channels,
-            f"{name} must have a value for each of {channels} channels, got {values}",
-        )
-    sizes = _class_counts(
-        source, kind, num_tasks, classes_per_task, class_order, first_permuted
+    turned = Angles(_tuple(angles), angle_step, _tuple(angle_draw), first_angle)
+    _require_kind(source, kind, num_tasks, first_permuted, turned)
+    order, sizes = cut_classes(
+        source.class_names,
+        num_tasks,
+        whole=kind != "split",
+        per_task=classes_per_task,
+        order=class_order,
+        given=task_classes,
     )
+    augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
+    require_augment(augment, shape)
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
-    shape = source.train_x.shape[1:]
     views = [
         seed_view(
             source,
@@ -98,11 +125,12 @@ def make_stream(
             kind=kind,
             scenario=scenario,
             sizes=sizes,
-            shuffle_classes=class_order == "seed",
+            order=order,
             valid_fraction=valid_fraction,
             stratified=stratified,
             first_permuted=first_permuted,
             limits=(train_per_task, test_per_task),
+            angles=turned,
         )
         for seed in seeds
     ]
@@ -116,13 +144,15 @@ def make_stream(
             source.test_y,
         ),
         per_seed=stack_views(views),
-        task_names=_task_names(source, kind, class_order, sizes),
+        task_names=_task_names(source, kind, order, sizes),
         logit_mask=mask,
         mask_by=mask_by,
         input_shape=shape,
         scale=float(source.max_value),
-        mean=tuple(source.mean if mean is None else mean),
-        std=tuple(source.std if std is None else std),
+        mean=_per_channel("mean", source.mean if mean is None else mean, shape),
+        std=_per_channel("std", source.std if std is None else std, shape),
+        notes=source.notes,
+        augment=augment,
     )
 
 
@@ -141,46 +171,43 @@ def _require_source(source: Source) -> None:
             require_finite(x, f"{source.name}: {part} images")
 
 
-def _class_counts(
-    source, kind, num_tasks, classes_per_task, class_order, first_permuted
-) -> list[int]:
-    """How many classes each task has."""
-    total = len(source.class_names)
-    if kind == "permuted":
-        require(
-            classes_per_task in (None, total) and class_order == "fixed",
-            "a permuted stream gives every task all classes in their order; "
-            f"classes_per_task {classes_per_task}, class_order {class_order!r} are "
-            "for split streams",
-        )
-        return [total] * num_tasks
-    sizes = (
-        _shared(total, num_tasks)
-        if classes_per_task is None
-        else [classes_per_task] * num_tasks
-    )
+def _require_kind(source, kind, num_tasks, first_permuted, angles: Angles) -> None:
+    """Refuses settings that are another kind's."""
     require(
-        min(sizes) >= 1 and sum(sizes) <= total,
-        f"{source.name} has {total} classes, not enough for {num_tasks} tasks of "
-        f"{max(*sizes, 1)}",
+        first_permuted or kind == "permuted",
+        "first_permuted=False is for permuted streams",
     )
-    require(first_permuted, "first_permuted=False is for permuted streams")
-    return sizes
+    if kind != "rotated":
+        require(
+            angles == Angles(), f"{angles} are for rotated streams, not {kind} ones"
+        )
+        return
+    require_angles(angles, num_tasks)
+    shape = list(source.train_x.shape[1:])
+    require(len(shape) == 3, f"only images are rotated, {source.name} has {shape}")
 
 
-def _task_names(source, kind, class_order, sizes) -> tuple[str, ...]:
-    if kind == "permuted" or class_order != "fixed":
+def _tuple(values: Sequence[Any] | None) -> Any:
+    return None if values is None else tuple(values)
+
+
+def _per_channel(name: str, values: Sequence[float], shape) -> tuple[float, ...]:
+    require(
+        len(values) in (1, shape[-1]),
+        f"{name} must have a value per channel, {shape[-1]}, or one for all, got "
+        f"{tuple(values)}",
+    )
+    return tuple(values)
+
+
+def _task_names(source, kind, order, sizes) -> tuple[str, ...]:
+    if kind != "split" or order is None:
         return tuple(f"task {t + 1}" for t in range(len(sizes)))
+    names = [source.class_names[label] for label in order]
     classes = (
-        source.class_names[first : first + size]
+        names[first : first + size]
         for first, size in zip(starts(sizes), sizes, strict=True)
     )
     return tuple(
         " ".join(own) if len(own) <= 2 else f"{own[0]} … {own[-1]}" for own in classes
     )
-
-
-def _shared(total: int, num_tasks: int) -> list[int]:
-    """Classes per task, as even as can be: the first tasks have the ones left over."""
-    share, left = divmod(total, num_tasks)
-    return [share + (t < left) for t in range(num_tasks)]

@@ -1,18 +1,21 @@
 """A stream: one base data set seen as a sequence of tasks, per seed, without a copy.
 
-A task is a run of positions in an index array plus two small maps, pixel permutation
-and labels. Indices lie one task after another with their offsets (no padding between
-tasks of unequal size), so that "all data up to task t" is a prefix.
+A task is a run of positions in an index array plus small maps: pixel permutation or
+angle, and labels. Indices lie one task after another with their offsets (no padding
+between tasks of unequal size), so that "all data up to task t" is a prefix.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.data.augment import Augment, augmented
+from jaxcl.data.rotation import rotate
 from jaxcl.types import AS_IT_IS, Batch, Codec, TaskData
 
 
@@ -40,6 +43,7 @@ class SeedView(NamedTuple):
     test: Part
     label: jax.Array | np.ndarray  # int32[T, classes] target, or -1 if not in the task
     pixel: jax.Array | np.ndarray  # int32[T, D] permutation; int32[T, 0] without one
+    angle: jax.Array | np.ndarray | tuple[()] = ()  # float32[T] degrees; () without
 
 
 class Stream(NamedTuple):
@@ -56,6 +60,8 @@ class Stream(NamedTuple):
     scale: float  # pixel value that means 1.0
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()  # of the data set, for a reader of the results
+    augment: Augment = Augment()
 
     @property
     def num_tasks(self) -> int:
@@ -80,6 +86,12 @@ class Stream(NamedTuple):
             return jnp.clip(jnp.round(x / factor + mean), 0, 255).astype(jnp.uint8)
 
         return Codec(encode, self.inputs_of(mean, factor))
+
+    @property
+    def change(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+        """What a step of training does to its inputs: ``(x, key) -> x``, or None."""
+        decode = self.inputs_of(*self._scales())
+        return augmented(self.augment, decode(jnp.zeros(self.input_shape[-1:])))
 
     def _scales(self) -> tuple[jax.Array, jax.Array]:
         """Mean and 1/std per channel, on the base arrays' scale."""
@@ -127,6 +139,9 @@ class Stream(NamedTuple):
                 test=cut(views.test),
                 label=views.label[:, first:stop],
                 pixel=views.pixel[:, first:stop],
+                angle=()
+                if isinstance(views.angle, tuple)
+                else views.angle[:, first:stop],
             ),
             task_names=self.task_names[first:stop],
             logit_mask=mask,
@@ -155,7 +170,7 @@ class Stream(NamedTuple):
           joint: also the tasks before.
 
         Returns:
-          A `TaskData` whose inputs are normalised, permuted float32.
+          A `TaskData` whose inputs are permuted or rotated, normalised float32.
         """
         index, offset = getattr(mine, part)
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
@@ -178,6 +193,8 @@ class Stream(NamedTuple):
                     x = jnp.take_along_axis(x, mine.pixel[owner], axis=1)
                 else:  # one order for all: moving whole columns is cheaper
                     x = x.T[mine.pixel[task]].T
+            if not isinstance(mine.angle, tuple):
+                x = rotate(x, mine.angle[owner if joint else task], self.input_shape)
             x = x.reshape(-1, *self.input_shape)
             return Batch(
                 x=decode(x),

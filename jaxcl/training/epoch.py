@@ -22,6 +22,9 @@ from jaxcl.training.selection import mark_failure, select
 from jaxcl.training.state import SeedState
 from jaxcl.types import Context, PyTree, Setup, TaskData
 
+Change = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(x [B, ...], key) -> x [B, ...]``"""
+
 
 class EpochMetrics(NamedTuple):
     """What an epoch reports of a seed; NaN where a seed did not train.
@@ -87,8 +90,13 @@ def make_epoch(
     plan: Plan,
     evaluate: Evaluate,
     masked: bool,
+    change: Change | None = None,
 ) -> Callable[..., tuple[SeedState, EpochMetrics]]:
-    """Builds an epoch: its loop over batches, then validation and what follows it."""
+    """Builds an epoch: its loop over batches, then validation and what follows it.
+
+    ``change`` augments the inputs of each step with a key of the step's own; what was
+    made of the unchanged ones before the task is then not used.
+    """
     step, rate = make_step(setup, strategy, tx), make_rate(plan)
 
     def train(seed, cache, data, task, epoch, key, longest):
@@ -108,10 +116,17 @@ def make_epoch(
             carry, total = carry
             position, weight = batch_positions(order, i, plan.batch_size, data.size)
             number = before.step + i
+            batch = data.take(position)._replace(weight=weight)
+            own_key = jax.random.fold_in(step_key, i)
+            if change is not None:
+                own_key, change_key = jax.random.split(own_key)
+                batch = batch._replace(
+                    x=change(batch.x, change_key), index=jnp.full_like(batch.index, -1)
+                )
             ctx = context_of(
-                data.take(position)._replace(weight=weight),
+                batch,
                 task=task,
-                key=jax.random.fold_in(step_key, i),
+                key=own_key,
                 step=number,
                 epoch=epoch,
                 epoch_progress=i / jnp.maximum(per_epoch - 1, 1),

@@ -53,6 +53,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
             plan,
             capture.init_fn(problem.model, setup.example),
             masked=mesh.mode == "vmap",
+            change=stream.change,
         )
 
     same = None if problem.settings else build({})

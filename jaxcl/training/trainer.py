@@ -17,7 +17,7 @@ import optax
 
 from jaxcl.contract import Strategy
 from jaxcl.hooks import hook_in, init_params
-from jaxcl.training.epoch import EpochMetrics, make_epoch
+from jaxcl.training.epoch import Change, EpochMetrics, make_epoch
 from jaxcl.training.evaluation import Evaluate, make_evaluate
 from jaxcl.training.plan import Plan
 from jaxcl.training.state import Progress, SeedState
@@ -49,6 +49,7 @@ def make_trainer(
     init_model: InitModel,
     *,
     masked: bool,
+    change: Change | None = None,
 ) -> Trainer:
     """Builds the functions that train and evaluate one seed.
 
@@ -61,6 +62,7 @@ def make_trainer(
       masked: True where seeds run in lockstep (`jax.vmap`): every seed takes the
         longest seed's number of steps and the surplus is undone. False where each
         runs its own loop (`jax.lax.map`).
+      change: augments the inputs of each step, or None.
 
     Returns:
       A `Trainer`.
@@ -86,7 +88,7 @@ def make_trainer(
         init=make_init(strategy, tx, plan, init_model),
         begin=make_begin(inner, plan),
         before_task=before_task,
-        epoch=make_epoch(setup, strategy, tx, plan, evaluate, masked),
+        epoch=make_epoch(setup, strategy, tx, plan, evaluate, masked, change),
         end=make_end(strategy, plan),
         evaluate=evaluate,
         report=report,

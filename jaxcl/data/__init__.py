@@ -1,0 +1,18 @@
+"""Data sets, shipped ones and one's own, and streams of tasks cut from them."""
+
+from jaxcl.data.arrays import from_arrays
+from jaxcl.data.cache import DataError, Source
+from jaxcl.data.reading import Reading
+from jaxcl.data.scenarios import make_stream
+from jaxcl.data.sources import load
+from jaxcl.data.stream import Stream
+
+__all__ = [
+    "DataError",
+    "Reading",
+    "Source",
+    "Stream",
+    "from_arrays",
+    "load",
+    "make_stream",
+]

@@ -1,0 +1,239 @@
+"""Arrays as a data set: given in Python, in an .npz file, or by a function."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcl.checks import require
+from jaxcl.data import cache
+from jaxcl.data.cache import DataError, Source, Split
+from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
+
+NAMES = ("x_train", "y_train", "x_test", "y_test")
+_FORMAT = 1
+
+
+def from_arrays(
+    x_train: Any,
+    y_train: Any,
+    x_test: Any = None,
+    y_test: Any = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    reading: Reading = AS_IT_LIES,
+    cache_dir: str | None = None,
+) -> Source:
+    """Arrays as a data set, kept in the cache by their content.
+
+    Args:
+      x_train: [N, H, W, C] images, [N, H, W] of one channel, or [N, D] features. Whole
+        numbers within 0 and 255 are kept as uint8, 255 meaning 1; all else as float32,
+        as it is.
+      y_train: [N] labels, numbers or text.
+      x_test: [M, ...] like x_train; without it a share of each class is drawn.
+      y_test: [M].
+      class_names: of label 0, 1, …; by default the labels themselves, in order.
+      reading: gives the share for testing and its seed.
+      cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
+
+    Returns:
+      A `Source`. Its ``name``, "arrays:KEY", is a ``data.dataset`` for as long as the
+      cache has it.
+
+    Raises:
+      ValueError: shapes or labels that contradict each other, or pixels that are not
+        finite, quoted with the rule.
+    """
+    require_reading(reading)
+    x, y = _images(x_train, "x_train"), _labels(y_train, "y_train")
+    require((x_test is None) == (y_test is None), "x_test and y_test go together")
+    parts = [(x, y)]
+    if x_test is not None:
+        parts.append((_images(x_test, "x_test"), _labels(y_test, "y_test")))
+    for (own_x, own_y), (of_x, of_y) in zip(parts, _PAIRS, strict=False):
+        require(
+            len(own_x) == len(own_y) > 0,
+            f"{of_x} and {of_y} need the same number of rows, above 0, got "
+            f"{len(own_x)} and {len(own_y)}",
+        )
+    names, numbers = _classes([own for _, own in parts], class_names)
+    if len(parts) == 1:
+        test = drawn_for_test(numbers[0], reading)
+        parts = [(x[~test], y[~test]), (x[test], y[test])]
+        numbers = [numbers[0][~test], numbers[0][test]]
+        require(test.any(), f"no class has two examples to draw a test part from: {y}")
+    (x, _), (other, _) = parts
+    if x.dtype != other.dtype:  # one of them has fractions or is out of [0, 255]
+        x, other = x.astype(np.float32), other.astype(np.float32)
+    require(
+        x.shape[1:] == other.shape[1:],
+        f"x_train and x_test need examples of one shape, got {list(x.shape[1:])} and "
+        f"{list(other.shape[1:])}",
+    )
+    for what, part in (("x_train", x), ("x_test", other)):
+        bad = 0 if part.dtype == np.uint8 else int((~np.isfinite(part)).sum())
+        require(not bad, f"{what} has {bad} values that are NaN or infinite")
+    return _stored([x, numbers[0], other, numbers[1]], names, cache_dir)
+
+
+_PAIRS = (NAMES[:2], NAMES[2:])
+
+
+def from_cache(name: str, cache_dir: str | None) -> Source:
+    """What `from_arrays` has stored under a name "arrays:KEY".
+
+    Raises:
+      DataError: the cache does not have it.
+    """
+    folder = cache.cache_root(cache_dir) / "arrays" / name.partition(":")[2]
+    if not folder.is_dir():
+        raise DataError(
+            f"{name}: not in {folder.parent}; call jaxcl.data.from_arrays on the "
+            "arrays again, or set JAXCL_CACHE to the cache that has them"
+        )
+    return cache.read(folder, name)
+
+
+def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
+    """The arrays x_train, y_train and, if there are, x_test, y_test of an .npz file.
+
+    Raises:
+      DataError: there is no such file, or it cannot be read.
+      ValueError: as `from_arrays`.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {k: arrays[k] for k in NAMES if k in arrays}
+            others = sorted(set(arrays.files) - set(found))
+    except Exception as error:  # zipfile and numpy raise many kinds
+        raise DataError(f"npz:{file} cannot be read: {error}") from error
+    return _of(f"npz:{file}", found, others, reading, cache_dir)
+
+
+def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
+    """What the function at "package.module:function", called without arguments, gives.
+
+    That is a mapping with x_train, y_train and perhaps x_test, y_test, a tuple of these
+    two or four, or a `Source`.
+
+    Raises:
+      ValueError: it cannot be imported, or gives something else; as `from_arrays`.
+    """
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"data.dataset {path!r} cannot be imported: {error}") from None
+    given = function()
+    if isinstance(given, Source):
+        return given
+    if isinstance(given, tuple) and len(given) in (2, 4):
+        given = dict(zip(NAMES, given, strict=False))
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"{path} must give (x_train, y_train), (x_train, y_train, x_test, y_test), "
+            f"a mapping with these names, or a Source, it gives {type(given).__name__}"
+        )
+    found = {k: given[k] for k in NAMES if k in given}
+    return _of(path, found, sorted(set(given) - set(found)), reading, cache_dir)
+
+
+def _of(name: str, found: dict, others: list, reading: Reading, cache_dir) -> Source:
+    if not {"x_train", "y_train"} <= set(found):
+        raise ValueError(
+            f"{name} has to hold x_train, y_train and perhaps x_test, y_test; it holds "
+            f"{', '.join([*found, *map(str, others)]) or 'nothing'}"
+        )
+    try:
+        source = from_arrays(**found, reading=reading, cache_dir=cache_dir)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    return source._replace(name=name)
+
+
+def _images(x: Any, what: str) -> np.ndarray:
+    """x as uint8 or float32 [N, H, W, C] or [N, D]."""
+    x = np.asarray(x)
+    if x.dtype.kind not in "buif":
+        raise ValueError(f"{what} must be numbers, got {x.dtype}")
+    if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
+        raise ValueError(
+            f"{what} must be [N, H, W, C], [N, H, W] or [N, D], got {list(x.shape)}"
+        )
+    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
+        raise ValueError(
+            f"{what} must have its channels last, got {list(x.shape)}: "
+            "use x.transpose(0, 2, 3, 1)"
+        )
+    x = x[..., None] if x.ndim == 3 else x
+    if x.dtype.kind in "bui" and (not x.size or (x.min() >= 0 and x.max() <= 255)):
+        return x.astype(np.uint8, copy=False)
+    return x.astype(np.float32)
+
+
+def _labels(y: Any, what: str) -> np.ndarray:
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1 or y.dtype.kind not in "buiUS":
+        hint = ": give argmax(axis=1) of one-hot rows" if y.ndim == 2 else ""
+        raise ValueError(
+            f"{what} must be one whole number or text per example, got "
+            f"{y.dtype}{list(y.shape)}{hint}"
+        )
+    return y.astype(int) if y.dtype.kind == "b" else y
+
+
+def _classes(
+    labels: list[np.ndarray], class_names: Sequence[str] | None
+) -> tuple[list[str], list[np.ndarray]]:
+    """Names of the classes, and the labels as their numbers."""
+    if class_names is not None:
+        for y in labels:
+            outside = (
+                y[(y < 0) | (y >= len(class_names))] if y.dtype.kind in "ui" else y
+            )
+            require(
+                not len(outside),
+                f"with class_names labels lie in [0, {len(class_names)}), got "
+                f"{outside[:1].tolist()}",
+            )
+        return list(map(str, class_names)), [y.astype(np.int32) for y in labels]
+    known, *others = map(np.unique, labels)
+    for other in others:
+        unknown = np.setdiff1d(other, known)
+        require(
+            not len(unknown),
+            f"y_test has labels that y_train has not: {unknown[:5].tolist()}",
+        )
+    return (
+        [str(label) for label in known.tolist()],
+        [np.searchsorted(known, y).astype(np.int32) for y in labels],
+    )
+
+
+def _stored(arrays: list[np.ndarray], names: list[str], cache_dir) -> Source:
+    """The arrays in the cache, written if they are not there."""
+    digest = hashlib.sha256(repr((_FORMAT, names)).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    key = digest.hexdigest()[:16]
+    name, folder = f"arrays:{key}", cache.cache_root(cache_dir) / "arrays" / key
+    if not folder.exists():
+        x, y, test_x, test_y = arrays
+        cache.write(
+            folder,
+            name,
+            train=Split(x.shape, [(x, y)], x.dtype.type),
+            test=Split(test_x.shape, [(test_x, test_y)], test_x.dtype.type),
+            class_names=names,
+            max_value=255 if x.dtype == np.uint8 else 1,
+        )
+    return cache.read(folder, name)

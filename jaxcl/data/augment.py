@@ -1,0 +1,75 @@
+"""Images changed at random in each step, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.checks import require
+
+
+class Augment(NamedTuple):
+    """What training does to each image of a batch anew.
+
+    Attributes:
+      flip: mirrors it left to right, half of the time.
+      crop_padding: so many black pixels are put on each side, and the image's own size
+        is cut out of that anywhere.
+    """
+
+    flip: bool = False
+    crop_padding: int = 0
+
+
+def require_augment(augment: Augment, shape: tuple[int, ...]) -> None:
+    """Refuses what cannot be done to examples of a shape.
+
+    Raises:
+      ValueError: the value and the rule.
+    """
+    pad = augment.crop_padding
+    require(pad >= 0, f"crop_padding must be at least 0, got {pad}")
+    require(
+        len(shape) == 3 or augment == Augment(),
+        f"flip and crop_padding are for images, an example is {list(shape)}",
+    )
+
+
+def augmented(
+    augment: Augment, black: jax.Array
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """Makes what changes a batch, or None if nothing does.
+
+    Args:
+      augment: what is done.
+      black: float32[C], what a pixel of 0 is as the network's input.
+
+    Returns:
+      ``(x [B, H, W, C], key) -> x [B, H, W, C]``; every image is drawn for apart.
+    """
+    if augment == Augment():
+        return None
+    pad = augment.crop_padding
+
+    def change(x: jax.Array, key: jax.Array) -> jax.Array:
+        flip_key, crop_key = jax.random.split(key)
+        if augment.flip:
+            turned = jax.random.bernoulli(flip_key, 0.5, x.shape[:1])
+            x = jnp.where(turned[:, None, None, None], x[:, :, ::-1], x)
+        if pad:
+            rows, height, width, channels = x.shape
+            around = (rows, height + 2 * pad, width + 2 * pad, channels)
+            wide = jnp.broadcast_to(black, around)
+            wide = wide.at[:, pad : pad + height, pad : pad + width].set(x)
+            at = jax.random.randint(crop_key, (x.shape[0], 2), 0, 2 * pad + 1)
+
+            def cut(image, at):
+                return jax.lax.dynamic_slice(image, (*at, 0), x.shape[1:])
+
+            x = jax.vmap(cut)(wide, at)
+        return x
+
+    return change

@@ -1,0 +1,105 @@
+"""Which classes a task has: shared evenly, in an order, or as they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from jaxcl.checks import require
+
+ORDERS = ("fixed", "seed")
+
+
+def cut_classes(
+    names: Sequence[str],
+    num_tasks: int,
+    *,
+    whole: bool,
+    per_task: int | None,
+    order: str | Sequence[int | str],
+    given: Sequence[Sequence[int | str]] | None,
+) -> tuple[np.ndarray | None, list[int]]:
+    """The order of the classes, and how many of them each task has.
+
+    Args:
+      names: of all classes.
+      num_tasks: T.
+      whole: each task has all of them.
+      per_task: how many each task has; None shares all as evenly as can be, the first
+        tasks having one more.
+      order: "fixed", "seed" or the classes, numbers or names, in a sequence or with
+        commas between.
+      given: each task's classes.
+
+    Returns:
+      int[K] the labels, task after task, and the number per task; None for labels that
+      each seed draws.
+
+    Raises:
+      ValueError: a class that is not there, or twice; fewer classes than are asked for;
+        settings that exclude each other.
+    """
+    total = len(names)
+    if whole:
+        require(
+            per_task in (None, total) and order == "fixed" and given is None,
+            "a permuted or rotated stream gives every task all classes in their order; "
+            f"classes_per_task {per_task}, class_order {order!r}, task_classes {given} "
+            "are for split streams",
+        )
+        return np.arange(total), [total] * num_tasks
+    if given is not None:
+        require(
+            per_task is None and order == "fixed",
+            f"task_classes says all: classes_per_task {per_task} and class_order "
+            f"{order!r} are for streams without",
+        )
+        require(
+            len(given) == num_tasks and all(len(own) for own in given),
+            f"task_classes must be num_tasks = {num_tasks} lists, none empty, got "
+            f"{given}",
+        )
+        labels = _numbers(names, list(chain(*given)), "task_classes")
+        return labels, [len(own) for own in given]
+    labels = None if order == "seed" else np.arange(total)
+    if isinstance(order, str) and order not in ORDERS:
+        order = [part.strip() for part in order.split(",")]
+    if not isinstance(order, str):
+        labels = _numbers(names, order, "class_order")
+        total = len(labels)
+    sizes = _shared(total, num_tasks) if per_task is None else [per_task] * num_tasks
+    require(
+        min(sizes) >= 1 and sum(sizes) <= total,
+        f"there are {total} classes, not enough for {num_tasks} tasks of "
+        f"{max(*sizes, 1)}",
+    )
+    return labels, sizes
+
+
+def _numbers(
+    names: Sequence[str], classes: Sequence[int | str], what: str
+) -> np.ndarray:
+    """Labels of classes that are named or numbered; a name goes before a number."""
+    number = {str(i): i for i in range(len(names))} | {
+        n: i for i, n in enumerate(names)
+    }
+    labels: list[int] = []
+    for one in classes:
+        label = number.get(one, -1) if isinstance(one, str) else int(one)
+        require(
+            0 <= label < len(names),
+            f"{what}: no class {one!r}; there are 0 to {len(names) - 1}: "
+            f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
+            + (f"; or one of {', '.join(ORDERS)}" if what == "class_order" else ""),
+        )
+        require(label not in labels, f"{what}: class {one!r} is there twice")
+        labels.append(label)
+    return np.array(labels, int)
+
+
+def _shared(total: int, num_tasks: int) -> list[int]:
+    """Classes per task, as even as can be: the first tasks have the ones left over."""
+    share, left = divmod(total, num_tasks)
+    return [share + (t < left) for t in range(num_tasks)]

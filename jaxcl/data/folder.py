@@ -1,0 +1,214 @@
+"""A folder of images as a data set: a folder per class, or train/ and test/ of such.
+
+What is not an image that can be used is counted and named, once, and left out or
+refused. Names that begin with a dot are not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from jaxcl.data import cache
+from jaxcl.data.cache import DataError, Source, Split
+from jaxcl.data.listing import Found, add, listed, name_of
+from jaxcl.data.reading import Reading, drawn_for_test
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+_FORMAT = 1
+_SHOWN = 3
+# What is found -> in words: one, several, and what became of it.
+_FAULTS = {
+    "broken": ("file cannot be read", "files cannot be read", "left out"),
+    "stray": ("entry is no image", "entries are no images", "left out"),
+    "animated": ("image has several frames", "images have several frames", "left out"),
+    "loop": ("symlink leads back", "symlinks lead back", "not followed"),
+    "dead": ("symlink leads nowhere", "symlinks lead nowhere", "left out"),
+    "empty": ("class has no image", "classes have no image", "left out"),
+    "unlearnt": (
+        "class is in the test folder alone",
+        "classes are in the test folder alone",
+        "left out",
+    ),
+    "exif": (
+        "image has EXIF that cannot be read",
+        "images have EXIF that cannot be read",
+        "taken as they lie",
+    ),
+}
+_CHANGES = {
+    "turned": ("image", "images", "turned upright by EXIF"),
+    "CMYK": ("CMYK image", "CMYK images", "as RGB"),
+    "16 bits": ("image of 16 bits", "images of 16 bits", "as 8"),
+    "transparent": ("image with transparency", "images with transparency", "dropped"),
+    "untested": ("class", "classes", "without a test image"),
+}
+
+
+def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
+    """Reads a folder of images, or its copy in the cache, which goes by content.
+
+    Args:
+      path: holds a folder per class, or train/ and test/ (val/) that do. Classes are
+        in the order of their names, and their folders may have folders.
+      reading: the size of the images, the share for testing, and what is done about
+        files that cannot be used.
+      cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
+
+    Returns:
+      A `Source` with notes of what was left out or changed; of one channel if all
+      images are gray.
+
+    Raises:
+      DataError: there is no such folder or no image in it; images of several sizes and
+        no image_size; something that cannot be used, where that is refused.
+    """
+    root = Path(path).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"folder:{path}: {root} is no folder")
+    found: Found = {}
+    try:
+        parts = listed(root, found)
+        key = _key(root, parts, found, reading)
+    except OSError as error:
+        raise DataError(f"folder:{path} cannot be read: {error}") from error
+    name = f"folder:{root.name}"
+    folder = cache.cache_root(cache_dir) / "folder" / key
+    if not folder.exists():
+        cache.write(folder, name, **_decoded(name, root, parts, found, reading))
+    return cache.read(folder, name)
+
+
+def _key(root: Path, parts, found: Found, reading: Reading) -> str:
+    """What tells the data set from any other: names, bytes and how they are read."""
+    files = [f for classes in parts.values() for own in classes.values() for f in own]
+    sums = _each(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files)
+    named = [(name_of(root, f), digest) for f, digest in zip(files, sums, strict=True)]
+    classes = [(part, list(own)) for part, own in parts.items()]
+    whole = repr((_FORMAT, sorted(named), classes, sorted(found.items()), reading))
+    return f"{root.name}-{hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+
+
+def _each(fn: Callable[[Path], T], files: list[Path]) -> list[T]:
+    """fn of every file, in their order; Pillow decodes outside Python's lock."""
+    workers = min(8, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        warnings.simplefilter("ignore")  # what is wrong with a file is told in notes
+        return list(pool.map(fn, files))
+
+
+def _decoded(name: str, root: Path, parts, found: Found, reading: Reading) -> dict:
+    """What `cache.write` is given; tells of all that was found."""
+    from jaxcl.data import images  # Pillow is not needed for a copy in the cache
+
+    def header(file: Path) -> Any:
+        try:
+            return images.header(file)
+        except images.Fault as fault:
+            return str(fault)
+
+    def pixels(file: Path) -> Any:
+        try:
+            return images.pixels(file, side, channels)
+        except images.Fault as fault:
+            return str(fault)
+
+    rows = [
+        (part, label, file)
+        for part, classes in parts.items()
+        for label, files in classes.items()
+        for file in files
+    ]
+    headers = _each(header, [file for *_, file in rows])
+    rows, headers = _usable(root, rows, headers, found)
+    side = reading.side or _common_side(name, {h.size for h in headers})
+    channels = 1 if all(h.gray for h in headers) else 3
+    decoded = _each(pixels, [file for *_, file in rows])
+    told = [h.told for h in headers]
+    rows, both = _usable(root, rows, list(zip(decoded, told, strict=True)), found)
+    for (_, _, file), (_, changes) in zip(rows, both, strict=True):
+        for kind in changes:
+            add(found, kind, [name_of(root, file)])
+    names, y, test = _labelled(name, parts, rows, found, reading)
+    notes = _told(found, _FAULTS)
+    if notes and reading.faulty == "refuse":
+        raise DataError(f"{name}: {'; '.join(notes)}: refused by faulty='refuse'")
+    notes += _told(found, _CHANGES)
+    for note in notes:
+        _log.warning("%s: %s", name, note)
+    keep = y >= 0
+    x = np.stack([image for (image, _), kept in zip(both, keep, strict=True) if kept])
+    y, test = y[keep], test[keep]
+    return {
+        "train": Split(x[~test].shape, [(x[~test], y[~test])]),
+        "test": Split(x[test].shape, [(x[test], y[test])]),
+        "class_names": names,
+        "max_value": 255,
+        "notes": [f"{name}: {note}" for note in notes],
+    }
+
+
+def _usable(root: Path, rows: list, values: list, found: Found) -> tuple[list, list]:
+    """The rows whose value, or the first of its two, is no fault; notes the others."""
+    kept = []
+    for row, value in zip(rows, values, strict=True):
+        fault = value[0] if type(value) is tuple else value
+        if isinstance(fault, str):
+            add(found, fault, [name_of(root, row[2])])
+        else:
+            kept.append((row, value))
+    return [row for row, _ in kept], [value for _, value in kept]
+
+
+def _common_side(name: str, sizes: set[tuple[int, int]]) -> tuple[int, int]:
+    if not sizes:
+        raise DataError(f"{name}: no image in a folder of a class")
+    if len(sizes) > 1:
+        (h, w), (high, wide) = min(sizes), max(sizes)
+        raise DataError(
+            f"{name}: its images have {len(sizes)} sizes, from {h} × {w} to {high} × "
+            f"{wide} (height × width); say which they are made: "
+            '--config.data.image_size="(64, 64)"'
+        )
+    return next(iter(sizes))
+
+
+def _labelled(name: str, parts, rows: list, found: Found, reading: Reading):
+    """Class names, labels (−1: of no class) and which rows are for testing."""
+    learnt = {label for part, label, _ in rows if part != "test"}
+    tested = {label for part, label, _ in rows if part == "test"}
+    for part, classes in parts.items():
+        seen = {label for own, label, _ in rows if own == part}
+        at = f"{part}/" if part else ""
+        add(found, "empty", (f"{at}{label}" for label in classes if label not in seen))
+    add(found, "unlearnt", sorted(tested - learnt))
+    names = sorted(learnt)
+    number = {label: i for i, label in enumerate(names)}
+    y = np.array([number.get(label, -1) for _, label, _ in rows], np.int32)
+    test = np.array([part == "test" for part, *_ in rows], bool)
+    if "test" not in parts:
+        test = drawn_for_test(y, reading)
+    add(found, "untested", [n for i, n in enumerate(names) if not test[y == i].any()])
+    if test.all() or not test.any():
+        raise DataError(f"{name}: no image is left for training, or none for testing")
+    return names, y, test
+
+
+def _told(found: Found, kinds: dict[str, tuple[str, str, str]]) -> list[str]:
+    """A line per kind: how many, which, and what became of them."""
+    lines = []
+    for kind, (one, several, done) in kinds.items():
+        if names := found.get(kind):
+            n = len(names)
+            shown = ", ".join(names[:_SHOWN]) + (", …" if n > _SHOWN else "")
+            lines.append(f"{n} {one if n == 1 else several} ({shown}), {done}")
+    return lines

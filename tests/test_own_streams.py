@@ -1,0 +1,276 @@
+"""Streams of one's own: given classes, rotated images, augmentation in the step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcl.data.augment import Augment, augmented
+from jaxcl.data.rotation import Angles, rotate
+from jaxcl.data.scenarios import make_stream
+from jaxcl.strategies import make
+from jaxcl.testing import small_problem
+from jaxcl.training import protocol
+from jaxcl.training.programs import make_programs
+from jaxcl.training.seeds import SeedMesh
+
+SEEDS = (0, 7)
+
+
+def stream_of(blobs, **options):
+    options = dict(kind="split", scenario="task", num_tasks=3) | options
+    return make_stream(blobs, SEEDS, **options)
+
+
+def batch_of(stream, part, task, seed=0, joint=False):
+    mine = jax.tree.map(lambda a: jnp.asarray(a[seed]), stream.per_seed)
+    data = stream.view(stream.base, mine, part, jnp.asarray(task), joint)
+    return data.take(jnp.arange(int(data.size)))
+
+
+# --- classes --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options,tasks,names",
+    [
+        ({"class_order": "5,4,3,2,1,0"}, [[5, 4], [3, 2], [1, 0]], ("f e", "d c")),
+        ({"class_order": "b, a, 2"}, [[1], [0], [2]], ("b", "a")),
+        ({"class_order": (3, 1, 0)}, [[3], [1], [0]], ("d", "b")),
+        (
+            {"task_classes": ((0, 1, 2), (5,), (4, 3))},
+            [[0, 1, 2], [5], [4, 3]],
+            ("a … c", "f"),
+        ),
+        (
+            {"task_classes": (("f", "a"), (2,), ("b",))},
+            [[5, 0], [2], [1]],
+            ("f a", "c"),
+        ),
+    ],
+)
+def test_classes_in_the_order_that_is_given(blobs, options, tasks, names):
+    stream = stream_of(blobs, **options)
+    assert stream.task_names[:2] == names
+    assert stream.num_outputs == sum(map(len, tasks))
+    first = 0
+    for task, classes in enumerate(tasks):
+        index, offset = (a[1] for a in stream.per_seed.train)
+        rows = index[offset[task] : offset[task + 1]]
+        assert sorted(set(blobs.train_y[rows].tolist())) == sorted(classes)
+        outputs = stream.per_seed.label[1, task][classes].tolist()
+        assert outputs == list(range(first, first + len(classes)))
+        assert np.flatnonzero(stream.logit_mask[task]).tolist() == outputs
+        first += len(classes)
+
+
+@pytest.mark.parametrize(
+    "options,what",
+    [
+        ({"task_classes": ((0,), (1,))}, "num_tasks = 3 lists"),
+        ({"task_classes": ((0,), (1,), ())}, "none empty"),
+        ({"task_classes": ((0,), (1,), (0,))}, "class 0 is there twice"),
+        ({"task_classes": ((0,), (1,), (6,))}, "no class 6; there are 0 to 5: a, b"),
+        ({"task_classes": ((0,), (1,), ("g",))}, "no class 'g'"),
+        (
+            {"task_classes": ((0,), (1,), (2,)), "classes_per_task": 1},
+            "task_classes says all: classes_per_task 1",
+        ),
+        ({"class_order": "0,1"}, "there are 2 classes, not enough for 3 tasks of 1"),
+        ({"class_order": "sed"}, "no class 'sed'.*or one of fixed, seed"),
+        (
+            {"task_classes": ((0, 1), (2,), (3,)), "scenario": "domain"},
+            r"equally many classes, got \[2, 1, 1\]",
+        ),
+        ({"kind": "rotated"}, "needs angles, angle_step or angle_draw"),
+        ({"kind": "rotated", "angles": (0.0, 10.0)}, "one per task, 3, got"),
+        (
+            {"kind": "rotated", "angles": (0.0, 1.0, 2.0), "angle_step": 3.0},
+            "angle_step 3.0",
+        ),
+        ({"kind": "rotated", "angle_draw": (10.0, 0.0)}, r"\(low, high\), got"),
+        ({"angle_step": 10.0}, "step=10.0.* are for rotated streams, not split"),
+        (
+            {"kind": "rotated", "angle_step": 1.0, "class_order": "seed"},
+            "split streams",
+        ),
+        (
+            {"kind": "rotated", "angle_step": 1.0, "first_permuted": False},
+            "for permuted streams",
+        ),
+        ({"crop_padding": -1}, "crop_padding must be at least 0, got -1"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean must have a value per channel, 1, or one"),
+        ({"std": (0.5, 0.5)}, "std must have a value per channel"),
+        ({"std": (0.0,)}, "std must be above 0"),
+    ],
+)
+def test_streams_that_cannot_be_are_refused(blobs, options, what):
+    with pytest.raises(ValueError, match=what):
+        stream_of(blobs, **options)
+
+
+# --- rotation -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 5, 1), (4, 4, 3)])
+def test_right_angles_are_exact(shape):
+    x = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
+    for quarters in range(-4, 5):
+        turned = rotate(x.reshape(3, -1), jnp.float32(90.0 * quarters), shape)
+        expected = np.rot90(x, quarters, (1, 2)).reshape(3, -1)
+        np.testing.assert_array_equal(turned, expected)
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 1), (6, 5, 3)])
+def test_any_angle_is_bilinear_about_the_centre(shape):
+    """Against SciPy's rotation, which counts the other axis first."""
+    from scipy import ndimage
+
+    x = np.random.default_rng(1).normal(size=(4, *shape)).astype(np.float32)
+    angles = np.array([10.0, -33.3, 200.0, 0.0], np.float32)
+    height, width, _ = shape
+    expected = []
+    for image, angle in zip(x.astype(np.float64), angles, strict=True):
+        c, s = np.cos(np.deg2rad(float(angle))), np.sin(np.deg2rad(float(angle)))
+        turn = np.array([[c, s], [-s, c]])
+        centre = np.array([height - 1, width - 1]) / 2
+        channels = [
+            ndimage.affine_transform(
+                np.pad(image[..., k], 1),
+                turn,
+                centre + 1 - turn @ (centre + 1),
+                order=1,
+            )[1:-1, 1:-1]
+            for k in range(shape[2])
+        ]
+        expected.append(np.stack(channels, -1).ravel())
+    ours = rotate(x.reshape(4, -1), jnp.asarray(angles), shape)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+    alone = rotate(x.reshape(4, -1), jnp.float32(-33.3), shape)[1]
+    np.testing.assert_allclose(alone, ours[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_rotated_stream_turns_each_task_by_its_angle(blobs, joint):
+    options = dict(kind="rotated", scenario="domain", angles=(0.0, 90.0, 45.0))
+    stream = stream_of(blobs, **options)
+    assert stream.num_outputs == 6 and stream.name == "rotated blobs"
+    scale = (np.float32(blobs.train_x[:5]) / 255 - 0.5) / 0.25
+    batch = batch_of(stream, "train", 1, joint=joint)
+    start = 300 if joint else 0
+    expected = np.rot90(scale, 1, (1, 2))
+    np.testing.assert_allclose(batch.x[start : start + 5], expected, atol=1e-5)
+    if joint:
+        np.testing.assert_allclose(batch.x[:5], scale, atol=1e-5)
+    # A memory of uint8 keeps what is rotated without loss.
+    codec, x = stream.codec, batch_of(stream, "train", 2).x
+    np.testing.assert_array_equal(codec.decode(codec.encode(x)), x)
+    part = stream.between(1, 3)
+    assert part.per_seed.angle.tolist() == [[90.0, 45.0]] * 2
+
+
+def test_angles_by_a_step_less_a_draw_per_task_and_seed(blobs):
+    """10° (t − 1) less a draw from U(0, 10°), per task and seed."""
+    options = dict(kind="rotated", angle_step=10.0, scenario="domain", num_tasks=20)
+    both = stream_of(blobs, angle_draw=(-10.0, 0.0), **options).per_seed.angle
+    drawn = 10.0 * np.arange(20) - both
+    assert (0 <= drawn).all() and (drawn <= 10).all()
+    assert abs(drawn.mean() - 5) < 5 * 10 / 12**0.5 / 40**0.5
+    assert len(np.unique(drawn)) == 40
+    alone = make_stream(blobs, (7,), angle_draw=(-10.0, 0.0), **options)
+    np.testing.assert_array_equal(alone.per_seed.angle[0], both[1])
+    first = stream_of(blobs, angle_draw=(-10.0, 0.0), first_angle=0.0, **options)
+    assert (first.per_seed.angle[:, 0] == 0).all()
+    np.testing.assert_array_equal(first.per_seed.angle[:, 1:], both[:, 1:])
+    fixed = Angles(step=7.0).of_seed(np.random.default_rng(0), 3)
+    assert fixed.tolist() == [0, 7, 14]
+
+
+# --- augmentation ---------------------------------------------------------------------
+
+
+def test_an_augmented_image_is_a_shifted_or_mirrored_one():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(400, 3, 4, 2)), jnp.float32)
+    black = jnp.array([-1.0, -2.0])
+    change = augmented(Augment(flip=True, crop_padding=1), black)
+    y = np.asarray(jax.jit(change)(x, jax.random.key(0)))
+    seen = set()
+    for before, after in zip(np.asarray(x), y, strict=True):
+        wide = np.tile(np.asarray(black), (5, 6, 1))
+        matches = []
+        for flip in (0, 1):
+            wide[1:-1, 1:-1] = before[:, ::-1] if flip else before
+            for i, j in np.ndindex(3, 3):
+                if (wide[i : i + 3, j : j + 4] == after).all():
+                    matches.append((flip, i, j))
+        assert len(matches) == 1
+        seen |= set(matches)
+    assert len(seen) == 18  # everything that can be drawn is
+    assert augmented(Augment(), black) is None
+
+
+def run(problem, **options):
+    *_, last = protocol.run(problem, **options)
+    return last
+
+
+def small(**options):
+    return small_problem(
+        lambda setup: make("finetune", setup, {}), seeds=(0, 1), **options
+    )
+
+
+def test_augmentation_changes_training_alone_and_resumes_bit_for_bit(tmp_path):
+    problem = small(crop_padding=1, flip=True)
+    plain = run(small())
+    whole = run(problem, checkpoints=tmp_path / "whole", save_every=1e9)
+    assert not np.array_equal(plain.accuracy, whole.accuracy)
+    np.testing.assert_array_equal(plain.baseline, whole.baseline)
+    # Broken off in the middle of a task.
+    events = protocol.run(problem, checkpoints=tmp_path / "broken", save_every=0.0)
+    for _ in range(5):
+        next(events)
+    events.close()
+    again = run(problem, checkpoints=tmp_path / "broken", save_every=1e9)
+    np.testing.assert_array_equal(again.accuracy, whole.accuracy)
+
+
+@pytest.mark.parametrize("mode", ["map", "vmap"])
+def test_a_prepared_projection_is_not_used_of_augmented_inputs(mode):
+    """GPM projects the first layer's inputs once per task, by their place in it."""
+
+    def problem(**options):
+        return small_problem(
+            lambda setup: make("gpm", setup, {"threshold": 0.9}),
+            seeds=(0, 1),
+            optimizer=optax.sgd(0.1),
+            seed_mode=mode,
+            **options,
+        )
+
+    leaks = []
+    for options in ({}, {"crop_padding": 1}):
+        last = run(problem(**options))
+        assert np.isfinite(last.accuracy).all()
+        leaks.append(last.accuracy)
+    assert not np.array_equal(*leaks)
+
+
+def test_off_leaves_the_program_as_it_was():
+    """The same jaxpr, to the letter, as without the options."""
+    texts = []
+    for options in ({}, {"flip": False, "crop_padding": 0}, {"crop_padding": 1}):
+        problem = small(**options)
+        mesh = SeedMesh(2, "map")
+        programs = make_programs(problem, mesh)
+        from jaxcl.training.problem import per_seed
+
+        mine, base = mesh.spread(per_seed(problem)), problem.stream.base
+        zero = np.int32(0)
+        seed = jax.eval_shape(programs.init, (), mine, ())
+        seed = jax.eval_shape(programs.begin, seed, (mine, mesh.real), ())
+        cache = jax.eval_shape(programs.before_task, seed, mine, (base, zero))
+        args = (seed, (mine, cache), (base, zero, zero, zero))
+        texts.append(programs.epoch.lower(*args).as_text())
+    assert texts[0] == texts[1] != texts[2]
