@@ -102,7 +102,7 @@ def test_classes_in_the_order_that_is_given(blobs, options, tasks, names):
         ({"crop_padding": -1}, "crop_padding must be at least 0, got -1"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean must have a value per channel, 1, or one"),
         ({"std": (0.5, 0.5)}, "std must have a value per channel"),
-        ({"std": (0.0,)}, "std must be above 0"),
+        ({"std": (0.0,)}, "std must be greater than 0 in every entry"),
     ],
 )
 def test_streams_that_cannot_be_are_refused(blobs, options, what):
