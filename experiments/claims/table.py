@@ -13,6 +13,7 @@ from . import (
     rank,
     rivals,
     short_term,
+    tricks,
     unstable,
 )
 from .claim import Claim
@@ -30,6 +31,7 @@ CLAIMS: dict[str, Claim] = {
         hat_rate.CLAIM,
         hat_room.CLAIM,
         short_term.CLAIM,
+        tricks.CLAIM,
         features_win.CLAIM,
     )
 }
