@@ -32,8 +32,9 @@ VARIANTS = {
         {
             "name": "stable_sgd_rotated",
             "data.stream": "rotated",
+            "data.first_permuted": True,  # says nothing here
             "data.angle_step": 10.0,
-            "data.angle_draw": 10.0,
+            "data.angle_draw": (-10.0, 0.0),
         }
     ),
 }
