@@ -18,6 +18,8 @@ from experiments.runs.execute import execute
 from experiments.runs.machine import UsageError
 from jaxcl.training.protocol import Interrupted
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = Path(__file__).parent.parent
 FIELDS = {
     "seeds": (3, 5, 8),
