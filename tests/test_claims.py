@@ -350,6 +350,7 @@ def _in(folder):
     return list(folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.minutes
 def test_three_kills_leave_the_same_claim(tmp_path):
     """SIGKILL at random moments of a claim that chooses, runs and measures."""
     arguments = ("--claim=chart", "--runs=bp,ewc")

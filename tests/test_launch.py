@@ -94,6 +94,7 @@ def test_compare_leaves_table_figures_and_runs(tmp_path):
     assert code == 0 and (tmp_path / "table.md").exists(), err
 
 
+@pytest.mark.minutes
 def test_sigkill_in_a_task_changes_nothing(tmp_path):
     """Killed with state saved at every epoch, and again; ends as the unbroken run."""
 
@@ -262,6 +263,7 @@ def test_compare_checks_every_row_first(commands, tmp_path):
     assert code == 2 and "'nosuch'" in err and not (tmp_path / "w").exists()
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     "row", ["bp", "bp_star", "bp_star_star", "ewc", "gpm", "owm", "hat"]
 )
