@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.heads import cross_entropy, require_heads, scenario_mask
-from jaxcl.nn import capture, inspection, tagged
+from jaxcl.nn import capture, inspection, treatment
 from jaxcl.nn.capture import LinenModel
 from jaxcl.nn.precision import compute_in
 from jaxcl.types import (
@@ -65,7 +65,7 @@ def setup_for(
     """
 
     def apply_fn(net, model_state, x, task, key, train):
-        with tagged.capturing() as capture:
+        with treatment.capturing() as capture:
             logits = forward(net, x)
         return Output(logits, model_state, capture.taps)
 

@@ -76,9 +76,7 @@ def project_out(
         require_extra("project_out", "subspace", subspace, extra)
         return map_where_given(one, "subspace", subspace, updates, axis), state
 
-    return optax.GradientTransformationExtraArgs(
-        lambda params: optax.EmptyState(), update
-    )
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def project_onto(*, axis: int | PyTree = -1) -> optax.GradientTransformationExtraArgs:
@@ -123,9 +121,7 @@ def project_onto(*, axis: int | PyTree = -1) -> optax.GradientTransformationExtr
         require_extra("project_onto", "projector", projector, extra)
         return map_where_given(one, "projector", projector, updates, axis), state
 
-    return optax.GradientTransformationExtraArgs(
-        lambda params: optax.EmptyState(), update
-    )
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def project_conflicting() -> optax.GradientTransformationExtraArgs:
@@ -187,9 +183,7 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
         ]
         return jax.tree.unflatten(tree, new), state
 
-    return optax.GradientTransformationExtraArgs(
-        lambda params: optax.EmptyState(), update
-    )
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def mask_updates() -> optax.GradientTransformationExtraArgs:
@@ -230,9 +224,7 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
         require_extra("mask_updates", "mask", mask, extra)
         return map_where_given(one, "mask", mask, updates, -1), state
 
-    return optax.GradientTransformationExtraArgs(
-        lambda params: optax.EmptyState(), update
-    )
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
@@ -270,6 +262,4 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
         )
         return new, state
 
-    return optax.GradientTransformationExtraArgs(
-        lambda params: optax.EmptyState(), update
-    )
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

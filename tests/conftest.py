@@ -1,6 +1,7 @@
-"""Two CPU devices, and array caches of the test's own."""
+"""Two CPU devices, caches of the tests' own, and what makes a run cheap."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -29,7 +30,14 @@ from jaxcl.data.cache import Source  # noqa: E402
 from jaxcl.strategies import make  # noqa: E402
 from jaxcl.testing import small_problem, small_source  # noqa: E402
 from jaxcl.training import protocol  # noqa: E402
+from jaxcl.training.fingerprint import fingerprint  # noqa: E402
 from jaxcl.training.problem import Problem  # noqa: E402
+from tests.commands import Server  # noqa: E402
+
+# A trace leaves very many objects: looking for circles among those of the libraries
+# again and again took a tenth of the time.
+gc.freeze()
+gc.set_threshold(100_000)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +67,35 @@ def problem():
         return small_problem(make_strategy or by_name, **options)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def commands():
+    """``(module, *arguments, cwd=, env=) -> (status, output, errors)`` of a command."""
+    server = Server()
+    yield server.run
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Within a file, runs of equal problems share what is compiled.
+
+    Equal is what may go on from each other's checkpoints, with seeds laid out alike.
+    """
+    made = {}
+
+    def make_programs(problem, mesh, inner=protocol.make_programs):
+        where = (mesh.mode, mesh.num_seeds, tuple(mesh.mesh.devices.flat))
+        key = (*sorted(fingerprint(problem, {}).problem.items()), where)
+        if key not in made:
+            made[key] = inner(problem, mesh), mesh.traces
+        programs, mesh.traces = made[key]
+        return programs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "make_programs", make_programs)
+        yield
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import jaxcl
 from jaxcl.nn import models
-from jaxcl.nn.tagged import Tag
+from jaxcl.nn.products import Tag
 from jaxcl.ops.linalg import span_update
 from jaxcl.strategies import agem, ewc, frozen, gpm, hat, mas, owm, si
 from jaxcl.types import LayerSpec, Output

@@ -350,6 +350,7 @@ def _in(folder):
     return list(folder.iterdir()) if folder.exists() else []
 
 
+@pytest.mark.minutes
 def test_three_kills_leave_the_same_claim(tmp_path):
     """SIGKILL at random moments of a claim that chooses, runs and measures."""
     arguments = ("--claim=chart", "--runs=bp,ewc")
@@ -381,11 +382,11 @@ def test_three_kills_leave_the_same_claim(tmp_path):
     assert lines(tmp_path / "whole") == total
 
 
-def test_an_unknown_claim_is_one_line(tmp_path):
-    process = command(tmp_path, "--claim=nosuch")
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 2
-    assert "unknown claim 'nosuch'; known: chart, unstable" in out
+def test_an_unknown_claim_is_one_line(commands, tmp_path):
+    flags = ("--claim=nosuch", f"--workdir={tmp_path}")
+    status, _, err = commands("experiments.claims", *flags)
+    assert status == 2
+    assert "unknown claim 'nosuch'; known: chart, unstable" in err
 
 
 def test_a_run_that_breaks_fails_the_claim(tmp_path):

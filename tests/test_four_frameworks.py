@@ -188,6 +188,7 @@ def test_four_frameworks_learn_the_same(method, model):
             assert distance <= APART, name
 
 
+@pytest.mark.minutes
 def test_in_float64():
     """A process of its own: the width is JAX's own setting, for all of a process."""
     names = [f"test_four_frameworks_learn_the_same[{m}-cnn]" for m in ("gpm", "owm")]

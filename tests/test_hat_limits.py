@@ -1,8 +1,6 @@
 """The study of HAT's limits: what its points are, and one small study end to end."""
 
 import csv
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -24,12 +22,10 @@ SMALL = (
         (("--study=capacity",), ["bp_star_star", "ewc", "gpm", "hat"]),
     ],
 )
-def test_a_study_ends_with_a_table_and_a_figure(tmp_path, study, curves):
-    command = [sys.executable, "-m", "experiments.hat_limits", *study, *SMALL]
-    done = subprocess.run(
-        [*command, f"--workdir={tmp_path}"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_study_ends_with_a_table_and_a_figure(commands, tmp_path, study, curves):
+    flags = (*study, *SMALL, f"--workdir={tmp_path}")
+    status, _, err = commands("experiments.hat_limits", *flags)
+    assert status == 0, err
     with (tmp_path / "limits.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert list(dict.fromkeys(line["curve"] for line in lines)) == curves

@@ -29,7 +29,7 @@ TRAINING = [
     ("trainer",),
     ("problem",),
     ("programs", "run_state", "observation", "fingerprint", "steps"),
-    ("instruments", "checkpoints"),
+    ("instruments", "checkpoints", "events"),
     ("protocol",),
 ]
 

@@ -26,6 +26,8 @@ from experiments.runs.machine import UsageError
 from jaxcl.training.problem import validate
 from jaxcl.training.protocol import Interrupted
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = Path(__file__).parent.parent
 QUICK = ["--config.train.epochs=2", "--config.data.train_per_task=60"]
 
@@ -92,6 +94,7 @@ def test_compare_leaves_table_figures_and_runs(tmp_path):
     assert code == 0 and (tmp_path / "table.md").exists(), err
 
 
+@pytest.mark.minutes
 def test_sigkill_in_a_task_changes_nothing(tmp_path):
     """Killed with state saved at every epoch, and again; ends as the unbroken run."""
 
@@ -196,18 +199,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         (["--config=configs/digits.py", "--workdir=/dev/null/x"], "/dev/null/x"),
     ],
 )
-def test_a_wrong_input_is_one_line(tmp_path, arguments, what):
+def test_a_wrong_input_is_one_line(commands, tmp_path, arguments, what):
     if not any("workdir" in a for a in arguments):
         arguments = [*arguments, f"--workdir={tmp_path / 'w'}"]
-    code, out, err = finished("experiments.run", *arguments)
+    code, out, err = commands("experiments.run", *arguments)
     assert code == 2, err
     lines = [line for line in err.splitlines() if line.startswith("error:")]
     assert len(lines) == 1 and what in lines[0], err
     assert "Traceback" not in err and not (tmp_path / "w").exists()
 
 
-def test_an_optional_field_is_set_to_none(tmp_path):
-    code, _, err = finished(
+def test_an_optional_field_is_set_to_none(commands, tmp_path):
+    code, _, err = commands(
         "experiments.run",
         "--config=configs/digits.py:bp_star",
         "--config.data.num_tasks=2",
@@ -250,8 +253,8 @@ def test_another_configs_workdir_is_refused(quick, tmp_path):
     assert again.tasks_done == 5
 
 
-def test_compare_checks_every_row_first(tmp_path):
-    code, _, err = finished(
+def test_compare_checks_every_row_first(commands, tmp_path):
+    code, _, err = commands(
         "experiments.compare",
         "--config=configs/digits.py",
         "--strategies=bp,nosuch",
@@ -260,6 +263,7 @@ def test_compare_checks_every_row_first(tmp_path):
     assert code == 2 and "'nosuch'" in err and not (tmp_path / "w").exists()
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize(
     "row", ["bp", "bp_star", "bp_star_star", "ewc", "gpm", "owm", "hat"]
 )

@@ -18,6 +18,8 @@ from experiments.runs.execute import execute
 from experiments.runs.machine import UsageError
 from jaxcl.training.protocol import Interrupted
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = Path(__file__).parent.parent
 FIELDS = {
     "seeds": (3, 5, 8),
@@ -202,6 +204,7 @@ execute(config_of("ewc", **fields), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.minutes
 def test_weights_of_a_run_killed_and_resumed_are_those_of_an_unbroken_one(tmp_path):
     def start(workdir):
         return subprocess.Popen(

@@ -1,10 +1,7 @@
 """A method in a file outside the package, as README's "Adding a method" has it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,16 +37,16 @@ def elsewhere(tmp_path_factory):
     return folder
 
 
-def command(name, *arguments, folder):
-    done = subprocess.run(
-        [sys.executable, "-m", f"experiments.{name}", *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
+@pytest.fixture
+def command(commands, elsewhere):
+    """Runs a command of `experiments` where the method can be imported."""
+
+    def run(name, *arguments):
+        status, out, err = commands(f"experiments.{name}", *arguments, cwd=elsewhere)
+        assert status == 0, err
+        return out, err
+
+    return run
 
 
 class Outcomes:
@@ -74,11 +71,10 @@ def test_it_inherits_the_contract_suite(elsewhere, monkeypatch):
     assert len(owed) == 6
 
 
-def test_it_runs_under_its_own_name(elsewhere, tmp_path):
+def test_it_runs_under_its_own_name(command, tmp_path):
     out, err = command(
         *["run", "--config=digits", f"--config.strategy={L2}", *SHORT],
         *["--config.method.strength=3.0", f"--workdir={tmp_path}"],
-        folder=elsewhere,
     )
     assert re.search(r"^ *l2 ", out, re.M) and not re.search(r"^ *BP ", out, re.M)
     assert "digits/l2: task 2/2 done" in err
@@ -88,11 +84,10 @@ def test_it_runs_under_its_own_name(elsewhere, tmp_path):
     assert load(tmp_path).row == L2
 
 
-def test_it_is_compared_beside_another_and_reported(elsewhere, tmp_path):
+def test_it_is_compared_beside_another_and_reported(command, tmp_path):
     out, _ = command(
         *["compare", f"--config=digits:{L2}", "--config.method.strength=3.0"],
         *[f"--strategies=ewc,{L2}", f"--workdir={tmp_path}", *SHORT],
-        folder=elsewhere,
     )
     assert re.search(r"^ *EWC ", out, re.M) and re.search(r"^ *l2 ", out, re.M)
     strengths = {}
@@ -112,11 +107,10 @@ def _runs(folder):
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def test_it_is_swept(elsewhere, tmp_path):
+def test_it_is_swept(command, tmp_path):
     out, err = command(
         *["sweep", "--config=digits", f"--strategies={L2}", *SHORT],
         *["--grid={'method.strength': (0.1, 10.0)}", f"--workdir={tmp_path}"],
-        folder=elsewhere,
     )
     assert len(re.findall(r"^\s*l2 ", out, re.M)) == 2 and " *" in out
     assert "digits/l2, 2 settings at once" in err  # its strength is traced
@@ -124,12 +118,11 @@ def test_it_is_swept(elsewhere, tmp_path):
     assert row.name == "my_package.methods.l2"
 
 
-def test_the_config_in_effect_is_printed(elsewhere):
+def test_the_config_in_effect_is_printed(command):
     out, _ = command(
         *["compare", f"--config=digits:{L2}", f"--strategies=owm,{L2}"],
         *["--config.method.strength=3.0", "--print_config"],
         *["--config.optimizer.lr=0.25"],
-        folder=elsewhere,
     )
     owm, l2 = out.split("\n\n")
     assert owm.startswith("# digits, owm") and "method.alpha = 1.0" in owm
@@ -147,11 +140,9 @@ def test_the_config_in_effect_is_printed(elsewhere):
         ),
     ],
 )
-def test_what_is_wrong_is_one_line(elsewhere, tmp_path, arguments, told):
+def test_what_is_wrong_is_one_line(command, tmp_path, arguments, told):
     name, *rest = arguments
     with pytest.raises(AssertionError) as error:
-        command(
-            name, "--config=digits", f"--workdir={tmp_path}", *rest, folder=elsewhere
-        )
+        command(name, "--config=digits", f"--workdir={tmp_path}", *rest)
     text = str(error.value)
     assert told in text and "Traceback" not in text

@@ -20,6 +20,8 @@ from jaxcl.training.protocol import EpochDone, Interrupted, Started, TaskDone
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import Params
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def test_learns_and_reports_every_epoch_and_task(problem):
     events = list(protocol.run(problem(plan=dict(epochs=3))))

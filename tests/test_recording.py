@@ -245,6 +245,7 @@ execute(config_of("bp", **fields), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.minutes
 def test_what_a_run_measured_is_the_same_killed_and_resumed(tmp_path):
     def start(workdir):
         return subprocess.Popen(
@@ -363,6 +364,7 @@ def test_features_of_a_convolutional_network_are_found():
     }
 
 
+@pytest.mark.minutes
 def test_measuring_costs_little_of_a_run():
     """Rank, CKA and probes after each task: under 5 % of permuted MNIST with GPM.
 

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -483,17 +481,13 @@ def test_narrow_terminals_get_two_whole_tables():
     assert stream.getvalue() == tables.text_table(table)
 
 
-def test_command(tmp_path):
+def test_command(commands, tmp_path):
     write(tmp_path / "bp", make("bp"))
-    command = [sys.executable, "-m", "experiments.report", str(tmp_path)]
-    done = subprocess.run(
-        [*command, f"--out={tmp_path / 'out'}"],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
+    status, out, err = commands(
+        "experiments.report", tmp_path, f"--out={tmp_path / 'out'}"
     )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "table.txt").read_text() in done.stdout
+    assert status == 0, err
+    assert (tmp_path / "out" / "table.txt").read_text() in out
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty", "file"])

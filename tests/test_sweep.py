@@ -1,10 +1,6 @@
 """The sweep: its grid, its choice by validation data, and streams cut to some tasks."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +15,6 @@ from jaxcl import benchmark
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
 from jaxcl.training.protocol import TaskDone
-
-ROOT = Path(__file__).parents[1]
 
 
 def make_config(row: str) -> ConfigDict:
@@ -200,7 +194,7 @@ def test_between_refuses_tasks_that_are_not_there(first, stop):
         digits_stream().between(first, stop)
 
 
-def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
+def test_the_command_runs_a_grid_and_goes_on_where_it_was(commands, tmp_path):
     file = tmp_path / "tiny.py"
     file.write_text(
         "from jaxcl.benchmark import base, finish, variant\n"
@@ -216,15 +210,10 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(tmp_path):
         "    return {'bp': {'optimizer.lr': (0.1, 1e-6)},\n"
         "            'ewc': {'method.strength': (2.0, 30.0)}}\n"
     )
-    command = [sys.executable, "-m", "experiments.sweep", f"--config={file}"]
-    command += [f"--workdir={tmp_path / 'out'}"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
     def run(*more):
-        done = subprocess.run(
-            [*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        return done.returncode, done.stdout, done.stderr
+        flags = f"--config={file}", f"--workdir={tmp_path / 'out'}"
+        return commands("experiments.sweep", *flags, *more)
 
     code, out, err = run("--strategies=bp")
     assert code == 0, err

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from jaxcl.nn import layers, tagged
-from jaxcl.nn.tagged import Tag, treated
+from jaxcl.nn import layers, tagged, treatment
+from jaxcl.nn.products import Tag
+from jaxcl.nn.treatment import treated
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
 LinenModel = nn.Module
@@ -91,7 +92,7 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     require_signature(model)
 
     def apply(net, model_state, x, task, key, train) -> Output:
-        with tagged.capturing() as capture, nn.intercept_methods(_met_by(capture)):
+        with treatment.capturing() as capture, nn.intercept_methods(_met_by(capture)):
             logits, new = model.apply(
                 {"params": net, **model_state},
                 x,
@@ -105,7 +106,7 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     return apply
 
 
-def _met_by(capture: tagged.Capture):
+def _met_by(capture: treatment.Capture):
     """The interceptor that has a capture meet a model's layers and normalisations."""
 
     def intercept(call, args, kwargs, context):
@@ -190,7 +191,7 @@ def swap_layers(
 
     Returns:
       An apply function that does so with ``train=True``; evaluation is untouched. It
-      raises a ValueError for a layer that it does not meet; see `tagged.treated`.
+      raises a ValueError for a layer that it does not meet; see `treatment.treated`.
     """
     own = {layer.name: (layer, compute) for layer in layers}
     return treated(apply_fn, lambda task, train: (own if train else {}, {}))
@@ -212,6 +213,6 @@ def scale_units(
 
     Returns:
       An apply function that does so, in training and in evaluation. It raises a
-      ValueError for a name that it does not meet; see `tagged.treated`.
+      ValueError for a name that it does not meet; see `treatment.treated`.
     """
     return treated(apply_fn, lambda task, train: ({}, gates(task, train)))

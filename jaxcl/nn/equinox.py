@@ -13,9 +13,9 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from jaxcl.nn import tagged
+from jaxcl.nn import tagged, treatment
 from jaxcl.nn.capture import conv_padding
-from jaxcl.nn.tagged import Tag
+from jaxcl.nn.products import Tag
 from jaxcl.ops.trees import leaf_names
 from jaxcl.types import ApplyFn, Output, PyTree
 
@@ -76,7 +76,7 @@ def apply_fn(model: eqx.Module) -> ApplyFn:
     def apply(net, model_state, x, task, key, train) -> Output:
         whole = eqx.combine(net, model)
         ready = _tag_layers(eqx.nn.inference_mode(whole, value=not train))
-        with tagged.capturing() as capture:
+        with treatment.capturing() as capture:
             if draws:
                 keys = jax.random.split(key, x.shape[0])
                 logits = jax.vmap(lambda x, k: ready(x, key=k))(x, keys)

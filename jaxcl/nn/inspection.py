@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxcl.nn import tagged, wiring
+from jaxcl.nn import products, wiring
 from jaxcl.nn.capture import apply_fn, init_fn
-from jaxcl.nn.tagged import Call, Tag, is_channels_first
+from jaxcl.nn.products import Tag, is_channels_first
+from jaxcl.nn.program import Leaves, Program, readers, traced
+from jaxcl.nn.treatment import Call
 from jaxcl.ops import convolution
 from jaxcl.ops.trees import leaf_names
 from jaxcl.types import ApplyFn, LayerSpec, NormSpec, PyTree
@@ -97,8 +98,8 @@ def inspect(
       ValueError: the declared wiring names other layers than the model has, or two
         layers share a name.
     """
-    seen, program, leaves = _traced(f, net, model_state, example)
-    for name in tagged.named(program.jaxpr) - set(seen.taps):
+    seen, program, leaves = traced(f, net, model_state, example)
+    for name in products.named(program.jaxpr) - set(seen.taps):
         # In a jit that was traced before: nothing was called that a capture could see.
         seen.elsewhere.setdefault(name, Tag(name, "dense"))
     specs = {call.tag.name: _spec(call, leaves) for call in seen.calls}
@@ -111,7 +112,7 @@ def inspect(
     kernels = Counter(spec.path for spec in specs.values())
     for name, spec in specs.items():
         others = len({s.name for s in specs.values() if s.path == spec.path})
-        used = _readers(program, spec.path)
+        used = readers(program, spec.path)
         if calls[name] > 1 or kernels[spec.path] > 1:
             times = max(calls[name], others)
             specs[name] = spec._replace(
@@ -144,69 +145,14 @@ def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
     leaves = jax.tree_util.tree_leaves_with_path(net)
     found = {leaf_names(path): leaf for path, leaf in leaves}
     tag = Tag(spec.name, spec.kind, spec.axis, spec.strides, spec.padding)
-    y = tagged.product(tag, x, found[spec.path], None)
+    y = products.product(tag, x, found[spec.path], None)
     if not spec.bias:
         return y
     bias = found[spec.bias_path or (*spec.path[:-1], "bias")]
     return y + (bias.reshape(-1, 1, 1) if is_channels_first(spec) else bias)
 
 
-class _Program(NamedTuple):
-    """A forward pass as a program, and which of its variables is what."""
-
-    jaxpr: Any
-    taps: list[Any]  # a layer's input, in the order of the calls
-    outputs: list[Any]  # and its output
-    norms: list[Any]  # a normalisation's output
-    x: Any  # the network's input
-    params: dict[tuple[str, ...], Any]  # path -> parameter
-
-
-class _Leaves(NamedTuple):
-    """Parameters by what they are while the model is traced."""
-
-    paths: dict[int, tuple[str, ...]]  # id of the traced array -> path
-
-
-def _traced(f, net, model_state, example) -> tuple[tagged.Capture, _Program, _Leaves]:
-    found: list[tagged.Capture] = []
-    paths: dict[int, tuple[str, ...]] = {}
-    keep: list[Any] = []  # an id is an array's own only as long as that lives
-    order = [leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
-
-    def run(net, model_state, x):
-        parts = jax.tree.leaves(net)
-        keep.extend(parts)
-        paths.update({id(p): path for p, path in zip(parts, order, strict=True)})
-        task = jnp.zeros(x.shape[:1], jnp.int32)
-        with tagged.inspecting() as captures:
-            f(net, model_state, x, task, jax.random.key(0), True)
-        (capture,) = captures
-        found.append(capture)
-        calls = capture.calls
-        keep.extend(array for c in calls for array in (c.kernel, c.bias))
-        outs = [c.x for c in calls], [c.y for c in calls], [n.y for n in capture.norms]
-        return *outs, x, parts
-
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), net)
-    jaxpr = jax.make_jaxpr(run)(shapes, model_state, example).jaxpr
-    (capture,) = found
-    out, many = list(jaxpr.outvars), len(capture.calls)
-    taps, outputs, rest = out[:many], out[many : 2 * many], out[2 * many :]
-    norms, (x, *params) = rest[: len(capture.norms)], rest[len(capture.norms) :]
-    by_path = dict(zip(order, params, strict=True))
-    return capture, _Program(jaxpr, taps, outputs, norms, x, by_path), _Leaves(paths)
-
-
-def _readers(program: _Program, path: tuple[str, ...]) -> list[str]:
-    """Operations that read a parameter; its own layer's product is not among them."""
-    var = program.params.get(path)
-    return [
-        e.primitive.name for e in program.jaxpr.eqns if any(v is var for v in e.invars)
-    ]
-
-
-def _wired(specs, seen, program: _Program, declared) -> dict[str, LayerSpec]:
+def _wired(specs, seen, program: Program, declared) -> dict[str, LayerSpec]:
     """Layers with what feeds them, and whether they read the input as it is."""
     made = {}
     units = {name: spec.n_out for name, spec in specs.items()}
@@ -238,7 +184,7 @@ def _wired(specs, seen, program: _Program, declared) -> dict[str, LayerSpec]:
     return specs
 
 
-def _spec(call: Call, leaves: _Leaves) -> LayerSpec:
+def _spec(call: Call, leaves: Leaves) -> LayerSpec:
     tag, shape, kernel = call.tag, call.x.shape, call.kernel.shape
     path = tag.path or leaves.paths.get(id(call.kernel))
     refusal = tag.refusal

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
-from jaxcl.nn import tagged
+from jaxcl.nn import tagged, treatment
 from jaxcl.nn.capture import conv_padding, pair
-from jaxcl.nn.tagged import Tag
+from jaxcl.nn.products import Tag
 from jaxcl.types import ApplyFn, Output, PyTree
 
 LAYERS = (nnx.Linear, nnx.Conv)
@@ -68,7 +68,7 @@ def apply_fn(model: nnx.Module) -> ApplyFn:
         for name, value in mode.items():
             put_back.set_attributes(**{name: value}, raise_if_not_found=False)
         _tag_layers(put_back)
-        with tagged.capturing() as capture:
+        with treatment.capturing() as capture:
             logits = put_back(x, task, train) if whole else put_back(x)
         new = model_state
         if train:
@@ -152,7 +152,7 @@ def _layer_call(tag: Tag):
 
 def _norm_call(name: str, kind: str, path: tuple[str, ...]):
     def call(module, x, plain):
-        y, capture = plain(), tagged.active()
+        y, capture = plain(), treatment.active()
         if capture is None or not capture.is_here():
             return y
         return capture.normalise(name, kind, path, x, y)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.nn import capture, inspection
-from jaxcl.nn.tagged import Tag, is_channels_first, product
+from jaxcl.nn.products import Tag, is_channels_first, product
 from jaxcl.ops import convolution
 from jaxcl.ops.linalg import EXACT
 from jaxcl.ops.trees import leaf_names, starts_with

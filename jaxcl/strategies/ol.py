@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxcl.contract import Strategy, strategy
 from jaxcl.nn import inspection
 from jaxcl.nn.inspection import require_treatable
-from jaxcl.nn.tagged import is_channels_first
+from jaxcl.nn.products import is_channels_first
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
 from jaxcl.ops.sampling import batch_positions
 from jaxcl.ops.trees import leaf_names, starts_with, wide

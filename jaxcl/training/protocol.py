@@ -10,20 +10,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxcl.training.checkpoints import Checkpoints, Found
-from jaxcl.training.epoch import EpochMetrics
+from jaxcl.training.events import EpochDone, Interrupted, Started, TaskDone
 from jaxcl.training.fingerprint import code, fingerprint, versions
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
-from jaxcl.training.programs import make_programs
+from jaxcl.training.programs import Programs, make_programs
 from jaxcl.training.run_state import (
     Moment,
-    RunReport,
     RunState,
     Watch,
     fresh,
@@ -35,38 +34,6 @@ from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState, status_of
 
 
-class Started(NamedTuple):
-    """The run begins, or goes on at this task and epoch."""
-
-    task: int
-    epoch: int
-    resumed: bool
-    # What `about` said of each process the run went through, this one last; of equal
-    # ones in a row one, with their number as "starts".
-    sessions: tuple[Mapping[str, Any], ...] = ()
-
-
-class EpochDone(NamedTuple):
-    task: int
-    epoch: int
-    metrics: EpochMetrics  # numpy, each [S]
-    seconds: float
-
-
-class TaskDone(NamedTuple):
-    task: int
-    accuracy: np.ndarray  # [S, T, T] so far, NaN where not measured
-    baseline: np.ndarray  # [S, T]
-    status: tuple[str, ...]  # per seed: "ok" or "failed: task t, epoch e", 1-based
-    steps: np.ndarray  # [S]
-    seconds: float
-    report: RunReport
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
-
-
 def run(
     problem: Problem,
     *,
@@ -74,6 +41,7 @@ def run(
     save_every: float = 600.0,
     stop: Callable[[], bool] = lambda: False,
     mesh: SeedMesh | None = None,
+    programs: Programs | None = None,
     checked: bool = False,
     watch: Sequence[Watch] = (),
     identity: Mapping[str, str] = {},
@@ -92,6 +60,8 @@ def run(
       save_every: seconds.
       stop: asked after each epoch; True saves and raises `Interrupted`.
       mesh: where seeds run; by default laid over all devices.
+      programs: of `jaxcl.training.programs.make_programs` for this problem and mesh, so
+        that several runs of it in one process are compiled once; by default new ones.
       checked: whether `jaxcl.training.problem.validate` has passed the problem already.
       watch: functions that are shown every `Moment` of the run, before the state that
         follows from it is saved: what they write is there whenever a run goes on from
@@ -121,7 +91,11 @@ def run(
     me = {"code": code()} | dict(about or {"versions": versions()})
     try:
         found = store.find(strict=strict) if store else None
-        yield from _events(problem, store, found, me, save_every, stop, mesh, watch)
+        mesh = mesh or SeedMesh(len(problem.seeds), problem.seed_mode)
+        programs = programs or make_programs(problem, mesh)
+        yield from _events(
+            *(problem, store, found, me, save_every, stop, mesh, programs, watch)
+        )
     finally:
         if store:
             store.close()
@@ -134,14 +108,13 @@ def _events(
     me: Mapping[str, Any],
     save_every: float,
     stop: Callable[[], bool],
-    mesh: SeedMesh | None,
+    mesh: SeedMesh,
+    programs: Programs,
     watch: Sequence[Watch],
 ) -> Generator[Started | EpochDone | TaskDone, None, None]:
     """The events of a run whose state, if any, is in `store`; see `run`."""
     num_tasks, plan = problem.stream.num_tasks, problem.plan
     sessions = with_session(found.sessions if found else (), me)
-    mesh = mesh or SeedMesh(len(problem.seeds), problem.seed_mode)
-    programs = make_programs(problem, mesh)
     mine = mesh.spread(per_seed(problem))
     base = mesh.share(problem.stream.base)
 

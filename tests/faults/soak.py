@@ -26,7 +26,10 @@ from pathlib import Path
 
 if __name__ == "__main__":  # before JAX is imported
     # What a trial costs is compiling: as in tests/conftest.py, less of it and once.
-    less = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    less = (
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+        "--xla_cpu_use_fusion_emitters=false"
+    )
     os.environ["XLA_FLAGS"] = f"{less} {os.environ.get('XLA_FLAGS', '')}"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -29,6 +29,7 @@ assert last.task == 1 and np.isfinite(last.accuracy[:, -1]).all()
 """
 
 
+@pytest.mark.minutes
 @pytest.mark.parametrize("devices", [2, 4])
 @pytest.mark.parametrize("row", ["gpm"])
 def test_a_method_that_decomposes_ends_on_several_devices(row, devices):

@@ -21,6 +21,8 @@ from jaxcl.training import protocol
 from jaxcl.training.checkpoints import CheckpointError
 from tests.faults import injectors
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 ROOT = Path(__file__).parents[2]
 
 # --- files and locks, without a run

@@ -16,6 +16,8 @@ from jaxcl.training.describe import describe
 from jaxcl.training.protocol import TaskDone
 from tests.faults import injectors
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def run(problem, folder, **options):
     *_, last = protocol.run(problem, checkpoints=folder, **options)

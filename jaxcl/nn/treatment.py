@@ -1,0 +1,194 @@
+"""What is asked of a model's layers while it runs: captures and treatments.
+
+A capture is opened around a model's forward pass by an adapter's apply function; what
+it taps, computes otherwise and gates stands in the treatments that `treated` has put
+around that function. Layers come to it through `jaxcl.nn.tagged`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import jax
+from jax.extend.core import get_opaque_trace_state
+
+from jaxcl.nn.products import Tag, is_channels_first, stand_in, with_bias
+from jaxcl.types import ApplyFn, LayerSpec, Output
+
+Gates = dict[str, jax.Array]
+Swaps = dict[str, tuple[LayerSpec, Callable[..., jax.Array]]]
+
+
+class Call(NamedTuple):
+    """A layer met in a capture."""
+
+    tag: Tag
+    x: jax.Array
+    kernel: jax.Array
+    bias: jax.Array | None
+    y: jax.Array
+
+
+class NormCall(NamedTuple):
+    """A normalisation met in a capture."""
+
+    name: str
+    kind: str
+    path: tuple[str, ...]
+    follows: str | None
+    y: jax.Array
+
+
+class Treatment(NamedTuple):
+    """What is asked of layers, by name, for one call of an apply function."""
+
+    swaps: Swaps
+    gates: Gates
+    met: set[str]
+
+
+_TREATMENTS: ContextVar[tuple[Treatment, ...]] = ContextVar("treatments", default=())
+_CAPTURE: ContextVar[Capture | None] = ContextVar("capture", default=None)
+_INSPECTED: ContextVar[list[Capture] | None] = ContextVar("inspected", default=None)
+
+
+class Capture:
+    """What one forward pass of a model has met; for the length of a trace."""
+
+    def __init__(self, treatments: Sequence[Treatment], inspected: bool):
+        self.taps: dict[str, jax.Array] = {}
+        self.calls: list[Call] = []
+        self.norms: list[NormCall] = []
+        self.elsewhere: dict[str, Tag] = {}  # layers met in other traces only
+        self._treatments = treatments
+        self._inspected = inspected
+        self._trace = get_opaque_trace_state()
+
+    def is_here(self) -> bool:
+        """Whether the code that runs belongs to the trace of the capture."""
+        return get_opaque_trace_state() == self._trace
+
+    def meet(self, tag: Tag, x, kernel, bias, compute, cast) -> jax.Array:
+        """Taps a layer and computes it, as the treatments will have it."""
+        self.elsewhere.pop(tag.name, None)
+        self.taps[tag.name] = x
+        if self._inspected:
+            y = compute() if tag.refusal else stand_in(tag, x, kernel, bias)
+            self.calls.append(Call(tag, x, kernel, bias, y))
+            return y
+        swapped = None
+        for treatment in self._treatments:
+            if tag.name in treatment.swaps:
+                treatment.met.add(tag.name)
+                swapped = treatment.swaps[tag.name]
+        if swapped is None:
+            y = compute()
+        else:
+            spec, product_of = swapped
+            x, kernel, bias = cast(x, kernel, bias) if cast else (x, kernel, bias)
+            y = with_bias(tag, product_of(spec, x, kernel), bias)
+        return self.gate(tag.name, y, 1 if is_channels_first(tag) else -1)
+
+    def normalise(self, name: str, kind: str, path, x, y) -> jax.Array:
+        """Notes a normalisation and gates its output, whose channels are last."""
+        if self._inspected:
+            read = [made.tag.name for made in self.calls if made.y is x]
+            follows = read[-1] if read else None
+            self.norms.append(NormCall(name, kind, path, follows, y))
+        return self.gate(name, y, -1)
+
+    def gate(self, name: str, y: jax.Array, channels: int) -> jax.Array:
+        """Multiplies an output by the gates that treatments have for its name."""
+        for treatment in reversed(self._treatments):
+            a = treatment.gates.get(name)
+            if a is not None:
+                treatment.met.add(name)
+                y = _scale(y, a, channels)
+        return y
+
+
+def active() -> Capture | None:
+    """The capture that is open around the code that runs."""
+    return _CAPTURE.get()
+
+
+@contextmanager
+def capturing() -> Iterator[Capture]:
+    """Opens a capture around a model's forward pass; an adapter's apply function does.
+
+    The treatments around the apply function hold in it.
+    """
+    inspected = _INSPECTED.get()
+    capture = Capture(_TREATMENTS.get(), inspected is not None)
+    if inspected is not None:
+        inspected.append(capture)
+    token = _CAPTURE.set(capture)
+    try:
+        yield capture
+    finally:
+        _CAPTURE.reset(token)
+
+
+@contextmanager
+def inspecting() -> Iterator[list[Capture]]:
+    """Captures opened within hold a `Call` for each layer, in the order they run.
+
+    In place of a layer's product stands an array of zeros of its own: whatever still
+    reads a kernel is not its layer, and what is between two layers can be followed.
+    """
+    found: list[Capture] = []
+    token = _INSPECTED.set(found)
+    try:
+        yield found
+    finally:
+        _INSPECTED.reset(token)
+
+
+def treated(
+    apply_fn: ApplyFn,
+    make: Callable[[jax.Array, bool], tuple[Swaps, Gates]],
+) -> ApplyFn:
+    """An apply function whose layers are treated.
+
+    Args:
+      apply_fn: an adapter's, wrapped or not.
+      make: ``(task int32[B], train) -> (swaps, gates)``, by layer name.
+
+    Returns:
+      The apply function. It raises a ValueError that names the layers which a swap or
+      a gate was for and which the model does not compute by `dense` or `conv` where a
+      capture sees it: nothing is left untreated without a word.
+    """
+
+    def apply(net, model_state, x, task, key, train) -> Output:
+        swaps, gates = make(task, train)
+        treatment = Treatment(swaps, gates, set())
+        token = _TREATMENTS.set((*_TREATMENTS.get(), treatment))
+        try:
+            out = apply_fn(net, model_state, x, task, key, train)
+        finally:
+            _TREATMENTS.reset(token)
+        missed = [name for name in {**swaps, **gates} if name not in treatment.met]
+        if missed:
+            raise ValueError(
+                f"layer {', '.join(map(repr, missed))} is to be treated, but the model "
+                "does not compute it where it can be: through jaxcl.nn.dense or conv, "
+                "or as a Dense, Conv or Linear module of an adapter, and not inside "
+                "jit, scan or checkpoint"
+            )
+        return out
+
+    return apply
+
+
+def _scale(y: jax.Array, a: jax.Array, channels: int) -> jax.Array:
+    """The product of units and gates, in the wider dtype, given back in the units'."""
+    inner = (1,) * (y.ndim - 2)
+    if channels == 1:
+        a = a.reshape(*a.shape, *inner)
+    elif a.ndim == 2:
+        a = a.reshape(a.shape[0], *inner, a.shape[1])
+    return (y * a).astype(y.dtype)

@@ -1,0 +1,137 @@
+"""A training loop of one's own, as the contract suite runs it and looks into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcl.contract import Strategy
+from jaxcl.hooks import (
+    OptState,
+    after_task,
+    init_params,
+    transform_loss,
+    transform_optimizer,
+)
+from jaxcl.inputs import array_data, context
+from jaxcl.nn import capture
+from jaxcl.testing.problem import BATCH, TASKS, small_problem
+from jaxcl.training.problem import make_setup
+from jaxcl.types import Params, PyTree, Setup
+
+
+class Moment(NamedTuple):
+    """What somebody's own loop holds after a step or a task, or at the start."""
+
+    tree: PyTree  # the parameters and the optimizer's state, as shapes and dtypes
+    finite: bool  # the network's parameters
+    twice: dict[str, str]  # a leaf -> the leaf before it that has the same buffer
+
+
+def own_loop(
+    make_method: Callable[[Setup], Strategy], optimizer: optax.GradientTransformation
+) -> tuple[list[Moment], Exception | None]:
+    """Three tasks of two jitted steps that donate all they have.
+
+    Returns:
+      What the loop held at the start, after each step and after each task, and what
+      ended it early, if anything did: a second trace, a buffer that was donated twice.
+    """
+    seen: list[Moment] = []
+    try:
+        for params, opt_state in _run(make_method, optimizer):
+            seen.append(_moment(params, opt_state))
+    except Exception as error:
+        return seen, error
+    return seen, None
+
+
+def _run(
+    make_method: Callable[[Setup], Strategy], optimizer: optax.GradientTransformation
+) -> Iterator[tuple[Params, OptState]]:
+    setup, net, model_state = parts()
+    method = make_method(setup)
+    params, opt_state, tx = start(method, optimizer, setup, net)
+    chex.clear_trace_counter()  # it counts over all tests
+    counted = chex.assert_max_traces(make_step(method, tx, setup), n=1)
+    step = jax.jit(counted, donate_argnums=(0, 1))
+    x, y = examples()
+    yield params, opt_state
+    for task in range(TASKS):
+        data = array_data(x, y + 2 * task, task)
+        cache = method.before_task(opt_state.strategy, data)
+        for i in range(2):
+            rows = slice(i * BATCH, (i + 1) * BATCH)
+            ctx = context(x[rows], y[rows] + 2 * task, task=task, cache=cache)
+            params, opt_state = step(params, opt_state, ctx)
+            yield params, opt_state
+        params, opt_state = after_task(
+            method, params, opt_state, data, task=task, model_state=model_state
+        )
+        yield params, opt_state
+
+
+def _moment(params: Params, opt_state: OptState) -> Moment:
+    held, twice = {}, {}
+    for path, leaf in jax.tree.leaves_with_path((params, opt_state.strategy)):
+        where, pointer = jax.tree_util.keystr(path), _pointer(leaf)
+        if pointer is not None:
+            first = held.setdefault(pointer, where)
+            if first != where:
+                twice[where] = first
+    leaves = jax.tree.leaves(params.net)
+    return Moment(
+        tree=jax.tree.map(jax.typeof, (params, opt_state)),
+        finite=all(np.isfinite(leaf).all() for leaf in map(np.asarray, leaves)),
+        twice=twice,
+    )
+
+
+def parts() -> tuple[Setup, PyTree, PyTree]:
+    """Setup, network and running statistics of the small problem."""
+    problem = small_problem()
+    setup = make_setup(problem.model, problem.stream, BATCH)
+    init = capture.init_fn(problem.model, setup.example)
+    return setup, *init(jax.random.key(0))
+
+
+def examples() -> tuple[jax.Array, jax.Array]:
+    """24 inputs of task 0, and their targets; a later task's are two more each."""
+    return jax.random.normal(jax.random.key(1), (24, 4, 4, 1)), jnp.arange(24) % 2
+
+
+def start(
+    method: Strategy,
+    optimizer: optax.GradientTransformation,
+    setup: Setup,
+    net: PyTree,
+) -> tuple[Params, OptState, optax.GradientTransformationExtraArgs]:
+    tx = transform_optimizer(method, optimizer, setup)
+    params = init_params(method, jax.random.key(2), net)
+    return params, cast(OptState, tx.init(params)), tx
+
+
+def make_step(
+    method: Strategy, tx: optax.GradientTransformationExtraArgs, setup: Setup
+) -> Callable[..., tuple[Params, OptState]]:
+    gradient = jax.grad(transform_loss(method, setup), has_aux=True)
+
+    def step(params, opt_state, ctx):
+        grads, out = gradient(params, opt_state.strategy, ctx)
+        updates, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
+        new = cast(Params, optax.apply_updates(params, updates))
+        return new, cast(OptState, opt_state)
+
+    return step
+
+
+def _pointer(leaf: jax.Array) -> int | None:
+    """Where a leaf lies in memory; None of one that has no elements, or is a key."""
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf.unsafe_buffer_pointer() if leaf.size and not is_key else None
