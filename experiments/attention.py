@@ -160,17 +160,35 @@ def main(argv: Sequence[str]) -> int:
     except Interrupted:
         return launch.stopped(Path(_WORKDIR.value or "results/attention"))
     try:
-        return _show(runs, machine.writable(workdir))
+        show(runs, machine.writable(workdir), _IMAGES.value, _MEASURED.value)
     except FileNotFoundError as error:  # weights that a run did not keep
         raise machine.UsageError(str(error)) from error
+    return 0
 
 
-def _show(runs: Mapping[str, Run], workdir: Path) -> int:
+def show(
+    runs: Mapping[str, Run], workdir: Path, images: Sequence[str] | None, measured: int
+) -> dict[str, Any]:
+    """Measures the maps of two runs, writes the picture and prints its table.
+
+    Args:
+      runs: row -> its run.
+      workdir: exists.
+      images: places of those shown among the test images of task 1, None for four.
+      measured: over how many images agreements are taken.
+
+    Returns:
+      The numbers of the picture.
+
+    Raises:
+      UsageError: the maps of these runs cannot be compared.
+      FileNotFoundError: weights were not kept.
+    """
     alike = require_pair(runs)
     first = next(iter(runs.values()))
     x, y = first.data(first.seeds[0], 0, "test")
-    given = _places(_IMAGES.value, len(x))
-    spread = np.linspace(0, len(x) - 1, min(_MEASURED.value, len(x))).astype(int)
+    given = _places(images, len(x))
+    spread = np.linspace(0, len(x) - 1, min(measured, len(x))).astype(int)
     maps, seconds = measure(runs, [*given, *spread], workdir / "attention.npz")
     shown = len(given)
     found = numbers({row: m.maps[:, :, shown:] for row, m in maps.items()}, alike)
@@ -201,7 +219,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
         )
         picture.write(workdir, "attention", made, about)
         print(f"{table(found)}\npicture and numbers: {workdir}")
-    return 0
+    return about
 
 
 def _places(given: Sequence[str] | None, count: int) -> list[int]:
