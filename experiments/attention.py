@@ -25,7 +25,6 @@ which the same command goes on from.
 
 from __future__ import annotations
 
-import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -44,54 +43,12 @@ from .reporting import picture
 from .reporting.attention_figure import Curve, Seen, draw
 from .reporting.style import SPARE
 from .runs import machine, rows
-from .runs.maps import agreement, measure, require_pair, window_of
+from .runs.maps import measure, numbers, require_pair, window_of
 from .runs.opened import Run
 
 ROWS = ("bp", "hat")
 PAIR = "both methods, one seed"
 OTHER = "two different images"
-
-
-def numbers(maps: Mapping[str, np.ndarray], alike: bool) -> dict[str, Any]:
-    """Mean agreements after each task, over images and seeds.
-
-    Args:
-      maps: row -> its maps [S, T, N, h, w]; two rows.
-      alike: whether all seeds have the same images.
-
-    Returns:
-      "between_methods", and by row "with_task_1", "between_seeds" and "other_image";
-      each [T], None where all maps are flat, empty where there is nothing to compare.
-    """
-    first, second = maps.values()
-    pairs = list(itertools.combinations(range(len(first)), 2)) if alike else []
-    half = first.shape[2] // 2  # further on: of another class, if they lie by class
-
-    def between(m: np.ndarray) -> list[float | None]:
-        if not pairs:
-            return []
-        return _means(np.stack([agreement(m[i], m[j]) for i, j in pairs]))
-
-    def with_first(m: np.ndarray) -> np.ndarray:
-        return agreement(np.broadcast_to(m[:, :1], m.shape), m)
-
-    return {
-        "with_task_1": {row: _means(with_first(m)) for row, m in maps.items()},
-        "between_methods": _means(agreement(first, second)),
-        "between_seeds": {row: between(m) for row, m in maps.items()},
-        "other_image": {
-            row: _means(agreement(m, np.roll(m, half, axis=2)))
-            for row, m in maps.items()
-        },
-    }
-
-
-def _means(values: np.ndarray) -> list[float | None]:
-    """[S, T, N] -> [T]; a flat map, which has no ranks, is left out."""
-    known = np.isfinite(values)
-    count = known.sum((0, 2))
-    total = np.where(known, values, 0).sum((0, 2))
-    return [float(t / n) if n else None for t, n in zip(total, count, strict=True)]
 
 
 def curves_of(found: Mapping[str, Any], colours: Mapping[str, str]):
@@ -160,17 +117,35 @@ def main(argv: Sequence[str]) -> int:
     except Interrupted:
         return launch.stopped(Path(_WORKDIR.value or "results/attention"))
     try:
-        return _show(runs, machine.writable(workdir))
+        show(runs, machine.writable(workdir), _IMAGES.value, _MEASURED.value)
     except FileNotFoundError as error:  # weights that a run did not keep
         raise machine.UsageError(str(error)) from error
+    return 0
 
 
-def _show(runs: Mapping[str, Run], workdir: Path) -> int:
+def show(
+    runs: Mapping[str, Run], workdir: Path, images: Sequence[str] | None, measured: int
+) -> dict[str, Any]:
+    """Measures the maps of two runs, writes the picture and prints its table.
+
+    Args:
+      runs: row -> its run.
+      workdir: exists.
+      images: places of those shown among the test images of task 1, None for four.
+      measured: over how many images agreements are taken.
+
+    Returns:
+      The numbers of the picture.
+
+    Raises:
+      UsageError: the maps of these runs cannot be compared.
+      FileNotFoundError: weights were not kept.
+    """
     alike = require_pair(runs)
     first = next(iter(runs.values()))
     x, y = first.data(first.seeds[0], 0, "test")
-    given = _places(_IMAGES.value, len(x))
-    spread = np.linspace(0, len(x) - 1, min(_MEASURED.value, len(x))).astype(int)
+    given = _places(images, len(x))
+    spread = np.linspace(0, len(x) - 1, min(measured, len(x))).astype(int)
     maps, seconds = measure(runs, [*given, *spread], workdir / "attention.npz")
     shown = len(given)
     found = numbers({row: m.maps[:, :, shown:] for row, m in maps.items()}, alike)
@@ -201,7 +176,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
         )
         picture.write(workdir, "attention", made, about)
         print(f"{table(found)}\npicture and numbers: {workdir}")
-    return 0
+    return about
 
 
 def _places(given: Sequence[str] | None, count: int) -> list[int]:

@@ -158,12 +158,30 @@ def main(argv: Sequence[str]) -> int:
     except Interrupted:
         return launch.stopped(Path(_WORKDIR.value or "results/plane"))
     try:
-        return _show(runs, machine.writable(workdir))
+        show(runs, machine.writable(workdir), _SEED.value, _POINTS.value)
     except FileNotFoundError as error:  # weights that a run did not keep
         raise machine.UsageError(str(error)) from error
+    return 0
 
 
-def _show(runs: Mapping[str, Run], workdir: Path) -> int:
+def show(
+    runs: Mapping[str, Run], workdir: Path, seed: int | None, points: int
+) -> dict[str, Any]:
+    """Measures the plane of runs, writes the picture and prints its table.
+
+    Args:
+      runs: row -> its run, one of them joint.
+      workdir: exists.
+      seed: which, None the first.
+      points: of the grid, along its longer side.
+
+    Returns:
+      The numbers of the picture.
+
+    Raises:
+      UsageError: there is no plane through these runs.
+      FileNotFoundError: weights were not kept.
+    """
     joint = [row for row, run in runs.items() if run.config.joint]
     first = next((row for row in runs if row not in joint), None)
     if len(joint) != 1 or first is None:
@@ -172,7 +190,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
             f"{', '.join(runs)}: name one of each"
         )
     base = runs[first]
-    seed = base.seeds[0] if _SEED.value is None else _SEED.value
+    seed = base.seeds[0] if seed is None else seed
     runs = {first: base, **runs}
     tasks = tasks_of(base, seed)
     require_alike(runs, seed, tasks)
@@ -188,7 +206,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
         )
     walks = walks_of(runs, seed, plane, tasks)
     at = np.array([place_in(plane, w.params.net).coordinates for w in corners], float)
-    x, y = grid_of(np.concatenate([at, *(w.xy for w in walks.values())]), _POINTS.value)
+    x, y = grid_of(np.concatenate([at, *(w.xy for w in walks.values())]), points)
     accuracy, seconds = measure(plane, x, y, tasks, workdir / "plane.npz")
     surface = Surface(x, y, accuracy, at)
     shown = facts(surface, walks, plane, tasks)
@@ -199,7 +217,7 @@ def _show(runs: Mapping[str, Run], workdir: Path) -> int:
         made = partial(draw, surface, list(walks.values()), name)
         picture.write(workdir, "plane", made, about | shown)
         print(f"{table(shown)}\npicture and numbers: {workdir}")
-    return 0
+    return shown
 
 
 if __name__ == "__main__":

@@ -86,6 +86,12 @@ FIELDS: dict[str, Field] = {
     "data.tasks": Field(
         None, tuple[Natural, Count] | None, "(first, stop) of the stream's; None: all"
     ),
+    "data.label_noise": Field(
+        0.0, schema.Part, "of each class's training labels are another's"
+    ),
+    "data.confusion": Field(
+        None, tuple | None, "pairs (class, what it is called); None: any other"
+    ),
     "data.mean": Field(
         None, _Channels | None, "per channel, in [0, 1]; None: the data's"
     ),

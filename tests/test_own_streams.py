@@ -274,3 +274,85 @@ def test_off_leaves_the_program_as_it_was():
         args = (seed, (mine, cache), (base, zero, zero, zero))
         texts.append(programs.epoch.lower(*args).as_text())
     assert texts[0] == texts[1] != texts[2]
+
+
+# --- Labels that contradict -----------------------------------------------------------
+
+
+def labels_of(stream, part, task, seed):
+    """The labels that a seed is given of a task's examples, and the data set's own."""
+    mine = jax.tree.map(lambda leaf: leaf[seed], stream.per_seed)
+    rows = getattr(mine, part)
+    index = rows.index[rows.offset[task] : rows.offset[task + 1]]
+    data = stream.view(stream.base, mine, part, task)
+    given = np.asarray(data.take(np.arange(int(data.size))).y)
+    own = stream.base.test_y if part == "test" else stream.base.train_y
+    return given, mine.label[task][own[index]]
+
+
+@pytest.mark.parametrize("kind", ["split", "permuted"])
+def test_a_share_of_each_class_is_called_another_of_its_task(blobs, kind):
+    options = dict(kind=kind, scenario="task", num_tasks=2, label_noise=0.3)
+    options |= {"first_permuted": True} if kind == "permuted" else {}
+    stream = make_stream(blobs, (0, 1), **options)
+    clean = make_stream(blobs, (0, 1), **options | {"label_noise": 0.0})
+    changed = []
+    for seed in (0, 1):
+        for task in (0, 1):
+            given, own = labels_of(stream, "train", task, seed)
+            for label in np.unique(own):
+                wrong = given[own == label] != label
+                assert wrong.sum() == round(0.3 * len(wrong))
+            assert set(given) == set(own)  # of the task, and all of it is met
+            assert len(set(given[given != own])) == len(set(own))
+            same, truth = labels_of(stream, "test", task, seed)
+            np.testing.assert_array_equal(same, truth)
+            # What else a seed draws is what it draws without noise.
+            np.testing.assert_array_equal(labels_of(clean, "train", task, seed)[0], own)
+        changed.append(stream.per_seed.noisy[seed])
+    assert (changed[0] != changed[1]).any()
+    alone = make_stream(blobs, (1,), **options)
+    np.testing.assert_array_equal(alone.per_seed.noisy[0], changed[1])
+
+
+def test_a_confusion_table_changes_its_classes_alone(blobs):
+    names = blobs.class_names
+    table = ((names[0], names[1]), (4, 5))
+    options = dict(kind="split", scenario="class", num_tasks=2, valid_fraction=0.25)
+    stream = make_stream(blobs, (3,), label_noise=0.5, confusion=table, **options)
+    noisy, own = stream.per_seed.noisy[0], np.asarray(blobs.train_y)
+    moved = {(a, b) for a, b in zip(own, noisy, strict=True) if a != b}
+    assert moved == {(0, 1), (4, 5)}
+    for label in (0, 4):
+        assert (noisy[own == label] != label).sum() == round(0.5 * (own == label).sum())
+    given, truth = (
+        np.concatenate(both)
+        for both in zip(
+            *(labels_of(stream, part, 0, 0) for part in ("train", "valid")), strict=True
+        )
+    )
+    assert (given != truth).sum() == (noisy != own)[own < 3].sum()
+    # The same noise in part of the stream.
+    second = stream.between(1, 2)
+    np.testing.assert_array_equal(
+        labels_of(second, "train", 0, 0)[0], labels_of(stream, "train", 1, 0)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"confusion": ((0, 1),)}, "needs a label_noise above 0"),
+        ({"label_noise": 1.0}, r"label_noise must lie in \[0, 1\), got 1.0"),
+        ({"label_noise": 0.2, "confusion": ((0, 3),)}, "class 0 would be called 3"),
+        ({"label_noise": 0.2, "confusion": ((1, 1),)}, "confused with itself"),
+        ({"label_noise": 0.2, "confusion": ((1, 9),)}, "no class 9"),
+        ({"label_noise": 0.2, "confusion": ((1, 0), (1, 2))}, "class 1 is there twice"),
+        ({"label_noise": 0.2, "confusion": ((1, 0, 2),)}, "pairs"),
+        ({"label_noise": 0.2, "num_tasks": 6}, "two classes per task"),
+    ],
+)
+def test_noise_that_cannot_be_drawn_is_refused(blobs, options, told):
+    fixed = {"kind": "split", "scenario": "task", "num_tasks": 2}
+    with pytest.raises(ValueError, match=told):
+        make_stream(blobs, (0,), **fixed | options)

@@ -1,10 +1,15 @@
 """The plane and the attention: their pure parts in float64, and their commands."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from scipy import stats
 
+from configs import digits
+from experiments import attention, plane
+from experiments.runs import arrays, landscape, machine, maps, rows
 from jaxcl import features
 
 
@@ -91,3 +96,239 @@ def test_rank_correlation_of_equal_opposite_and_flat_maps():
     assert np.isnan(features.rank_correlation(a, np.zeros_like(a))).all()
     with pytest.raises(ValueError, match=r"\(2, 3, 3\) and \(3, 3\)"):
         features.rank_correlation(a, a[0])
+
+
+# --- The commands ---------------------------------------------------------------------
+
+FIELDS = {
+    "seeds": (3, 5),
+    "data.num_tasks": 2,
+    "data.train_per_task": 60,
+    "train.epochs": 2,
+    "train.select": "last",
+    "keep_weights": "epochs",
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Of digits: row -> run."""
+    found = [digits.get_config(row) for row in ("bp", "joint", "hat")]
+    for config in found:
+        config.update_from_flattened_dict(FIELDS)
+    return rows.trained(found, tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def planar(runs):
+    return {row: runs[row] for row in ("bp", "joint")}
+
+
+@pytest.fixture(scope="module")
+def shown(planar, tmp_path_factory):
+    """The plane's numbers as written, and the folder."""
+    workdir = tmp_path_factory.mktemp("plane")
+    plane.show(planar, workdir, 5, 5)
+    return json.loads((workdir / "plane.json").read_text()), workdir
+
+
+def test_the_plane_goes_through_the_three_networks(planar, shown):
+    found, _ = shown
+    bp, joint = planar.values()
+    for row, run in planar.items():
+        own = found["rows"][row]
+        # Of each network itself: what the run has measured.
+        np.testing.assert_allclose(own["accuracy"], run.result.matrix[1, 1], atol=1e-6)
+        # Both begin and end in corners, and nothing of those is outside.
+        np.testing.assert_allclose(own["path"][0], 0, atol=1e-6)
+        assert own["outside"][0] == 0 and own["outside"][-1] < 1e-6
+        assert len(own["path"]) == 1 + 2 + 1
+        shadow = own["nearest_point_accuracy"]
+        np.testing.assert_allclose(shadow, own["accuracy"], atol=0.02)
+    corners = [flat(run.weights(5, 1).params.net) for run in (bp, joint)]
+    start = flat(bp.weights(5, 0).params.net)
+    lengths = [np.linalg.norm(corner - start) for corner in corners]
+    at = np.array([found["corners"][name] for name in ("task_2", "joint")])
+    np.testing.assert_allclose(np.linalg.norm(at, axis=1), lengths, rtol=1e-5)
+    assert at[0, 1] < 1e-6 < at[1, 1]
+
+
+def test_the_height_of_the_plane_is_the_accuracy_there(planar, shown):
+    found, _ = shown
+    bp = planar["bp"]
+    start = flat(bp.weights(5, 0).params.net)
+    ends = [flat(run.weights(5, 1).params.net) for run in planar.values()]
+    e1, e2 = axes_of(start, *ends)
+    like, treedef = jax.tree.flatten(bp.weights(5, 1).params.net)
+    i, j = 1, 3
+    point = start + found["x"][j] * e1 + found["y"][i] * e2
+    parts = np.split(point, np.cumsum([leaf.size for leaf in like])[:-1])
+    net = treedef.unflatten(
+        [np.float32(v.reshape(leaf.shape)) for v, leaf in zip(parts, like, strict=True)]
+    )
+    weights = bp.weights(5, 1)
+    weights = weights._replace(params=weights.params._replace(net=net))
+    for task in (0, 1):
+        x, y = bp.data(5, task)
+        mask = np.asarray(bp.problem.stream.logit_mask)[task]
+        logits = np.where(mask, bp.apply(weights, x, task).logits, -np.inf)
+        expected = np.mean(logits.argmax(1) == y)
+        assert abs(found["accuracy"][task][i][j] - expected) < 1.5 / len(y)
+    mean = np.mean(found["accuracy"], axis=0)
+    assert np.mean(found["best_of_the_plane"]["accuracy"]) == mean.max()
+
+
+def test_what_is_measured_of_a_plane_is_not_measured_again(
+    planar, shown, monkeypatch, tmp_path
+):
+    found, workdir = shown
+    for kind in ("png", "svg"):
+        assert (workdir / f"plane.{kind}").stat().st_size > 5000
+    for key in ("arguments", "runs", "measured_with", "seconds_of_the_plane"):
+        assert key in found
+    asked = []
+    real = landscape.tasks_of
+
+    def counted(*given):
+        tasks = real(*given)
+        return tasks._replace(accuracy=lambda w: asked.append(w) or tasks.accuracy(w))
+
+    monkeypatch.setattr(plane, "tasks_of", counted)
+    again = plane.show(planar, workdir, 5, 5)
+    assert again["accuracy"] == found["accuracy"]
+    assert len(asked) == 2 * len(planar)  # the ends of paths and their shadows
+    # Half of it measured: the other half is.
+    file = workdir / "plane.npz"
+    held = arrays.load(file)
+    held["accuracy"][:, 0] = np.nan
+    arrays.save(tmp_path / "plane.npz", held)
+    asked.clear()
+    assert plane.show(planar, tmp_path, 5, 5)["accuracy"] == found["accuracy"]
+    assert len(asked) == 2 * len(planar) + len(found["x"])
+
+
+def test_a_grid_of_squares_holds_all_that_is_drawn():
+    drawn = np.array([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]])
+    x, y = landscape.grid_of(drawn, 11)
+    np.testing.assert_allclose(np.diff(x), np.diff(x)[0])
+    np.testing.assert_allclose(np.diff(y), np.diff(x)[0])
+    assert len(x) == 11 and x[0] == -0.6 and abs(x[-1] - 4.6) < 1e-9
+    assert y[0] == -0.6 and 1.6 <= y[-1] < 1.6 + np.diff(y)[0]
+
+
+@pytest.mark.parametrize(
+    "named, told",
+    [
+        (("bp", "hat", "joint"), "HAT answers by more than its weights"),
+        (("bp",), "name one of each"),
+        (("joint",), "name one of each"),
+    ],
+)
+def test_what_has_no_plane_is_refused(runs, tmp_path, named, told):
+    with pytest.raises(machine.UsageError, match=told):
+        plane.show({row: runs[row] for row in named}, tmp_path, None, 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_are_found_in_folders(runs, tmp_path):
+    found = rows.given([str(runs["hat"].workdir), str(runs["bp"].workdir)])
+    assert list(found) == ["hat", "bp"]
+    with pytest.raises(machine.UsageError, match="are both of row 'bp'"):
+        rows.given([str(runs["bp"].workdir)] * 2)
+    with pytest.raises(machine.UsageError, match="no run's folder"):
+        rows.given([str(tmp_path)])
+
+
+@pytest.fixture(scope="module")
+def looked(runs, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("attention")
+    pair = {row: runs[row] for row in ("bp", "hat")}
+    return attention.show(pair, workdir, ["0", "5"], 20), workdir
+
+
+def test_maps_are_what_covering_takes_from_the_probability(runs, looked):
+    """Of one image, square by square, through the run's own forward pass."""
+    run, (_, workdir) = runs["hat"], looked
+    held = arrays.load(workdir / "attention.npz")
+    (name,) = [name for name in held if name.startswith("maps/hat/5/1/")]
+    x, y = run.data(5, 0)
+    weights = run.weights(5, 1)
+    mask = np.asarray(run.problem.stream.logit_mask)[0]
+
+    def known(image):
+        logits = np.asarray(run.apply(weights, image[None], 0, current=1).logits[0])
+        logits = np.float64(logits[mask])
+        right = int(np.flatnonzero(mask).tolist().index(y[5]))
+        return logits[right] - np.log(np.exp(logits).sum())
+
+    assert held[name].shape == (2 + 20, 7, 7)  # squares of 2 at every pixel of 8 × 8
+    for r, c in ((0, 0), (3, 4), (6, 6)):
+        covered = x[5].copy()
+        covered[r : r + 2, c : c + 2] = 0
+        expected = known(x[5]) - known(covered)
+        np.testing.assert_allclose(held[name][1, r, c], expected, atol=2e-5)
+    chance = held[name.replace("maps/", "chance/")][1]
+    np.testing.assert_allclose(chance, np.exp(known(x[5])), atol=1e-5)
+
+
+def test_hat_looks_where_it_looked_and_seeds_are_compared(looked):
+    found, workdir = looked
+    agreement = found["agreement"]
+    # Its gates of task 1 and what they let through stay as they were.
+    np.testing.assert_allclose(agreement["with_task_1"]["hat"], [1, 1], atol=1e-4)
+    assert agreement["with_task_1"]["bp"][0] > 1 - 1e-6
+    assert agreement["with_task_1"]["bp"][1] < 1 - 1e-3
+    for row in ("bp", "hat"):
+        assert len(agreement["between_seeds"][row]) == 2
+        other, seeds = agreement["other_image"][row], agreement["between_seeds"][row]
+        assert all(abs(v) < 1 for v in other + seeds)
+    assert json.loads((workdir / "attention.json").read_text())["images"] == [0, 5]
+    assert (workdir / "attention.png").stat().st_size > 5000
+    assert (workdir / "attention.svg").stat().st_size > 5000
+
+
+def test_maps_that_are_measured_are_not_measured_again(runs, looked, monkeypatch):
+    found, workdir = looked
+
+    def never(run):
+        return lambda *given: pytest.fail("measured again")
+
+    monkeypatch.setattr(maps, "_maps_of", never)
+    pair = {row: runs[row] for row in ("bp", "hat")}
+    assert (
+        attention.show(pair, workdir, ["0", "5"], 20)["agreement"]
+        == (found["agreement"])
+    )
+
+
+def test_agreements_by_hand():
+    """Means over images and seeds of Spearman's ρ, flat maps left out."""
+    rng = np.random.default_rng(5)
+    a, b = (np.float32(rng.normal(size=(2, 3, 4, 5, 5))) for _ in range(2))
+    a[0, 1, 2] = 0.0
+    found = maps.numbers({"a": a, "b": b}, alike=True)
+
+    def rho(x, y):
+        return stats.spearmanr(x.ravel(), y.ravel()).statistic
+
+    between = [
+        [rho(a[s, t, n], b[s, t, n]) for s in (0, 1) for n in range(4)]
+        for t in range(3)
+    ]
+    np.testing.assert_allclose(
+        found["between_methods"], [np.nanmean(v) for v in between], atol=1e-6
+    )
+    seeds = [[rho(b[0, t, n], b[1, t, n]) for n in range(4)] for t in range(3)]
+    np.testing.assert_allclose(
+        found["between_seeds"]["b"], np.mean(seeds, 1), atol=1e-6
+    )
+    np.testing.assert_allclose(found["with_task_1"]["b"][0], 1, atol=1e-6)
+    assert maps.numbers({"a": a, "b": b}, alike=False)["between_seeds"]["a"] == []
+
+
+def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path):
+    pair = {row: runs[row] for row in ("bp", "hat")}
+    with pytest.raises(machine.UsageError, match="two methods are compared, got bp"):
+        attention.show({"bp": runs["bp"]}, tmp_path, None, 4)
+    with pytest.raises(machine.UsageError, match=r"places in 0\.\.\d+, got 99999"):
+        attention.show(pair, tmp_path, ["99999"], 4)

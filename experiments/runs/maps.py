@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -159,3 +160,45 @@ def _maps_of(run: Run):
 def agreement(a: NDArray, b: NDArray) -> NDArray[np.float32]:
     """The rank correlation of each pair of maps [..., h, w]; NaN of a flat one."""
     return np.asarray(jax.jit(rank_correlation)(a, b))
+
+
+def numbers(maps: Mapping[str, np.ndarray], alike: bool) -> dict[str, Any]:
+    """Mean agreements after each task, over images and seeds.
+
+    Args:
+      maps: row -> its maps [S, T, N, h, w]; two rows.
+      alike: whether all seeds have the same images.
+
+    Returns:
+      "between_methods", and by row "with_task_1", "between_seeds" and "other_image";
+      each [T], None where all maps are flat, empty where there is nothing to compare.
+    """
+    first, second = maps.values()
+    pairs = list(itertools.combinations(range(len(first)), 2)) if alike else []
+    half = first.shape[2] // 2  # further on: of another class, if they lie by class
+
+    def between(m: np.ndarray) -> list[float | None]:
+        if not pairs:
+            return []
+        return _means(np.stack([agreement(m[i], m[j]) for i, j in pairs]))
+
+    def with_first(m: np.ndarray) -> np.ndarray:
+        return agreement(np.broadcast_to(m[:, :1], m.shape), m)
+
+    return {
+        "with_task_1": {row: _means(with_first(m)) for row, m in maps.items()},
+        "between_methods": _means(agreement(first, second)),
+        "between_seeds": {row: between(m) for row, m in maps.items()},
+        "other_image": {
+            row: _means(agreement(m, np.roll(m, half, axis=2)))
+            for row, m in maps.items()
+        },
+    }
+
+
+def _means(values: np.ndarray) -> list[float | None]:
+    """[S, T, N] -> [T]; a flat map, which has no ranks, is left out."""
+    known = np.isfinite(values)
+    count = known.sum((0, 2))
+    total = np.where(known, values, 0).sum((0, 2))
+    return [float(t / n) if n else None for t, n in zip(total, count, strict=True)]

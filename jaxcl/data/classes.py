@@ -61,13 +61,13 @@ def cut_classes(
             f"task_classes must be num_tasks = {num_tasks} lists, none empty, got "
             f"{given}",
         )
-        labels = _numbers(names, list(chain(*given)), "task_classes")
+        labels = numbers_of(names, list(chain(*given)), "task_classes")
         return labels, [len(own) for own in given]
     labels = None if order == "seed" else np.arange(total)
     if isinstance(order, str) and order not in ORDERS:
         order = [part.strip() for part in order.split(",")]
     if not isinstance(order, str):
-        labels = _numbers(names, order, "class_order")
+        labels = numbers_of(names, order, "class_order")
         total = len(labels)
     sizes = _shared(total, num_tasks) if per_task is None else [per_task] * num_tasks
     require(
@@ -78,7 +78,7 @@ def cut_classes(
     return labels, sizes
 
 
-def _numbers(
+def numbers_of(
     names: Sequence[str], classes: Sequence[int | str], what: str
 ) -> np.ndarray:
     """Labels of classes that are named or numbered; a name goes before a number."""

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxcl.checks import require
+from jaxcl.data.noise import redrawn
 from jaxcl.data.stream import Part, SeedView
 
 
@@ -22,6 +23,7 @@ def seed_view(
     first_permuted,
     limits,
     angles,
+    noise,
 ) -> SeedView:
     total = len(source.class_names)
     order = rng.permutation(total) if order is None else order
@@ -57,7 +59,13 @@ def seed_view(
             keep = t == 0 and not first_permuted
             pixel[t] = np.arange(pixels) if keep else rng.permutation(pixels)
     angle = angles.of_seed(rng, num_tasks) if kind == "rotated" else ()
-    return SeedView(_part(train), _part(valid), _part(test), label, pixel, angle)
+    noisy: np.ndarray | tuple[()] = ()
+    if noise.share:
+        noisy = redrawn(
+            source.train_y, [np.flatnonzero(t >= 0) for t in label], noise, rng
+        )
+    parts = (_part(train), _part(valid), _part(test))
+    return SeedView(*parts, label, pixel, angle, noisy)
 
 
 def starts(sizes: list[int]) -> list[int]:

