@@ -42,6 +42,25 @@ def method_of(config: ConfigDict) -> strategies.Method:
     return found
 
 
+def set_field(config: ConfigDict, field: str, value: Any) -> None:
+    """Sets a field that a config has.
+
+    Raises:
+      ValueError: it has none of that name, or one of another type.
+    """
+    node: Any = config
+    for part in field.split("."):
+        if not isinstance(node, ConfigDict) or part not in node:
+            raise ValueError(f"{config.row or config.name}: no field {field}")
+        node = node[part]
+    try:
+        config.update_from_flattened_dict({field: value})
+    except TypeError as error:
+        raise ValueError(
+            f"{field} must be {type(node).__name__}, got {value!r}"
+        ) from error
+
+
 def in_effect(config: ConfigDict) -> str:
     """Every field of a config, one per line, as ``--config.FIELD`` names it."""
     lines = [f"# {config.name}, {config.row or config.strategy}"]
@@ -58,7 +77,7 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
       config: a `ConfigDict`, or what was read from a run's `config.json`.
     """
     fields = dict(flat(_as_json(config)))
-    return {**neutral(fields["strategy"]), **fields}
+    return {**neutral(fields.get("strategy", "finetune")), **fields}
 
 
 @functools.cache

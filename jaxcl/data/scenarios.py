@@ -7,7 +7,7 @@ from typing import Annotated
 import numpy as np
 
 from jaxcl import schema
-from jaxcl.checks import require, require_finite, require_range
+from jaxcl.checks import require, require_finite, require_range, require_room
 from jaxcl.data.draw import seed_view, stack_views, starts
 from jaxcl.data.sources import Source
 from jaxcl.data.stream import Base, Stream
@@ -88,6 +88,9 @@ def make_stream(
     sizes = _class_counts(
         source, kind, num_tasks, classes_per_task, class_order, first_permuted
     )
+    if kind == "permuted":  # of each seed and task all rows, and an order of pixels
+        each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
+        require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
     shape = source.train_x.shape[1:]
