@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
-from jaxcl import strategies
+from jaxcl import _interrupts, strategies
 from jaxcl.benchmark import load
 from jaxcl.data.cache import DataError, cache_root
 from jaxcl.fields import described, require_fields
@@ -266,6 +266,7 @@ def stopped(workdir: Path) -> int:
 def _guarded(main: Callable[[Sequence[str]], int | None]):
     def guarded(argv: Sequence[str]) -> int | None:
         try:
+            _interrupts.begun()
             prepare_jax()
             return main(argv)
         except TOLD as error:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import runpy
@@ -203,7 +202,7 @@ def test_twenty_as_processes(given):
             text=True,
         )
 
-    for pair in itertools.batched(lines, 2):
+    for pair in zip(lines[::2], lines[1::2], strict=True):
         for process in [start(line) for line in pair]:
             out, err = process.communicate(timeout=300)
             refused((process.returncode, out, err))

@@ -48,7 +48,7 @@ _HOSTS = {
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
     "cifar10": "https://www.cs.toronto.edu",
     "cifar100": "https://www.cs.toronto.edu",
-    "tiny_imagenet": "http://cs231n.stanford.edu",
+    "tiny_imagenet": "https://cs231n.stanford.edu",
 }
 SOURCES = frozenset({"digits", *_HOSTS})
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxcl.training.checkpoints import Checkpoints, Found
-from jaxcl.training.epoch import EpochMetrics
+from jaxcl.training.epoch import EpochMetrics, known
 from jaxcl.training.fingerprint import code, fingerprint, versions
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
@@ -197,7 +197,7 @@ def _events(
             trained, metrics = programs.epoch(
                 trained, (mine, cache), (*shared, number(epoch), longest)
             )
-            metrics = mesh.gather(metrics)
+            metrics = known(mesh.gather(metrics))
             state = state._replace(
                 epoch=np.int64(epoch + 1), steps=state.steps + metrics.steps
             )
