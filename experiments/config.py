@@ -15,6 +15,7 @@ from jaxcl import schema, strategies
 from jaxcl.benchmark import base, defaults, required
 from jaxcl.data import scenarios, sources
 from jaxcl.fields import flat, require_fields
+from jaxcl.nn.capture import LinenModel
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
@@ -194,15 +195,7 @@ def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
         if "num_tasks" in known and fields.get("norm") == "batch_per_task":
             fields.setdefault("num_tasks", stream.num_tasks)
     schema.require_all(f"{name}: ", fields, schema.kinds_of(build))
-    try:
-        return build(num_outputs=stream.num_outputs, **fields)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"model {name!r}, called with num_outputs={stream.num_outputs} and "
-            f"{fields}, raised {error!r}"
-        ) from error
+    return _made(name, build, {"num_outputs": stream.num_outputs} | fields, LinenModel)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -226,7 +219,10 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         decay = config.weight_decay
         core = [optax.add_decayed_weights(decay)] if decay else []
         if outside:
-            core.append(_outside(config.name, config.lr))
+            build = strategies.imported(config.name, "optimizer")
+            core.append(
+                _made(config.name, build, config.lr, optax.GradientTransformation)
+            )
         elif config.name == "adam":
             core.append(optax.adam(config.lr))
         else:
@@ -235,18 +231,14 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*clip, *core)
 
 
-def _outside(path: str, lr: float) -> optax.GradientTransformation:
-    """What an optimizer's factory from elsewhere makes of the learning rate."""
-    build = strategies.imported(path, "optimizer")
+def _made(name: str, build: Any, given: Any, kind: Any) -> Any:
+    """What a factory, which may be anybody's, makes of its fields or learning rate."""
     try:
-        made = build(lr)
+        made = build(**given) if isinstance(given, dict) else build(given)
+    except ValueError:
+        raise
     except Exception as error:
-        raise ValueError(
-            f"optimizer {path!r}, called with {lr}, raised {error!r}"
-        ) from error
-    if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(
-            f"optimizer {path!r} must make an optax.GradientTransformation of the "
-            f"learning rate, it made {made!r}"
-        )
+        raise ValueError(f"{name!r}, called with {given}, raised {error!r}") from error
+    if not isinstance(made, kind):
+        raise ValueError(f"{name!r} must make a {kind.__name__}, it made {made!r}")
     return made

@@ -295,7 +295,7 @@ def prepare_jax() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    except OSError:
+    except (OSError, DataError):
         pass  # compiling anew is slower, not wrong
     if _CLUSTER.value:
         jax.distributed.initialize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import numpy as np
@@ -91,6 +92,12 @@ def make_stream(
     if kind == "permuted":  # of each seed and task all rows, and an order of pixels
         each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
         require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
+    if scenario == "task" and max(sizes) == 1:
+        warnings.warn(
+            "one class per task and a head per task leave nothing to tell apart: every "
+            "accuracy will be 100 %",
+            stacklevel=2,
+        )
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
     shape = source.train_x.shape[1:]

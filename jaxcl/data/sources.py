@@ -87,7 +87,7 @@ def load(
     named = data_dir or os.environ.get("TFDS_DATA_DIR")
     if "://" in (named or ""):
         raise DataError(f"{name}: data_dir is {named!r}; it must be a local folder.")
-    root = Path(named or "~/tensorflow_datasets").expanduser().absolute()
+    root = cache.local(named or "~/tensorflow_datasets", "TFDS_DATA_DIR")
     prepared = _find_prepared(name, root, store)
     if prepared is None:
         copies = [] if named else _copies(store)
