@@ -15,6 +15,7 @@ from jaxcl import schema, strategies
 from jaxcl.benchmark import base, defaults, required
 from jaxcl.data import Reading, scenarios, sources
 from jaxcl.fields import flat, require_fields
+from jaxcl.nn.capture import LinenModel
 from jaxcl.nn.models import MODELS
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
@@ -42,6 +43,25 @@ def method_of(config: ConfigDict) -> strategies.Method:
     return found
 
 
+def set_field(config: ConfigDict, field: str, value: Any) -> None:
+    """Sets a field that a config has.
+
+    Raises:
+      ValueError: it has none of that name, or one of another type.
+    """
+    node: Any = config
+    for part in field.split("."):
+        if not isinstance(node, ConfigDict) or part not in node:
+            raise ValueError(f"{config.row or config.name}: no field {field}")
+        node = node[part]
+    try:
+        config.update_from_flattened_dict({field: value})
+    except TypeError as error:
+        raise ValueError(
+            f"{field} must be {type(node).__name__}, got {value!r}"
+        ) from error
+
+
 def in_effect(config: ConfigDict) -> str:
     """Every field of a config, one per line, as ``--config.FIELD`` names it."""
     lines = [f"# {config.name}, {config.row or config.strategy}"]
@@ -58,7 +78,7 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
       config: a `ConfigDict`, or what was read from a run's `config.json`.
     """
     fields = dict(flat(_as_json(config)))
-    return {**neutral(fields["strategy"]), **fields}
+    return {**neutral(fields.get("strategy", "finetune")), **fields}
 
 
 @functools.cache
@@ -176,15 +196,7 @@ def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
         if "num_tasks" in known and fields.get("norm") == "batch_per_task":
             fields.setdefault("num_tasks", stream.num_tasks)
     schema.require_all(f"{name}: ", fields, schema.kinds_of(build))
-    try:
-        return build(num_outputs=stream.num_outputs, **fields)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"model {name!r}, called with num_outputs={stream.num_outputs} and "
-            f"{fields}, raised {error!r}"
-        ) from error
+    return _made(name, build, {"num_outputs": stream.num_outputs} | fields, LinenModel)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -208,7 +220,10 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         decay = config.weight_decay
         core = [optax.add_decayed_weights(decay)] if decay else []
         if outside:
-            core.append(_outside(config.name, config.lr))
+            build = strategies.imported(config.name, "optimizer")
+            core.append(
+                _made(config.name, build, config.lr, optax.GradientTransformation)
+            )
         elif config.name == "adam":
             core.append(optax.adam(config.lr))
         else:
@@ -217,18 +232,14 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return optax.chain(*clip, *core)
 
 
-def _outside(path: str, lr: float) -> optax.GradientTransformation:
-    """What an optimizer's factory from elsewhere makes of the learning rate."""
-    build = strategies.imported(path, "optimizer")
+def _made(name: str, build: Any, given: Any, kind: Any) -> Any:
+    """What a factory, which may be anybody's, makes of its fields or learning rate."""
     try:
-        made = build(lr)
+        made = build(**given) if isinstance(given, dict) else build(given)
+    except ValueError:
+        raise
     except Exception as error:
-        raise ValueError(
-            f"optimizer {path!r}, called with {lr}, raised {error!r}"
-        ) from error
-    if not isinstance(made, optax.GradientTransformation):
-        raise ValueError(
-            f"optimizer {path!r} must make an optax.GradientTransformation of the "
-            f"learning rate, it made {made!r}"
-        )
+        raise ValueError(f"{name!r}, called with {given}, raised {error!r}") from error
+    if not isinstance(made, kind):
+        raise ValueError(f"{name!r} must make a {kind.__name__}, it made {made!r}")
     return made

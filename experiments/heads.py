@@ -25,7 +25,6 @@ results/heads/NAME); what is finished is not run again. The workdir gets `heads.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +42,8 @@ from jaxcl.training.protocol import Interrupted
 
 from . import launch
 from .config import folder
-from .reporting.style import DPI, STYLE
+from .reporting.style import DPI, STYLE, plain
+from .reporting.tables import escape, write_csv
 from .runs import machine
 from .runs.execute import execute, finished
 from .runs.opened import Run, load_run
@@ -146,7 +146,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
             values = 100 * np.array([seed[name] for seed in found])
             std = values.std(ddof=1) if len(values) > 1 else float("nan")
             cells.append(f"{values.mean():.2f} ± {std:.2f}")
-        lines.append(f"| {_label(row)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {escape(_label(row))} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -170,7 +170,7 @@ def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
         for y, found in enumerate(rows.values()):
             each = [100 * seed[name] for seed in found]
             ax.plot(each, [y] * len(each), "|", ms=5, color=look.get("color", "k"))
-    ax.set_yticks(range(len(rows)), [_label(row) for row in rows])
+    ax.set_yticks(range(len(rows)), [plain(_label(row)) for row in rows])
     ax.invert_yaxis()
     ax.set_xlabel("accuracy on all tasks after the last, %")
     figure.legend(fontsize=7, ncols=len(NAMES), loc="outside upper center")
@@ -197,12 +197,13 @@ def main(argv: Sequence[str]) -> int:
         return launch.stopped(workdir)
     if machine.is_main_process():
         (workdir / "heads.md").write_text(table(rows), encoding="utf-8")
-        with (workdir / "heads.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("row", "seed", *NAMES))
-            for row, found in rows.items():
-                for seed, values in zip(_CONFIG.value.seeds, found, strict=True):
-                    writer.writerow((row, seed, *(values[name] for name in NAMES)))
+        lines = [
+            (row, seed, *(values[name] for name in NAMES))
+            for row, found in rows.items()
+            for seed, values in zip(_CONFIG.value.seeds, found, strict=True)
+        ]
+        text = write_csv(("row", "seed", *NAMES), lines)
+        (workdir / "heads.csv").write_text(text, encoding="utf-8")
         with matplotlib.rc_context(STYLE):
             draw(rows).savefig(workdir / "heads.png", dpi=DPI)
         print(table(rows) + f"table and figure: {workdir}")

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,12 +15,13 @@ from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
-from jaxcl import strategies
+from jaxcl import _interrupts, strategies
 from jaxcl.benchmark import load
 from jaxcl.data.cache import DataError, cache_root
 from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
+from .config import set_field
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
 
@@ -175,10 +177,11 @@ def _parse(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
             # A file that cannot be read is an error only once a field is looked at.
+            getattr(flags.FLAGS["config"].value, "name", None)
             require_fields(flags.FLAGS["config"].value)
-    except (AttributeError, KeyError) as e:
-        fail(UsageError(_unknown_field(argv) or e))
     except Exception as e:  # whatever a config file raises
+        with suppress(Exception):
+            fail(UsageError(_unknown_field(argv)))
         # ml_collections puts a traceback in some messages: the last line is what
         # somebody raised, without the exception's name.
         last = (str(e).strip() or repr(e)).splitlines()[-1]
@@ -188,8 +191,12 @@ def _parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _unknown_field(argv: list[str]) -> str | None:
-    """Names the first --config.x.y that the config does not have, and what it has."""
+def _unknown_field(argv: list[str]) -> str:
+    """Names the first --config.x.y that the config does not have, and what it has.
+
+    Raises:
+      LookupError: there is none.
+    """
     given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
     file, _, argument = given.get("config", "").partition(":")
     for key in given:
@@ -202,7 +209,7 @@ def _unknown_field(argv: list[str]) -> str | None:
                 where = ".".join(key.split(".")[: i - 1])
                 return f"--{key}: {where} has no field {part!r}; it has: {known}"
             at = at[part]
-    return None
+    raise LookupError
 
 
 def config_file() -> tuple[Path, str]:
@@ -222,7 +229,7 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
       ValueError: a field that a row's config does not have; settings of a method that
         is not among the rows.
     """
-    if len(set(rows)) < len(rows) or not rows:
+    if len(set(rows)) < len(rows) or not rows or not all(rows):
         raise ValueError(f"rows must be distinct, at least one, got {', '.join(rows)}")
     file, argument = config_file()
     named, variants = _split(argument)
@@ -236,12 +243,8 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
     for row in rows:
         config = module.get_config(",".join([row, *variants]))
         for key, value in given.items():
-            if key.startswith("method.") and row != named:
-                continue
-            try:
-                config.update_from_flattened_dict({key: value})
-            except KeyError as error:
-                raise ValueError(f"--config.{key}: {row} has no such field") from error
+            if not key.startswith("method.") or row == named:
+                set_field(config, key, value)
         found.append(config)
     return found
 
@@ -263,6 +266,7 @@ def stopped(workdir: Path) -> int:
 def _guarded(main: Callable[[Sequence[str]], int | None]):
     def guarded(argv: Sequence[str]) -> int | None:
         try:
+            _interrupts.begun()
             prepare_jax()
             return main(argv)
         except TOLD as error:
@@ -291,7 +295,7 @@ def prepare_jax() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    except OSError:
+    except (OSError, DataError):
         pass  # compiling anew is slower, not wrong
     if _CLUSTER.value:
         jax.distributed.initialize()

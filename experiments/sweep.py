@@ -60,7 +60,11 @@ def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
         module = load(file)
         if not hasattr(module, "sweep"):
             raise ValueError(f"{file} has no sweep(): row -> field -> values")
-        return grid.require_grid(module.sweep(), f"{file}: sweep()")
+        try:
+            found = module.sweep()
+        except Exception as error:
+            raise ValueError(f"{file}: sweep() raised {error!r}") from error
+        return grid.require_grid(found, f"{file}: sweep()")
     if not rows:
         raise ValueError("--grid needs --strategies: the rows that it is for")
     try:
@@ -72,7 +76,7 @@ def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
             f"--grid must be field -> values, as {{'method.strength': (0.1, 1.0)}}, "
             f"got {given}"
         )
-    return {row: fields for row in rows}
+    return grid.require_grid({row: fields for row in rows}, "--grid")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """jaxcl: continual learning on JAX, as transforms of losses and optimizers."""
 
+from jaxcl import _interrupts as _interrupts  # before JAX is imported
+
+# isort: split
 from jaxcl import (
     data,
     features,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import os
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.core import Tracer
 
@@ -57,3 +61,45 @@ def require_finite(value: Any, name: str) -> None:
     bad = int((~np.isfinite(np.asarray(value, np.float64))).sum())
     if bad:
         raise ValueError(f"{name} must be finite, got {bad} that are NaN or infinite")
+
+
+def require_room(what: str, needed: int) -> None:
+    """Refuses what no memory here can hold, before it is asked for.
+
+    Args:
+      what: for the message, in the plural.
+      needed: bytes, at least.
+
+    Raises:
+      ValueError: it says how much that is, and how much there is.
+    """
+    has = _memory()
+    if needed > has:
+        raise ValueError(
+            f"{what} need at least {needed / 1e9:.3g} GB, there are {has / 1e9:.3g} GB "
+            "of memory"
+        )
+
+
+def bytes_of(shapes: Any) -> int:
+    """What arrays of some shapes and dtypes, in any tree, take."""
+    return sum(
+        math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 4)
+        for leaf in jax.tree.leaves(shapes)
+    )
+
+
+def _memory() -> int:
+    """Bytes of memory that all devices have together; of a CPU those of its host."""
+    devices = jax.devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    if devices[0].platform != "cpu" and all(limits):
+        return sum(limits)
+    if devices[0].platform != "cpu":
+        return 2**63  # nothing is known
+    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:  # a container may have less than its host
+        has = min(has, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):
+        pass
+    return has

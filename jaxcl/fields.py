@@ -17,7 +17,7 @@ from jaxcl.data.reading import FAULTY
 from jaxcl.heads import SCENARIOS
 from jaxcl.nn.precision import DTYPES
 from jaxcl.schema import Count, Length, Natural, NonNegative, OneOf, Positive, Range
-from jaxcl.strategies import METHODS
+from jaxcl.strategies import METHODS, is_row
 from jaxcl.training.plan import METRICS, SCHEDULES, SELECT
 from jaxcl.training.seeds import MODES
 
@@ -36,12 +36,23 @@ class Field(NamedTuple):
     comment: str = ""
 
 
+class _Known(NamedTuple):
+    """A rule: a row of the table of methods, or a path to import one by."""
+
+    def __str__(self) -> str:
+        return f"be one of {', '.join(METHODS)}, or 'package.module:factory'"
+
+    def holds(self, value: str) -> bool:
+        return is_row(value)
+
+
 def _named(names: Iterable[str]) -> Any:
     return Annotated[str, OneOf(tuple(names))]
 
 
 _Channels = Annotated[tuple[schema.Share, ...], Length(1)]
 _Spreads = Annotated[tuple[schema.Positive, ...], Length(1)]
+_Row = Annotated[str, _Known()]
 _PATH = 'or "package.module:name"'
 
 # Every field that a config has, besides those of its model and of its method.
@@ -54,7 +65,7 @@ FIELDS: dict[str, Field] = {
     "joint_once": Field(False, bool, "joint only: one training, on all tasks' data"),
     "measure": Field("test", _named(("test", "valid")), "valid: to choose settings by"),
     "seed_mode": Field("auto", _named(MODES), "vmap: side by side, map: in turn"),
-    "rows": Field(tuple(METHODS), tuple[str, ...], "what `compare` runs by default"),
+    "rows": Field(tuple(METHODS), tuple[_Row, ...], "what `compare` runs by default"),
     "data.dataset": Field(
         "digits", str, f"a name, tfds:NAME, folder:PATH, npz:PATH, {_PATH}"
     ),

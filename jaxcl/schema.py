@@ -49,6 +49,18 @@ class Range(NamedTuple):
         return bool(low & high)
 
 
+class Bits(NamedTuple):
+    """A rule: an integer that a signed one of so many bits can be."""
+
+    number: int = 32
+
+    def __str__(self) -> str:
+        return f"be less than 2**{self.number - 1}"
+
+    def holds(self, value: Any) -> bool:
+        return bool(value < 2 ** (self.number - 1))
+
+
 class Length(NamedTuple):
     """A rule: a sequence of so many entries at least."""
 
@@ -78,8 +90,8 @@ NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, ")")]  # less than the whole
 Shrinkage = Annotated[float, Range(0, 1, "(")]
-Count = Annotated[int, Range(1)]
-Natural = Annotated[int, Range(0)]
+Count = Annotated[int, Range(1), Bits()]
+Natural = Annotated[int, Range(0), Bits()]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Seeds = Annotated[tuple[Seed, ...], Length(1)]
 
@@ -117,8 +129,11 @@ def broken(value: Any, kind: Any) -> str | None:
         return None
     origin, of = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        rule = broken(value, of[0])
-        return rule or next((str(r) for r in of[1:] if not r.holds(value)), None)
+        if rule := broken(value, of[0]):
+            return rule
+        # As it is trained with: what is above 0 in 64 bits may be 0 in 32.
+        seen = np.float32(value) if of[0] is float else value
+        return next((str(r) for r in of[1:] if not r.holds(seen)), None)
     if origin in (Union, types.UnionType):
         rules = [broken(value, each) for each in of]
         # Of several kinds the rule of the one that it nearly is: a number out of range.
@@ -132,7 +147,9 @@ def broken(value: Any, kind: Any) -> str | None:
     if kind in (float, int):
         if not _is_number(value) or (kind is int and not _is_whole(value)):
             return f"be {_NAMES[kind]}"
-        return None if math.isfinite(value) else "be finite"
+        if kind is float and not abs(value) <= np.finfo(np.float32).max:
+            return "be finite in float32"
+        return None
     if kind in _NAMES:
         is_it = isinstance(value, kind) or (kind is bool and isinstance(value, np.bool))
         return None if is_it else f"be {_NAMES[kind]}"
@@ -168,9 +185,9 @@ def words(kind: Any) -> str:
     """A kind in words: "an integer of at least 1 or None"."""
     origin, of = get_origin(kind), get_args(kind)
     if origin is Annotated:
-        rules = (str(r).removeprefix("be ").removeprefix("lie ") for r in of[1:])
-        named = isinstance(of[1], OneOf)  # of what else than text is said by the names
-        return " ".join([*rules] if named else [words(of[0]), *rules])
+        rule = str(of[1]).removeprefix("be ").removeprefix("lie ")
+        # That names are text goes without saying.
+        return rule if isinstance(of[1], OneOf) else f"{words(of[0])} {rule}"
     if origin in (Union, types.UnionType):
         return " or ".join(map(words, of))
     if origin is Literal:

@@ -9,7 +9,7 @@ ROOT = Path(jaxcl.__file__).parent
 # What may import what: a room may import from the rooms of the lines before it and, if
 # it is a folder, from itself. Rooms of one line know nothing of each other.
 FLOORS = [
-    ("checks", "files", "schema"),
+    ("_interrupts", "checks", "files", "schema"),
     ("types",),
     ("contract", "inputs", "ops", "metrics", "statistics"),
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),

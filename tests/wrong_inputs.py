@@ -88,7 +88,7 @@ FIELDS = [
             "math:nosuch": "cannot be imported",
             "no.such.module:f": "cannot be imported",
             "math:sqrt": "",
-            "builtins:print": "",
+            "builtins:dict": "",
         },
     ),
     *_each(
@@ -106,7 +106,7 @@ FIELDS = [
         ("seeds",),
         {
             "()": "at least 1",
-            "None": "got None",
+            "None": "an integer",
             "(0.5,)": "an integer",
             "(-1,)": "[0, 4294967295]",
             "(4294967296,)": "[0, 4294967295]",
@@ -163,7 +163,7 @@ FIELDS = [
             "('a',)": "an integer",
             "(True,)": "an integer",
             "((3, 4),)": "an integer",
-            "None": "got None",
+            "None": "an integer",
             "text": "text",
         },
     ),
@@ -176,16 +176,25 @@ FIELDS = [
     # Sizes that no machine has.
     *_each(
         ("model.widths",),
-        {"(10000000, 10000000)": "GB", "(100, 100000000000)": "GB"},
+        {"(10000000, 10000000)": "GB", "(100, 2000000000)": "GB"},
     ),
-    *_each(("train.batch_size", "train.eval_batch_size"), {"100000000000": "GB"}),
-    Wrong("er", "method.capacity", "100000000000", "GB"),
+    *_each(
+        ("train.batch_size", "train.max_steps", "train.epochs"),
+        {"100000000000": "be less than 2**31"},
+    ),
+    Wrong("bp", "model.widths", "(100000000000,)", "be less than 2**31"),
+    Wrong("bp", "train.batch_size", "2000000000", "GB"),
+    Wrong("er", "method.capacity", "2000000000", "GB"),
     Wrong("random_features", "method.width", "3000000", "GB"),
+    # What 64 bits tell from 0 and 1, and 32 do not.
+    Wrong("bp", "optimizer.lr", "1e-60", POSITIVE),
+    Wrong("bp", "optimizer.lr", "1e+60", FINITE),
+    Wrong("bp", "optimizer.momentum", "0.999999999", "lie in [0, 1)"),
     # Methods' settings.
     *(
         Wrong(row, f"method.{field}", value, rule)
         for row, field, values in (
-            ("ewc", "strength", _NOT_FINITE | _MISSING | {"-1": "be at least 0"}),
+            ("ewc", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
             ("si", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
             ("mas", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
             ("lwf", "strength", _NOT_FINITE | {"-1": "be at least 0"}),
@@ -279,7 +288,10 @@ COMMANDS = [
             [f"--config={{d}}/mine.py:tests.factories:{hook}", "--workdir={d}/w"],
             f"tests.factories:{hook}",
         )
-        for hook in ("grads", "updates", "loss", "after_task", "forward", "report")
+        for hook in (
+            *("nothing", "raises", "text", "grads", "updates", "loss", "after_task"),
+            *("forward", "report"),
+        )
     ),
     ("run", ["--config=digits", "--workdir={d}/listed"], "config.json"),
     ("run", ["--config=digits", "--workdir={d}/torn"], "config.json"),
@@ -287,10 +299,10 @@ COMMANDS = [
     ("compare", ["--config=digits", "--workdir={d}/w", "--strategies=bp,bp"], "bp, bp"),
     (
         "compare",
-        ["--config=digits", "--workdir={d}/w", "--strategies=nosuch"],
+        ["--config=digits", "--workdir={d}/w", "--strategies=bp,x"],
         "nosuch",
     ),
-    ("compare", ["--config=digits", "--workdir={d}/w", "--strategies=bp,"], "''"),
+    ("compare", ["--config=digits", "--workdir={d}/w", "--strategies=bp,"], "got bp,"),
     ("compare", ["--config={d}/twice.py", "--workdir={d}/w"], "bp, bp"),
     ("compare", ["--config={d}/no_rows.py", "--workdir={d}/w"], "at least one"),
     (

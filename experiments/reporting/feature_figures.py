@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .feature_scores import layers
 from .scores import Row
-from .style import band, colour_bar, name_of, panels_of
+from .style import band, colour_bar, name_of, panels_of, plain
 
 
 def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
@@ -73,7 +73,7 @@ def similarity(rows: Sequence[Row]) -> Figure:
             at = range(0, done + 1, math.ceil((done + 1) / 11))
             ax.set_xticks(at)
             ax.set_yticks(at)
-            ax.set_title(f"{name_of(row)}: {layer}", size=8)
+            ax.set_title(f"{name_of(row)}: {plain(layer)}", size=8)
     figure.supxlabel("after tasks (0: untrained)", size=9)
     figure.supylabel("after tasks", size=9)
     figure.suptitle(

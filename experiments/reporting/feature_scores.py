@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from jaxcl import features, metrics
 
 from .scores import Row
+from .tables import write_csv
 
 FORMULAS = (
     ("R[i, j]", "accuracy of a ridge probe on task j after i tasks, 0: untrained"),
@@ -146,12 +145,9 @@ def text_table(rows: Sequence[Row]) -> str:
 
 def csv_table(rows: Sequence[Row]) -> str:
     """Raw numbers: mean, lowest and highest seed of each column; empty: unknown."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    kinds = ("mean", "min", "max")
-    writer.writerow(
-        ["method", "row", "layer", *(f"{c}_{kind}" for c in COLUMNS for kind in kinds)]
-    )
+    kinds, lines = ("mean", "min", "max"), []
+    header = ["method", "row", "layer"]
+    header += [f"{c}_{kind}" for c in COLUMNS for kind in kinds]
     for row in rows:
         for layer in layers(row):
             line: list[object] = [row.label, row.result.row, layer]
@@ -159,8 +155,8 @@ def csv_table(rows: Sequence[Row]) -> str:
                 known = values[np.isfinite(values)]
                 summary = (known.mean(), known.min(), known.max()) if len(known) else ()
                 line += [float(v) for v in summary] or ["", "", ""]
-            writer.writerow(line)
-    return stream.getvalue()
+            lines.append(line)
+    return write_csv(header, lines)
 
 
 def _cell(name: str, values: NDArray[np.float64]) -> str:

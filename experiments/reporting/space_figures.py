@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from jaxcl.strategies import METHODS
 
 from .scores import Row
-from .style import band, name_of, panels_of, ticks
+from .style import band, name_of, panels_of, plain, ticks
 
 
 def space(rows: Sequence[Row]) -> Figure:
@@ -52,7 +52,7 @@ def capacity(rows: Sequence[Row]) -> Figure:
             ax.bar(task, shared, color="#B3B3B3", label="shared")
             ax.bar(task, claimed, bottom=shared, color=purple, label="claimed")
             ax.plot(task, 100 - taken, color="k", marker="o", ms=2.8, label="free")
-            ax.set_title(f"{name_of(row)}: {layer}")
+            ax.set_title(f"{name_of(row)}: {plain(layer)}")
             ax.set_xticks(ticks(len(taken)))
             ax.set_ylim(0, 103)
     grid[0, 0].legend(fontsize=7)

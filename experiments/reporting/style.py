@@ -132,15 +132,21 @@ def band(
     label: str | None = None,
 ) -> None:
     """A mean line over seeds [S, N] with its lowest-to-highest band."""
+    label = label and plain(label)
     low, high = values.min(axis=0), values.max(axis=0)
     ax.fill_between(x, low, high, color=colour, alpha=alpha, lw=0)
     ax.plot(x, values.mean(axis=0), color=colour, lw=width, label=label)
     ax.plot(x[:1], values.mean(axis=0)[:1], color=colour, marker="o", ms=2.8)
 
 
+def plain(text: str) -> str:
+    """Text that a figure shows as it is: "$" would begin a formula."""
+    return text.replace("$", r"\$")
+
+
 def name_of(row: Row) -> str:
     """The method, marked where it is unfinished or has failed seeds."""
-    name = row.label
+    name = plain(row.label)
     if row.unfinished:
         done, t = row.result.tasks_done, len(row.result.task_names)
         name += f" {UNFINISHED} {done}/{t} tasks"

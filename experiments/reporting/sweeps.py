@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxcl import metrics, statistics
 from jaxcl.strategies import label
 
 from ..runs.results import Result
+from .tables import write_csv
 
 
 class Score(NamedTuple):
@@ -64,8 +65,8 @@ def text_table(scores: Sequence[Score]) -> str:
         table.add_column(head, justify="right")
     for s in scores:
         table.add_row(
-            label(s.row),
-            s.settings + (" *" if s.best else ""),
+            Text(label(s.row)),
+            Text(s.settings + (" *" if s.best else "")),
             _percent(s.accuracy),
             _percent(s.forgetting),
             f"{s.accuracy.failed}/{s.accuracy.n + s.accuracy.failed}",
@@ -77,26 +78,13 @@ def text_table(scores: Sequence[Score]) -> str:
 
 def csv_table(scores: Sequence[Score]) -> str:
     """The sweep as CSV, shares not percent."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["row", "settings", "acc", "acc_std", "forgetting", "seeds", "failed", "best"]
-    )
+    header = ["row", "settings", "acc", "acc_std", "forgetting"]
+    lines = []
     for s in scores:
         a = s.accuracy
-        writer.writerow(
-            [
-                s.row,
-                s.settings,
-                a.mean,
-                a.std,
-                s.forgetting.mean,
-                a.n + a.failed,
-                a.failed,
-                int(s.best),
-            ]
-        )
-    return out.getvalue()
+        line = [s.row, s.settings, a.mean, a.std, s.forgetting.mean]
+        lines.append([*line, a.n + a.failed, a.failed, int(s.best)])
+    return write_csv([*header, "seeds", "failed", "best"], lines)
 
 
 def _percent(interval: statistics.Interval) -> str:

@@ -66,12 +66,12 @@ def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
     lines = [
         "| " + " | ".join(name for name, _ in COLUMNS) + " |",
         "| --- " + "| ---: " * (len(COLUMNS) - 1) + "|",
-        *("| " + " | ".join(_escape(c(r)) for _, c in COLUMNS) + " |" for r in table),
+        *("| " + " | ".join(escape(c(r)) for _, c in COLUMNS) + " |" for r in table),
         "",
-        *(f"- {_escape(name)}: `{rule}`" for name, rule in FORMULAS),
-        *(f"- {_escape(note)}" for note in [*footnotes(table), *extra]),
+        *(f"- {escape(name)}: `{rule}`" for name, rule in FORMULAS),
+        *(f"- {escape(note)}" for note in [*footnotes(table), *extra]),
     ]
-    return f"**{_escape(title(table))}**\n\n" + "\n".join(lines) + "\n"
+    return f"**{escape(title(table))}**\n\n" + "\n".join(lines) + "\n"
 
 
 def csv_table(table: Sequence[Row]) -> str:
@@ -87,7 +87,7 @@ def csv_table(table: Sequence[Row]) -> str:
         line += [len(r.task_names), r.tasks_done, len(r.seeds), len(row.failed)]
         line += [x for m in METRICS for x in row.intervals[m][: len(STATISTICS)]]
         lines.append([*line, test.p, test.difference, test.n, r.wall_s, r.steps])
-    return _csv(header, lines)
+    return write_csv(header, lines)
 
 
 def csv_seeds(table: Sequence[Row]) -> str:
@@ -100,7 +100,7 @@ def csv_seeds(table: Sequence[Row]) -> str:
         for row in table
         for k, seed in enumerate(row.result.seeds)
     ]
-    return _csv(header, lines)
+    return write_csv(header, lines)
 
 
 def footnotes(table: Sequence[Row]) -> list[str]:
@@ -234,16 +234,21 @@ def _grid(rows: Sequence[Row], columns: Iterable[int]) -> Table:
     return table
 
 
-def _escape(text: str) -> str:
-    return re.sub(r"([\\|*_`<])", r"\\\1", text)
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\|*_`<\[\]])", r"\\\1", text)
 
 
-def _csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+def write_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table as CSV: NaN is empty, text that a spreadsheet would run is quoted."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
-    for line in lines:
-        writer.writerow(
-            ["" if isinstance(x, float) and math.isnan(x) else x for x in line]
-        )
+    writer.writerows([map(_csv_cell, line) for line in lines])
     return stream.getvalue()
+
+
+def _csv_cell(cell: object) -> object:
+    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")):
+        return f"'{cell}"
+    return "" if isinstance(cell, float) and math.isnan(cell) else cell

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jaxcl.checks import require_room
 
 from .machine import UsageError
 
@@ -44,6 +47,9 @@ def load(file: Path) -> dict[str, NDArray]:
       ValueError: it is not one, or was cut off.
     """
     try:
+        with zipfile.ZipFile(file) as archive:
+            needed = sum(member.file_size for member in archive.infolist())
+        require_room(f"the arrays of {file}", needed)
         with np.load(file) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:

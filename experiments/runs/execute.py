@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem, validate
+from jaxcl.training.programs import trace
 from jaxcl.training.protocol import Interrupted, Started
 from jaxcl.training.run_state import Watch
 from jaxcl.training.seeds import SeedMesh
@@ -56,10 +57,24 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
     """
     problem = configs.problem(config)
     validate(problem)
+    if ":" in config.strategy:
+        _try_out(config.strategy, problem)
     job = Job(problem, (Part(config, workdir),), workdir / "checkpoints")
     recording.require(config, problem)
     folders.require_ours(job.parts, job.checkpoints)
     return job
+
+
+def _try_out(strategy: str, problem: Problem) -> None:
+    """Refuses a strategy from elsewhere whose hooks a task cannot be trained with."""
+    try:
+        trace(problem)
+    except Exception as error:
+        why = str(error).partition("\n")[0]
+        raise ValueError(
+            f"strategy {strategy!r} has a hook that does not do what "
+            f"`jaxcl.contract.Strategy` says: {type(error).__name__}: {why}"
+        ) from error
 
 
 def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Result:

@@ -14,7 +14,7 @@ from jaxcl.training import steps
 
 from .. import config as configs
 from . import machine
-from .results import CONFIG_NAME, FILE_NAME
+from .results import CONFIG_NAME, FILE_NAME, read_json
 
 # How often to save, how to lay seeds out and what `compare` runs change no result.
 CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows"})
@@ -82,11 +82,9 @@ def require_same(config: ConfigDict, workdir: Path) -> None:
     if not file.exists():
         return
     try:
-        theirs = _lines(json.loads(file.read_text()))
+        theirs = _lines(read_json(file))
     except ValueError as error:
-        raise machine.UsageError(
-            f"{file} is not valid JSON ({error}); use another --workdir"
-        ) from error
+        raise machine.UsageError(f"{error}; or use another --workdir") from error
     _compare(workdir, theirs, _lines(config))
 
 

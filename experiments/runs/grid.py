@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 
-from ..config import folder
+from ..config import folder, set_field
 from .execute import Job, carry_out, finished, prepare
 from .folders import Part, require_ours
 from .results import Result
@@ -85,21 +85,10 @@ def points(grid: Grid, configs: Sequence[ConfigDict]) -> list[Point]:
             config = of_row.copy_and_resolve_references()
             config.measure = "valid"
             for field, value in zip(fields, chosen, strict=True):
-                if not _has(config, field):
-                    raise ValueError(f"sweep, {row}: no field {field}")
-                config.update_from_flattened_dict({field: value})
+                set_field(config, field, value)
             pairs = zip(fields, chosen, strict=True)
             found.append(Point(config, {k: v for k, v in pairs if len(fields[k]) > 1}))
     return found
-
-
-def _has(config: ConfigDict, field: str) -> bool:
-    node: Any = config
-    for part in field.split("."):
-        if not isinstance(node, ConfigDict) or part not in node:
-            return False
-        node = node[part]
-    return True
 
 
 class Sweep(NamedTuple):

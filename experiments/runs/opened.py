@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ class Run:
             raise FileNotFoundError(
                 f"{file}: no such file; {workdir} is no run's folder"
             )
-        self.config = configs.from_json(json.loads(file.read_text(encoding="utf-8")))
+        self.config = configs.from_json(results.read_json(file))
         self.problem = configs.problem(self.config)
         self.seeds = self.problem.seeds
         self.num_tasks = self.problem.stream.num_tasks

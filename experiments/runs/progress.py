@@ -52,14 +52,14 @@ class Display:
         elif isinstance(event, EpochDone):
             self._epoch(event)
         else:
-            done = event.accuracy[:, event.task]
-            trained = done[:, : event.task + 1].mean(1)
-            failed = sum(s != "ok" for s in event.status)
-            self._line(
-                f"task {event.task + 1}/{self.num_tasks} done, accuracy on tasks so "
-                f"far {_mean(trained):.2%}"
-                + (f", {failed} of {len(event.status)} seeds failed" if failed else "")
-            )
+            healthy = np.array([s == "ok" for s in event.status])
+            trained = event.accuracy[healthy, event.task, : event.task + 1]
+            text = f"task {event.task + 1}/{self.num_tasks} done"
+            if healthy.any():
+                text += f", accuracy on tasks so far {_mean(trained.mean(1)):.2%}"
+            if failed := int((~healthy).sum()):
+                text += f", {failed} of {len(healthy)} seeds failed"
+            self._line(text)
             for note in notes.of_task(event.report, event.task, event.status):
                 self._line(note)
             if self._bar:

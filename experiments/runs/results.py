@@ -9,12 +9,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jaxcl import files
+from jaxcl import files, schema
+from jaxcl.heads import SCENARIOS
+from jaxcl.schema import Length, Natural, NonNegative, OneOf
 
 from . import measured
 
@@ -70,6 +72,20 @@ class Result(NamedTuple):
     features: Mapping[str, NDArray] = {}
 
 
+# What can be said of a field by itself.
+KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("config_name", "row", "device"), str),
+    "scenario": Annotated[str, OneOf(SCENARIOS)],
+    "seeds": schema.Seeds,
+    "status": Sequence[str],
+    "task_names": Annotated[Sequence[str], Length(1)],
+    "notes": Sequence[str],
+    "sessions": Sequence[Any],
+    **dict.fromkeys(("tasks_done", "steps"), Natural),
+    "wall_s": NonNegative | None,
+}
+
+
 def save(path: str | os.PathLike[str], result: Result) -> None:
     """Writes a result, replacing the file in one step.
 
@@ -113,9 +129,9 @@ def load(path: str | os.PathLike[str]) -> Result:
             f"{file}: no such file; a run writes it when its first task ends: run or "
             f"resume it, or name the run's own folder"
         )
-    fields = _read(file)
+    fields = read_json(file)
     beside = file.parent / CONFIG_NAME
-    fields["config"] = _read(beside) if beside.is_file() else None
+    fields["config"] = read_json(beside) if beside.is_file() else None
     fields["features"] = measured.load(file.parent)
     optional = Result._field_defaults
     missing = [k for k in Result._fields if k not in fields and k not in optional]
@@ -162,10 +178,10 @@ def check(result: Result, where: str) -> Result:
             raise fail(f"{name} must lie in [0, 1], got {outside[0]:g}")
         return a
 
-    r = result
-    for name in ("seeds", "status", "task_names", "notes", "sessions"):
-        if isinstance(getattr(r, name), str | Mapping | None):
-            raise fail(f"{name} must be a list, got {getattr(r, name)!r}")
+    r = result._replace(**{name: _plain(getattr(result, name)) for name in KINDS})
+    for name, kind in KINDS.items():
+        if rule := schema.broken(getattr(r, name), kind):
+            raise fail(f"{name} must {rule}, got {getattr(r, name)!r}")
     for name in ("versions", "report", "config"):
         value = getattr(r, name)
         if not isinstance(value, Mapping) and (name != "config" or value is not None):
@@ -175,28 +191,13 @@ def check(result: Result, where: str) -> Result:
     for name, value in named.items():
         if not isinstance(value, Mapping):
             raise fail(f"{name} must be an object, got {value!r}")
-    try:
-        r = r._replace(
-            seeds=[int(s) for s in r.seeds],
-            tasks_done=int(r.tasks_done),
-            steps=int(r.steps),
-            wall_s=float("nan") if r.wall_s is None else float(r.wall_s),
-        )
-    except (TypeError, ValueError) as error:
-        raise fail(
-            f"seeds, tasks_done, steps and wall_s must be numbers ({error})"
-        ) from None
     s, t = len(r.seeds), len(r.task_names)
-    if not s or len(set(r.seeds)) != s:
-        raise fail(f"seeds must be at least one and distinct, got {list(r.seeds)}")
+    if len(set(r.seeds)) != s:
+        raise fail(f"seeds must be distinct, got {r.seeds}")
     if len(r.status) != s:
         raise fail(f"status must be one per seed, got {len(r.status)} for {s} seeds")
-    if not t:
-        raise fail("task_names must name at least one task")
-    if not 0 <= r.tasks_done <= t:
+    if r.tasks_done > t:
         raise fail(f"tasks_done must lie in 0..{t}, got {r.tasks_done}")
-    if math.isinf(r.wall_s):
-        raise fail(f"wall_s must be finite, got {r.wall_s}")
 
     def reported(quantity: str, layer: str, value: Any) -> NDArray:
         # It is the strategy's to say what it reports, and no reason to end a run.
@@ -212,16 +213,14 @@ def check(result: Result, where: str) -> Result:
     return r._replace(
         matrix=shares("matrix", r.matrix, "[S, T, T]", (s, t, t)),
         baseline=shares("baseline", r.baseline, "[S, T]", (s, t)),
-        status=[str(v) for v in r.status],
-        task_names=[str(v) for v in r.task_names],
-        notes=[str(v) for v in r.notes],
+        wall_s=math.nan if r.wall_s is None else r.wall_s,
         sessions=[dict(v) for v in r.sessions],
         versions={str(k): str(v) for k, v in r.versions.items()},
         report=report,
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     """A strict JSON object; ValueError says what else was found."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -238,6 +237,17 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _file(path: str | os.PathLike[str]) -> Path:
     return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers as Python's; text with no character that moves a cursor."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "\ufffd" for c in value)
+    if isinstance(value, float) and math.isnan(value):
+        return None  # not known
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _nulls(a: ArrayLike) -> list[Any]:

@@ -56,11 +56,24 @@ class Split(NamedTuple):
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
-    """Returns the cache folder: `cache_dir`, else by environment, else in the home."""
-    if folder := cache_dir or os.environ.get("JAXCL_CACHE"):
-        return Path(folder).expanduser().absolute()
+    """Returns the cache folder: `cache_dir`, else by environment, else in the home.
+
+    Raises:
+      DataError: it is in the home, and there is none.
+    """
+    folder = cache_dir or os.environ.get("JAXCL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "jaxcl"
+    return local(folder or Path(base) / "jaxcl", "JAXCL_CACHE")
+
+
+def local(path: str | Path, variable: str) -> Path:
+    """A path without "~"; a DataError names the variable to set if there is no home."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataError(
+            f"there is no home folder for {path} ({error}); set {variable}"
+        ) from error
 
 
 def tail_key(path: Path) -> str:

@@ -33,7 +33,7 @@ HOSTS = {
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
     "cifar10": "https://www.cs.toronto.edu",
     "cifar100": "https://www.cs.toronto.edu",
-    "tiny_imagenet": "http://cs231n.stanford.edu",
+    "tiny_imagenet": "https://cs231n.stanford.edu",
 }
 # What TFDS asks first, for a data set whose own host is not known here.
 _HOST = "https://storage.googleapis.com"
@@ -61,7 +61,7 @@ def from_tfds(
     named = data_dir or os.environ.get("TFDS_DATA_DIR")
     if "://" in (named or ""):
         raise DataError(f"{name}: data_dir is {named!r}; it must be a local folder.")
-    root = Path(named or "~/tensorflow_datasets").expanduser().absolute()
+    root = cache.local(named or "~/tensorflow_datasets", "TFDS_DATA_DIR")
     own = cache.cache_root(cache_dir)
     side = reading.side
     store = own / (name if side is None else f"{name}-{side[0]}x{side[1]}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
 
 from jaxcl import schema
-from jaxcl.checks import require, require_finite, require_range
+from jaxcl.checks import require, require_finite, require_range, require_room
 from jaxcl.data.augment import Augment, require_augment
 from jaxcl.data.cache import Source
 from jaxcl.data.classes import cut_classes
@@ -124,6 +125,15 @@ def make_stream(
     noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
     require_augment(augment, shape)
+    if kind != "split":  # of each seed and task all rows, and an order of pixels
+        each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
+        require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
+    if scenario == "task" and max(sizes) == 1:
+        warnings.warn(
+            "one class per task and a head per task leave nothing to tell apart: every "
+            "accuracy will be 100 %",
+            stacklevel=2,
+        )
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
     views = [

@@ -116,8 +116,8 @@ class Stream(NamedTuple):
         """
         if not 0 <= first < stop <= self.num_tasks:
             raise ValueError(
-                f"tasks {first} to {stop} cannot be had from a stream of "
-                f"{self.num_tasks}: 0 <= first < stop <= {self.num_tasks} must hold"
+                "tasks must be (first, stop) with 0 <= first < stop <= "
+                f"{self.num_tasks}, got {(first, stop)}"
             )
 
         def cut(part: Part) -> Part:

@@ -10,6 +10,8 @@ No TensorFlow is needed because the images are handed over as the JPEG bytes the
 and because TFDS shuffles and writes array_record files in memory, short of 1 GB.
 """
 
+import hashlib
+import io
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
@@ -17,11 +19,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from jaxcl.data.cache import tail_key
+from jaxcl import files
+from jaxcl.data import cache
+from jaxcl.data.cache import DataError, tail_key
 
 ARCHIVE = "tiny-imagenet-200.zip"
-URL = f"http://cs231n.stanford.edu/{ARCHIVE}"
+# The largest of the real archive's have 17 kB and 2.7 MB.
+_MOST_IMAGE, _MOST_TEXT = 1 << 20, 1 << 24
+URL = f"https://cs231n.stanford.edu/{ARCHIVE}"
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
@@ -55,7 +62,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
-        archive = _manual_archive(dl_manager) or Path(dl_manager.download(URL))
+        archive = _manual_archive(dl_manager) or downloaded(dl_manager)
         with zipfile.ZipFile(archive) as file:
             wnids = sorted(_lines(file, "wnids.txt"))
             words = dict(line.split("\t", 1) for line in _lines(file, "words.txt"))
@@ -76,7 +83,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
             rows = [(label_of[wnid], number, path) for wnid, number, path in examples]
             rows.sort(key=lambda row: row if split == "train" else row[1:])
             for key, (label, _, path) in enumerate(rows):
-                image, name = file.read(path), PurePosixPath(path).name
+                image, name = _image(file, path), PurePosixPath(path).name
                 yield key, {"image": image, "label": label, "id": name}
 
 
@@ -96,6 +103,55 @@ def _manual_archive(dl_manager: tfds.download.DownloadManager) -> Path | None:
     except (AssertionError, ValueError):  # how TFDS says: absent or empty
         return None
     return archive if archive.is_file() else None
+
+
+def downloaded(dl_manager: tfds.download.DownloadManager) -> Path:
+    """The archive from its official address; the same as the first that came from it.
+
+    No checksum of it is published. That of the first download is remembered in the
+    cache, as `archives/tiny-imagenet-200.zip.sha256`.
+
+    Raises:
+      DataError: it is another one.
+    """
+    archive = Path(dl_manager.download(URL))
+    with archive.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    known = cache.cache_root() / "archives" / f"{ARCHIVE}.sha256"
+    if not known.exists():
+        cache.make_folder(known.parent)
+        files.write_whole(known, found)
+    elif (first := known.read_text()) != found:
+        raise DataError(
+            f"{URL} has SHA-256 {found}, the archive that came from there first has "
+            f"{first}; delete {known} if the new one is to be trusted"
+        )
+    return archive
+
+
+def member(file: zipfile.ZipFile, path: str, most: int) -> bytes:
+    """What an archive holds under a name, if it is no larger than that can be.
+
+    Raises:
+      DataError: it is, or says that it is; no more than `most` was decompressed.
+    """
+    size = file.getinfo(path).file_size
+    with file.open(path) as stream:
+        content = stream.read(most + 1) if size <= most else b""
+    if size > most or len(content) > most:
+        raise DataError(
+            f"{file.filename}: {path} must have at most {most} bytes, got {size}"
+        )
+    return content
+
+
+def _image(file: zipfile.ZipFile, path: str) -> bytes:
+    """A JPEG of 64 x 64; its header is read, its pixels are not."""
+    content = member(file, path, _MOST_IMAGE)
+    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+        if image.size != (64, 64):
+            raise DataError(f"{path} must be of 64 x 64 pixels, got {image.size}")
+    return content
 
 
 def _train(file: zipfile.ZipFile) -> Iterator[tuple[str, int, str]]:
@@ -118,5 +174,5 @@ def _number(path: str) -> int:
 
 
 def _lines(file: zipfile.ZipFile, path: str) -> list[str]:
-    text = file.read(f"tiny-imagenet-200/{path}").decode()
+    text = member(file, f"tiny-imagenet-200/{path}", _MOST_TEXT).decode()
     return [line for line in text.splitlines() if line.strip()]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from jax.experimental import multihost_utils
 
 from jaxcl import files
@@ -154,7 +155,8 @@ class Checkpoints:
                 temporary.mkdir(exist_ok=True)
             _wait("jaxcl_save")
             args = ocp.args.StandardSave(_plain(state))
-            self._orbax.save(temporary / STATE, args=args)
+            with _quiet():
+                self._orbax.save(temporary / STATE, args=args)
             if _is_main():
                 steps.seal(temporary, about)
                 temporary.rename(self.folder / str(step))
@@ -218,6 +220,17 @@ def _is_key(leaf) -> bool:
     return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """What a thread of orbax raises is raised here too, and need not be told twice."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _plain(state: PyTree) -> PyTree:

@@ -8,6 +8,7 @@ from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcl.contract import Strategy
@@ -27,17 +28,31 @@ Change = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class EpochMetrics(NamedTuple):
-    """What an epoch reports of a seed; NaN where a seed did not train.
+    """What an epoch reports of a seed; see `known` for where it has nothing to.
 
     ``lr_scale`` is what patience left of the learning rate; a schedule's share is not
     in it.
     """
 
     loss: jax.Array
-    valid_loss: jax.Array
-    valid_accuracy: jax.Array
+    valid_loss: jax.Array | None  # None without validation data
+    valid_accuracy: jax.Array | None
     lr_scale: jax.Array
     steps: jax.Array
+
+
+def known(metrics: EpochMetrics) -> EpochMetrics:
+    """Host arrays [S]: NaN where a seed took no step, or there is no validation data.
+
+    Not put there inside jit: ``JAX_DEBUG_NANS`` would take it for a fault.
+    """
+    none = np.full(metrics.steps.shape, np.nan, np.float32)
+    loss, accuracy = metrics.valid_loss, metrics.valid_accuracy
+    return metrics._replace(
+        loss=np.where(metrics.steps > 0, metrics.loss, none),
+        valid_loss=none if loss is None else loss,
+        valid_accuracy=none if accuracy is None else accuracy,
+    )
 
 
 def make_update(
@@ -182,8 +197,8 @@ def make_epoch(
         lr_scale = seed.progress.lr_scale
         seed, total, steps = train(seed, cache, data, task, epoch, key, longest)
         trained = steps > 0
-        loss = jnp.where(trained, total / jnp.maximum(steps, 1), jnp.nan)
-        valid_loss = valid_accuracy = jnp.full((), jnp.nan)
+        loss = total / jnp.maximum(steps, 1)
+        valid_loss = valid_accuracy = None
         if valid is not None:
             valid_accuracy, valid_loss = evaluate(seed, valid, task)
             state = seed.strategy_state

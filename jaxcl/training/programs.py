@@ -124,20 +124,26 @@ def can_trace(problem: Problem) -> bool:
     """Whether the strategy works with its `Problem.settings` traced.
 
     A setting that decides a shape, a branch or a loop has to be a number: runs that
-    differ in it cannot share a compilation. Traces a task, computes nothing.
+    differ in it cannot share a compilation.
     """
+    try:
+        trace(problem)
+    except TypeError:  # JAX's errors about tracers are of this kind
+        return False
+    return True
+
+
+def trace(problem: Problem) -> None:
+    """Traces a task of a run, its strategy's hooks among it; computes nothing."""
     mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
     programs = make_programs(problem, mesh)
     mine, base = mesh.spread(per_seed(problem)), problem.stream.base
     zero = np.int32(0)
-    try:
-        seed = jax.eval_shape(programs.init, (), mine, ())
-        seed = jax.eval_shape(programs.begin, seed, (mine, mesh.real), ())
-        cache = jax.eval_shape(programs.before_task, seed, mine, (base, zero))
-        of_task = (base, zero, zero, zero)
-        seed, _ = jax.eval_shape(programs.epoch, seed, (mine, cache), of_task)
-        jax.eval_shape(programs.end, seed, mine, (base, zero))
-        jax.eval_shape(programs.evaluate, seed, mine, (base, zero))
-    except TypeError:  # JAX's errors about tracers are of this kind
-        return False
-    return True
+    seed = jax.eval_shape(programs.init, (), mine, ())
+    seed = jax.eval_shape(programs.begin, seed, (mine, mesh.real), ())
+    cache = jax.eval_shape(programs.before_task, seed, mine, (base, zero))
+    of_task = (base, zero, zero, zero)
+    seed, _ = jax.eval_shape(programs.epoch, seed, (mine, cache), of_task)
+    seed = jax.eval_shape(programs.end, seed, mine, (base, zero))
+    jax.eval_shape(programs.evaluate, seed, mine, (base, zero))
+    jax.eval_shape(programs.report, seed, mine, ())

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxcl.training.checkpoints import Checkpoints, Found
+from jaxcl.training.epoch import known
 from jaxcl.training.events import EpochDone, Interrupted, Started, TaskDone
 from jaxcl.training.fingerprint import code, fingerprint, versions
 from jaxcl.training.plan import Plan
@@ -170,7 +171,7 @@ def _events(
             trained, metrics = programs.epoch(
                 trained, (mine, cache), (*shared, number(epoch), longest)
             )
-            metrics = mesh.gather(metrics)
+            metrics = known(mesh.gather(metrics))
             state = state._replace(
                 epoch=np.int64(epoch + 1), steps=state.steps + metrics.steps
             )

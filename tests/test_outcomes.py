@@ -1,0 +1,363 @@
+"""What is no wrong input and yet no plain run: its outcome, each of its own."""
+
+import csv
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits
+from experiments import launch
+from experiments.reporting import build, feature_scores, sweeps, tables
+from experiments.runs import arrays, results
+from experiments.runs.execute import execute
+from experiments.runs.progress import Display
+from jaxcl import schema
+from jaxcl.data import cache, scenarios
+from jaxcl.data.cache import DataError
+from jaxcl.fields import FIELDS
+from jaxcl.nn.models import MLP
+from jaxcl.strategies import ewc, make, owm
+from jaxcl.testing import small_problem, small_source
+from jaxcl.training.plan import Plan, validate_plan
+from jaxcl.training.problem import setup_of
+from jaxcl.training.protocol import TaskDone
+from tests.test_inputs import RESULT, ROOT, command, refused  # noqa: F401
+
+SMALL = [
+    *("--config.data.num_tasks=2", "--config.train.epochs=1", "--config.seeds=(0,1)"),
+    "--config.data.train_per_task=40",
+]
+
+
+def result_of(**fields):
+    return results.check(results.Result(**(RESULT | fields)), "here")
+
+
+def test_help_tells_every_field(command):  # noqa: F811
+    status, out, _ = command("run", "--help")
+    assert status == 0
+    flat = " ".join(out.split())
+    for name, field in FIELDS.items():
+        told = f"--config.{name}: {schema.words(field.kind)}; {field.default!r}."
+        assert " ".join(told.split()) in flat, name
+
+
+def test_a_run_whose_seeds_all_failed(command, tmp_path):  # noqa: F811
+    diverges = "--config.optimizer.lr=1e30"
+    arguments = ["--config=digits", *SMALL, diverges, f"--workdir={tmp_path}"]
+    status, out, err = command("run", *arguments)
+    assert status == 1
+    assert err.splitlines()[-1].startswith(
+        "error: digits/bp: every seed failed (failed"
+    )
+    assert "accuracy on tasks so far" not in err and "2 of 2 seeds failed" in err
+    # One that was finished before says so again.
+    assert command("run", *arguments)[0] == 1
+
+
+def test_progress_is_of_healthy_seeds(capsys):
+    accuracy = np.array([[[0.9]], [[0.1]]])
+    event = TaskDone(
+        0, accuracy, accuracy[0], ("ok", "failed: task 1, epoch 1"), 1, 1, {}
+    )
+    Display("x", 1, 1, quiet=False).show(event)
+    assert "far 90.00%, 1 of 2 seeds failed" in capsys.readouterr().err
+
+
+def test_one_class_per_task_is_a_warning():
+    def stream(scenario):
+        scenarios.make_stream(
+            small_source(),
+            (0,),
+            kind="split",
+            scenario=scenario,
+            num_tasks=3,
+            classes_per_task=1,
+        )
+
+    with pytest.warns(UserWarning, match="one class per task.* 100 %"):
+        stream("task")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream("class")
+
+
+def test_a_healthy_run_makes_no_nan(tmp_path):
+    config = digits.get_config("bp")
+    config.seeds, config.train.epochs, config.data.num_tasks = (0, 1), 1, 2
+    config.data.train_per_task = 40
+    config.data.valid_fraction = 0.0
+    config.features = "rank,conflict"
+    with jax.debug_nans(True):
+        assert execute(config, tmp_path).status == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyboardInterrupt(),
+        OSError(errno.ENOSPC, "No space left", "table.txt"),
+        MemoryError("no room"),
+    ],
+)
+def test_a_report_that_is_broken_off(command, tmp_path, monkeypatch, error):  # noqa: F811
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+
+    def broken(*_):
+        raise error
+
+    monkeypatch.setattr(build.figures, "write", broken)
+    status, out, err = command("report", str(tmp_path))
+    if isinstance(error, KeyboardInterrupt):
+        assert (status, err) == (130, "stopped; the same command goes on\n")
+    else:
+        refused((status, out, err), error.args[1 if len(error.args) > 1 else 0])
+
+
+@pytest.mark.parametrize("after", [0.15, 0.6])
+def test_ctrl_c_while_modules_are_imported(tmp_path, after):
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "experiments.run", "--config=digits"]
+        + [f"--workdir={tmp_path / 'w'}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    seen = []
+    for line in process.stderr:  # once jaxcl's first module is there
+        seen.append(line)
+        if b"jaxcl._interrupts" in line:
+            break
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=120)[1].splitlines()
+    own = [line for line in rest if not line.startswith(b"import time:")]
+    assert process.returncode == 130 and own == [b"stopped; the same command goes on"]
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc/1/nosuch"])
+def test_a_home_that_cannot_be_read(tmp_path, home):
+    hidden = ("JAXCL_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")
+    kept = {k: v for k, v in os.environ.items() if k not in hidden}
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "--config=digits"]
+        + [f"--workdir={tmp_path / 'w'}"],
+        cwd=ROOT,
+        env=kept
+        | {"HOME": home, "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    refused((done.returncode, done.stdout, done.stderr), home, "JAXCL_CACHE")
+    assert not (tmp_path / "w").exists()
+
+
+def test_no_home(monkeypatch):
+    def none(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", none)
+    monkeypatch.delenv("JAXCL_CACHE", raising=False)
+    with pytest.raises(DataError, match="no home folder .* set JAXCL_CACHE"):
+        cache.cache_root()
+
+
+SETUP = None
+
+
+def _setup():
+    global SETUP
+    SETUP = SETUP or setup_of(small_problem(lambda setup: make("finetune", setup, {})))
+    return SETUP
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: ewc(_setup(), strength=float("nan")), "ewc: strength must be finite"),
+        (lambda: ewc(_setup(), strength="1"), "strength must be a number, got '1'"),
+        (
+            lambda: ewc(_setup(), strength=1.0, samples=2.5),
+            "samples must be an integer",
+        ),
+        (lambda: ewc(_setup(), strength=1.0, online=1), "online must be True or False"),
+        (lambda: owm(_setup(), alpha=(1.0, -1.0)), "alpha must be greater than 0"),
+        (lambda: MLP((10,), 10, dropout=2.0), r"MLP: dropout must lie in \[0, 1\)"),
+        (lambda: MLP((10, -1), 10), "MLP: widths must be at least 1"),
+        (lambda: MLP((10,), 10, norm="batc"), "MLP: norm must be one of none, batch"),
+        (lambda: validate_plan(Plan(1, 0), has_validation=True), "batch_size must be"),
+        (
+            lambda: validate_plan(Plan(1, 1, lr_min=float("nan")), has_validation=True),
+            "lr_min must be finite",
+        ),
+        (lambda: _stream(num_tasks=0), "num_tasks must be at least 1, got 0"),
+        (lambda: _stream(kind="cut"), "kind must be one of split, permuted, got 'cut'"),
+        (lambda: _stream(seeds=()), "seeds must have entries, at least 1"),
+        (lambda: _stream(mean=(0.5,) * 2), "mean must have a value for each of"),
+        (lambda: _stream(labels=-1), "labels must lie in"),
+        (lambda: _stream(labels=99), "labels must lie in"),
+        (lambda: _stream(more=1), "as many train labels as images"),
+        (lambda: _stream(nan=True), "images must be finite"),
+        (
+            lambda: _stream(kind="permuted", num_tasks=2_000_000_000),
+            "2000000000 tasks need at least .* GB",
+        ),
+    ],
+)
+def test_public_functions_raise_the_same(call, said):
+    with pytest.raises(ValueError, match=said) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def _stream(labels=None, more=0, nan=False, seeds=(0,), **changed):
+    source = small_source()
+    if labels is not None:
+        source = source._replace(train_y=np.full_like(source.train_y, labels))
+    if more:
+        source = source._replace(train_y=np.append(source.train_y, 0))
+    if nan:
+        source = source._replace(train_x=np.full(source.train_x.shape, np.nan))
+    given = {"kind": "split", "scenario": "task", "num_tasks": 2}
+    return scenarios.make_stream(source, seeds, **(given | changed))
+
+
+def test_a_traced_setting_passes():
+    @jax.jit
+    def build(strength):
+        ewc(_setup(), strength=strength)
+        return strength
+
+    assert build(-1.0) == -1.0
+
+
+NASTY = ("=cmd()", "@x", "+1", "-1", "a\x1b[31mb", "$x$", "[red]y", "|p|<b>")
+
+
+def test_text_that_a_spreadsheet_would_run_is_quoted():
+    lines = [[name, -0.5, float("nan"), 3] for name in NASTY[:4]]
+    text = tables.write_csv(("name", "x", "y", "z"), lines)
+    read = list(csv.reader(io.StringIO(text)))[1:]
+    assert [row[0] for row in read] == [f"'{name}" for name in NASTY[:4]]
+    assert all(row[1:] == ["-0.5", "", "3"] for row in read)
+    assert feature_scores.csv_table([]).startswith("method,row,layer")
+    result = result_of(config_name="digits")
+    assert "\n'=cmd" not in sweeps.csv_table(sweeps.rank(["=cmd()"], [result]))
+    assert "'=cmd()" in sweeps.csv_table(sweeps.rank(["=cmd()"], [result]))
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    """Nothing of a name moves a cursor, begins a formula, a link or a colour."""
+    found = [
+        result_of(
+            row=f"somewhere:{name}",
+            config_name=name,
+            task_names=[name],
+            status=["ok"],
+            notes=[name],
+            report={"taken": {name: [[0.5]]}},
+        )
+        for name in NASTY
+    ]
+    text = build.build(found, tmp_path)
+    assert "\x1b" not in text and "a\ufffd[31mb" in text
+    assert "\\[red\\]y" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "bars.png").stat().st_size > 1000
+    assert "[red]y" in sweeps.text_table(sweeps.rank(["[red]y"], found[:1]))
+    cells = list(csv.reader((tmp_path / "table.csv").open()))
+    assert not any(c.startswith(("=", "@", "+")) for row in cells for c in row)
+
+
+def _zip(file, size):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tiny-imagenet-200/wnids.txt", b"0" * size)
+    return file
+
+
+def test_members_of_an_archive_are_bounded(tmp_path):
+    tiny = pytest.importorskip("jaxcl.data.tiny_imagenet")
+    with zipfile.ZipFile(_zip(tmp_path / "a.zip", 1 << 25)) as archive:
+        with pytest.raises(
+            DataError, match="must have at most 16777216 bytes, got 335"
+        ):
+            tiny._lines(archive, "wnids.txt")
+    # One that lies about its size is not read further than it may be.
+    data = (tmp_path / "a.zip").read_bytes()
+    size, lie = (1 << 25).to_bytes(4, "little"), (100).to_bytes(4, "little")
+    (tmp_path / "b.zip").write_bytes(data.replace(size, lie))
+    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
+        with pytest.raises((DataError, zipfile.BadZipFile)):
+            tiny.member(archive, "tiny-imagenet-200/wnids.txt", 1 << 24)
+
+
+def test_an_image_of_another_size_is_not_decoded(tmp_path):
+    tiny = pytest.importorskip("jaxcl.data.tiny_imagenet")
+    encoded = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(encoded, "JPEG")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x.JPEG", encoded.getvalue())
+        with pytest.raises(DataError, match=r"64 x 64 pixels, got \(5000, 5000\)"):
+            tiny._image(archive, "x.JPEG")
+
+
+def test_the_first_archive_is_remembered(tmp_path, monkeypatch):
+    tiny = pytest.importorskip("jaxcl.data.tiny_imagenet")
+    monkeypatch.setenv("JAXCL_CACHE", str(tmp_path / "cache"))
+    assert tiny.URL.startswith("https://")
+
+    class Downloads:
+        def __init__(self, size):
+            self.size = size
+
+        def download(self, url):
+            return _zip(tmp_path / f"{self.size}.zip", self.size)
+
+    assert tiny.downloaded(Downloads(10)) == tiny.downloaded(Downloads(10))
+    with pytest.raises(DataError, match="SHA-256 .* delete .*sha256 if the new one"):
+        tiny.downloaded(Downloads(11))
+
+
+def test_arrays_that_no_memory_can_hold(tmp_path, monkeypatch):
+    arrays.save(tmp_path / "a.npz", {"x": np.zeros(1000)})
+    monkeypatch.setattr("jaxcl.checks._memory", lambda: 1000)
+    with pytest.raises(ValueError, match="a.npz need at least 8.13e-06 GB"):
+        arrays.load(tmp_path / "a.npz")
+
+
+def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path, monkeypatch, capfd):
+    def full(*_, **__):
+        from absl import logging
+
+        logging.error("a thread's traceback")
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", full)
+    monkeypatch.setattr(launch, "prepare_jax", lambda: None)
+
+    def main(argv):
+        config = digits.get_config("bp")
+        config.update_from_flattened_dict(
+            {"data.num_tasks": 2, "train.epochs": 1, "data.train_per_task": 40}
+        )
+        execute(config, tmp_path)
+
+    with pytest.raises(SystemExit):
+        launch._guarded(main)([])
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "No space left" in line] == lines[-1:]
+    assert "thread" not in "".join(lines) and "Traceback" not in "".join(lines)
