@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,3 +59,25 @@ def require_finite(value: Any, name: str) -> None:
     bad = int((~np.isfinite(np.asarray(value, np.float64))).sum())
     if bad:
         raise ValueError(f"{name} must be finite, got {bad} that are NaN or infinite")
+
+
+def imported(path: str, what: str) -> Callable[..., Any]:
+    """The function or class at "package.module:name".
+
+    Args:
+      path: as above.
+      what: it is to be, for the message.
+
+    Raises:
+      ValueError: it cannot be imported, or cannot be called.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module raises
+        raise ValueError(
+            f"{what} {path!r} cannot be imported as 'package.module:name': {error}"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
+    return found

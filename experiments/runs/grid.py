@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,39 @@ def require_grid(grid: Any, where: str) -> Grid:
     return grid
 
 
+def parsed(text: str) -> dict[str, tuple]:
+    """A grid in words: "method.strength=1,10,100", or a dict of Python's.
+
+    A value is what Python reads it as; what it cannot read is text.
+
+    Raises:
+      ValueError: neither.
+    """
+    field, equals, values = text.partition("=")
+    try:
+        if text.lstrip().startswith("{"):
+            return dict(ast.literal_eval(text))
+        if not (field.strip() and equals and values.strip()):
+            raise ValueError(text)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            "--grid must be FIELD=VALUE,VALUE,..., as method.strength=1,10,100, "
+            f"got {text}"
+        ) from error
+    try:
+        found = ast.literal_eval(f"({values},)")
+    except (SyntaxError, ValueError):
+        found = tuple(map(_value, values.split(",")))
+    return {field.strip(): found}
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError):
+        return text.strip()
+
+
 def row_grid(grid: Grid, row: str) -> Mapping[str, Sequence[Any]]:
     """A row's part of the grid.
 
@@ -87,7 +121,10 @@ def points(grid: Grid, configs: Sequence[ConfigDict]) -> list[Point]:
             for field, value in zip(fields, chosen, strict=True):
                 if not _has(config, field):
                     raise ValueError(f"sweep, {row}: no field {field}")
-                config.update_from_flattened_dict({field: value})
+                try:
+                    config.update_from_flattened_dict({field: value})
+                except TypeError as error:
+                    raise ValueError(f"sweep, {row}: {field}: {error}") from error
             pairs = zip(fields, chosen, strict=True)
             found.append(Point(config, {k: v for k, v in pairs if len(fields[k]) > 1}))
     return found
