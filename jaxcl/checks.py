@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +85,11 @@ def require_room(what: str, needed: int) -> None:
 
 def bytes_of(shapes: Any) -> int:
     """What arrays of some shapes and dtypes, in any tree, take."""
-    return sum(
-        math.prod(leaf.shape) * getattr(leaf.dtype, "itemsize", 4)
-        for leaf in jax.tree.leaves(shapes)
-    )
+    total = 0
+    for leaf in jax.tree.leaves(shapes):
+        # Keys have a dtype of their own.
+        total += math.prod(leaf.shape) * int(getattr(leaf.dtype, "itemsize", 4))
+    return total
 
 
 def _memory() -> int:
@@ -94,7 +97,7 @@ def _memory() -> int:
     devices = jax.devices()
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
     if devices[0].platform != "cpu" and all(limits):
-        return sum(limits)
+        return sum(int(limit or 0) for limit in limits)
     if devices[0].platform != "cpu":
         return 2**63  # nothing is known
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -103,3 +106,25 @@ def _memory() -> int:
     except (OSError, ValueError):
         pass
     return has
+
+
+def imported(path: str, what: str) -> Callable[..., Any]:
+    """The function or class at "package.module:name".
+
+    Args:
+      path: as above.
+      what: it is to be, for the message.
+
+    Raises:
+      ValueError: it cannot be imported, or cannot be called.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module raises
+        raise ValueError(
+            f"{what} {path!r} cannot be imported as 'package.module:name': {error}"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
+    return found

@@ -20,7 +20,7 @@ def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
     Raises:
       As `prepare`, for any of them before one begins, and `carry_out`.
     """
-    homes = {config.row: workdir / folder(config.row) for config in configs}
+    homes = {str(c.row): workdir / folder(str(c.row)) for c in configs}
     jobs = [prepare(config, homes[config.row]) for config in configs]
     for config, job in zip(configs, jobs, strict=True):
         if finished(config, homes[config.row]) is None:

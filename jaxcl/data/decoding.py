@@ -61,6 +61,7 @@ def _image_and_label(name: str, info: Any, kinds: Any) -> tuple[tuple[str, str],
             next((k for k, f in found.items() if isinstance(f, kind)), None)
             for kind in (kinds.Image, kinds.ClassLabel)
         ]
+    image: Any
     image, label = (found[k] if isinstance(k, str) else None for k in keys[:2])
     right = isinstance(image, kinds.Image) and isinstance(label, kinds.ClassLabel)
     if not right or image.np_dtype != np.uint8:
@@ -68,7 +69,7 @@ def _image_and_label(name: str, info: Any, kinds: Any) -> tuple[tuple[str, str],
             f"{name}: an example has to have an image of 8 bits and a class, its "
             f"features are {dict(found)}"
         )
-    return (keys[0], keys[1]), image.shape
+    return (str(keys[0]), str(keys[1])), image.shape
 
 
 def splits_of(prepared: Path) -> list[str]:
