@@ -283,10 +283,13 @@ NETWORK = "efficientnet_lite_pytorch"
 
 
 def images():
-    """32 images of a few colours each, as the network reads them: [32, 96, 96, 3]."""
-    colours = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 3))
-    pixels = np.kron(colours, np.ones((1, 16, 16, 1)))
-    return np.float32((pixels - 127) / 128)
+    """32 images in random colours, coarse and fine: [32, 96, 96, 3] as it reads them."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(32):
+        square = (1, 2, 4, 8, 16, 32)[i % 6]
+        colours = rng.integers(0, 256, (96 // square, 96 // square, 3))
+        found.append(np.kron(colours, np.ones((square, square, 1))))
+    return np.float32((np.stack(found) - 127) / 128)
 
 
 def in_pytorch():
