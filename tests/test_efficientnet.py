@@ -283,7 +283,7 @@ NETWORK = "efficientnet_lite_pytorch"
 
 
 def images():
-    """32 images in random colours, coarse and fine: [32, 96, 96, 3] as it reads them."""
+    """Images in random colours, coarse and fine, as it reads them: [32, 96, 96, 3]."""
     rng, found = np.random.default_rng(0), []
     for i in range(32):
         square = (1, 2, 4, 8, 16, 32)[i % 6]
