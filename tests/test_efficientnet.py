@@ -57,7 +57,9 @@ def by_hand(x, kernel, stride, padding):
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("window, size", [((3, 3), (8, 9)), ((5, 4), (7, 6))])
+@pytest.mark.parametrize(
+    "window, size", [((3, 3), (8, 9)), ((5, 4), (7, 6)), ((3, 3), (19, 5))]
+)
 def test_depthwise_convolution_and_both_gradients(window, size, stride, padding):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(3, *size, 2)), rng.normal(size=(*window, 2))
