@@ -208,7 +208,8 @@ def show(
     at = np.array([place_in(plane, w.params.net).coordinates for w in corners], float)
     x, y = grid_of(np.concatenate([at, *(w.xy for w in walks.values())]), points)
     accuracy, seconds = measure(plane, x, y, tasks, workdir / "plane.npz")
-    surface = Surface(x, y, accuracy, at)
+    names = strategies.label(first), strategies.label(joint[0])
+    surface = Surface(x, y, accuracy, at, names)
     shown = facts(surface, walks, plane, tasks)
     about = {"seed": seed, "seconds_of_the_plane": round(seconds, 1)}
     about |= rows.origin(runs, sys.argv[1:])

@@ -57,7 +57,9 @@ def by_hand(x, kernel, stride, padding):
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("window, size", [((3, 3), (8, 9)), ((5, 4), (7, 6))])
+@pytest.mark.parametrize(
+    "window, size", [((3, 3), (8, 9)), ((5, 4), (7, 6)), ((3, 3), (19, 5))]
+)
 def test_depthwise_convolution_and_both_gradients(window, size, stride, padding):
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(3, *size, 2)), rng.normal(size=(*window, 2))
@@ -283,10 +285,13 @@ NETWORK = "efficientnet_lite_pytorch"
 
 
 def images():
-    """32 images of a few colours each, as the network reads them: [32, 96, 96, 3]."""
-    colours = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 3))
-    pixels = np.kron(colours, np.ones((1, 16, 16, 1)))
-    return np.float32((pixels - 127) / 128)
+    """Images in random colours, coarse and fine, as it reads them: [32, 96, 96, 3]."""
+    rng, found = np.random.default_rng(0), []
+    for i in range(32):
+        square = (1, 2, 4, 8, 16, 32)[i % 6]
+        colours = rng.integers(0, 256, (96 // square, 96 // square, 3))
+        found.append(np.kron(colours, np.ones((square, square, 1))))
+    return np.float32((np.stack(found) - 127) / 128)
 
 
 def in_pytorch():

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-_CORNERS = ("after task 1", "after task 2", "joint")
 _SHADES = ("Blues", "Oranges")
 _LEVELS = 9
 NEAR = 2.0  # points below the best mean: what counts as the sweet spot
@@ -32,7 +31,8 @@ class Surface(NamedTuple):
     x: NDArray[np.float64]  # [X]
     y: NDArray[np.float64]  # [Y]
     accuracy: NDArray[np.float64]  # [2, Y, X] of tasks 1 and 2
-    corners: NDArray[np.float64]  # [3, 2]
+    corners: NDArray[np.float64]  # [3, 2] after task 1, after task 2, joint
+    names: tuple[str, str]  # of the row that went from task 1 to task 2, and the joint
 
 
 def best(surface: Surface) -> tuple[tuple[float, float], NDArray[np.float64]]:
@@ -105,7 +105,9 @@ def _paths(ax: Axes, surface: Surface, walks: Sequence[Walk]) -> None:
         )
         ax.plot(*walk.xy[-1], "o", color=walk.colour, mec="white", ms=7, zorder=4)
     ax.plot(*best(surface)[0], "k*", ms=12, mec="white", ls="", label="best", zorder=5)
-    for (x, y), name in zip(surface.corners, _CORNERS, strict=True):
+    first, joint = surface.names
+    names = ("after task 1", f"{first}, task 2", joint)
+    for (x, y), name in zip(surface.corners, names, strict=True):
         ax.plot(x, y, "k+", ms=8, zorder=6)
         ax.annotate(
             *(name, (x, y)),

@@ -54,11 +54,12 @@ def origin(runs: Mapping[str, Run], arguments: Sequence[str]) -> dict[str, Any]:
 
     Args:
       runs: row -> its run.
-      arguments: of the command, without its name.
+      arguments: of the command, without its name; what they say of this machine's
+        folders is left out.
     """
     results = {row: run.result for row, run in runs.items()}
     return {
-        "arguments": list(arguments),
+        "arguments": told(arguments),
         "runs": {
             row: {
                 "config": run.config.name,
@@ -72,3 +73,16 @@ def origin(runs: Mapping[str, Run], arguments: Sequence[str]) -> dict[str, Any]:
         "measured_with": dict(machine.versions()),
         "measured_on": machine.device(),
     }
+
+
+def told(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments without what is this machine's own: where folders are."""
+    found = []
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config":
+            file, colon, rest = value.partition(":")
+            argument = f"--config={Path(file).stem}{colon}{rest}"
+        if name not in ("workdir", "runs"):
+            found.append(argument)
+    return found

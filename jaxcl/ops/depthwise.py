@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxcl.ops.convolution import pads
 from jaxcl.types import Padding
 
+SMALL = 8  # rows of a map that is taken with all of the batch at once
+
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def depthwise(
@@ -33,8 +35,10 @@ def depthwise(
     Returns:
       [B, H', W', C], dtype of x.
     """
-    parts = _windows(x, kernel.shape[:2], stride, padding)
-    return reduce(jnp.add, (v * k for v, k in zip(parts, _rows(kernel), strict=True)))
+    window = kernel.shape[:2]
+    parts = _met(_padded(x, window, stride, padding), window, stride)
+    flat = kernel.reshape(-1, kernel.shape[-1])
+    return reduce(jnp.add, [v * flat[i] for i, v in enumerate(parts)])
 
 
 def _depthwise_fwd(x, kernel, stride, padding):
@@ -43,45 +47,84 @@ def _depthwise_fwd(x, kernel, stride, padding):
 
 def _depthwise_bwd(stride, padding, residuals, dy):
     x, kernel = residuals
-    kh, kw = kernel.shape[:2]
-    parts = _windows(x, (kh, kw), stride, padding)
-    dk = jnp.stack([_sum_over_rows(v * dy) for v in parts]).reshape(kernel.shape)
+    kh, kw = window = kernel.shape[:2]
+    dk = kernel_gradient(_padded(x, window, stride, padding), dy, window, stride)
     # dx is the convolution of dy, zeros between its rows under a stride, with K turned
     # around.
-    (top, _), (left, _) = (
-        pads(x.shape[1 + i], k, stride, padding, i) for i, k in enumerate((kh, kw))
-    )
-    zero = jnp.zeros((), dy.dtype)
-    spread = [(1 + (n - 1) * stride) for n in dy.shape[1:3]]
-    before = kh - 1 - top, kw - 1 - left
-    after = [
-        x.shape[1 + i] + k - 1 - before[i] - spread[i] for i, k in enumerate((kh, kw))
-    ]
-    inside = stride - 1
-    wide = jax.lax.pad(
-        dy,
-        zero,
-        (
-            (0, 0, 0),
-            (before[0], after[0], inside),
-            (before[1], after[1], inside),
-            (0, 0, 0),
-        ),
-    )
+    config = [(0, 0, 0)]
+    for axis, k in enumerate(window):
+        before = k - 1 - pads(x.shape[1 + axis], k, stride, padding, axis)[0]
+        spread = 1 + (dy.shape[1 + axis] - 1) * stride
+        after = x.shape[1 + axis] + k - 1 - before - spread
+        config.append((before, after, stride - 1))
+    wide = jax.lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
     dx = depthwise(wide, kernel[::-1, ::-1], 1, "VALID")
-    return dx, dk
+    return dx, dk.astype(kernel.dtype)
 
 
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)
 
 
-def _windows(x, window, stride, padding) -> list[jax.Array]:
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, window: tuple[int, int], stride: int
+) -> jax.Array:
+    """dK[i, j, c] = Σ_bpq x[b, s p + i, s q + j, c] dy[b, p, q, c].
+
+    A sum over all axes but the last is serial on XLA's CPU backend; elementwise sums
+    over rows are not. Large maps are taken image by image, which fits into a core's
+    cache. (Measured, batch 32: 48 × 48 × 32, window 3, 50 ms as a plain sum and 18 so;
+    6 × 6 × 480, window 5, 26 and 3.)
+
+    Args:
+      x: [B, H, W, C], padded.
+      dy: [B, H', W', C].
+      window: (kh, kw).
+      stride: s.
+
+    Returns:
+      [kh, kw, C].
+    """
+
+    def plain(x: jax.Array, dy: jax.Array) -> jax.Array:
+        return jnp.stack([(v * dy).sum((0, 1, 2)) for v in _met(x, window, stride)])
+
+    def by_rows(x: jax.Array, dy: jax.Array) -> jax.Array:
+        def one(v: jax.Array) -> jax.Array:
+            rows = [v[:, p] * dy[:, p] for p in range(dy.shape[1])]
+            # Else the sum that follows is merged with these and serial again.
+            sums = jax.lax.optimization_barrier(reduce(jnp.add, rows))
+            flat = sums.reshape(-1, sums.shape[-1])
+            ones = jnp.ones(len(flat), flat.dtype)
+            return jnp.matmul(ones, flat, precision=jax.lax.Precision.HIGHEST)
+
+        return jnp.stack([one(v) for v in _met(x, window, stride)])
+
+    def by_images(x: jax.Array, dy: jax.Array) -> jax.Array:
+        def add(total, image):
+            x, dy = image
+            met = _met(x[None], window, stride)
+            rows = [
+                reduce(jnp.add, [v[0, p] * dy[p] for p in range(dy.shape[0])])
+                for v in met
+            ]
+            return total + jnp.stack(rows), None
+
+        like = (window[0] * window[1], *dy.shape[2:])
+        return jax.lax.scan(add, jnp.zeros(like, dy.dtype), (x, dy))[0].sum(1)
+
+    on_cpu = by_rows if dy.shape[1] <= SMALL else by_images
+    dk = jax.lax.platform_dependent(x, dy, cpu=on_cpu, default=plain)
+    return dk.reshape(*window, x.shape[-1])
+
+
+def _padded(x, window, stride, padding) -> jax.Array:
+    around = [pads(x.shape[1 + i], k, stride, padding, i) for i, k in enumerate(window)]
+    return jnp.pad(x, ((0, 0), *around, (0, 0)))
+
+
+def _met(x, window, stride) -> list[jax.Array]:
     """For each offset of the window, row by row, what it meets: [B, H', W', C]."""
     kh, kw = window
-    top, bottom = pads(x.shape[1], kh, stride, padding)
-    left, right = pads(x.shape[2], kw, stride, padding, 1)
-    x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    x = jax.lax.optimization_barrier(x)
     height = (x.shape[1] - kh) // stride * stride + 1
     width = (x.shape[2] - kw) // stride * stride + 1
     return [
@@ -89,13 +132,3 @@ def _windows(x, window, stride, padding) -> list[jax.Array]:
         for i in range(kh)
         for j in range(kw)
     ]
-
-
-def _rows(kernel: jax.Array) -> list[jax.Array]:
-    flat = kernel.reshape(-1, kernel.shape[-1])
-    return [flat[i] for i in range(len(flat))]
-
-
-def _sum_over_rows(v: jax.Array) -> jax.Array:
-    """Σ over all axes but the last."""
-    return v.sum((0, 1, 2))
