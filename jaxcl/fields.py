@@ -51,9 +51,9 @@ def _named(names: Iterable[str]) -> Any:
 
 
 _Channels = Annotated[tuple[schema.Share, ...], Length(1)]
+_Sizes: Any = Annotated[tuple[Count, ...], Length(1)]
 _Spreads = Annotated[tuple[schema.Positive, ...], Length(1)]
 _Row = Annotated[str, _Known()]
-_Size: Any = Annotated[tuple[Count, ...], Length(1)]
 _PATH = 'or "package.module:name"'
 
 # Every field that a config has, besides those of its model and of its method.
@@ -70,7 +70,7 @@ FIELDS: dict[str, Field] = {
     "data.dataset": Field(
         "digits", str, f"a name, tfds:NAME, folder:PATH, npz:PATH, {_PATH}"
     ),
-    "data.image_size": Field(None, _Size | None, "(height, width)"),
+    "data.image_size": Field(None, _Sizes | None, "(height, width)"),
     "data.test_fraction": Field(
         0.2, Annotated[float, Range(0, 1, "()")], "of each class, without a test part"
     ),

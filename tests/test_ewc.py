@@ -194,7 +194,7 @@ def test_merged_quadratics_are_their_sum():
         (dict(strength=1.0, online=True, decay=1.5), r"\[0, 1\], got 1.5"),
         (dict(strength=1.0, decay=0.5), "online=True"),
         (dict(strength=1.0, decay_penalty=True), "decay_penalty=True needs online"),
-        (dict(strength=1.0, samples=0), "must be positive, got 0"),
+        (dict(strength=1.0, samples=0), "ewc: samples must be at least 1, got 0"),
     ],
 )
 def test_wrong_settings_are_named(settings, what):

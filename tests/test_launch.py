@@ -166,7 +166,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         (["--config=configs/digits.py", "--config.train.epochs=many"], "many"),
         (
             ["--config=configs/digits.py", "--config.optimizer.lr=None"],
-            "config.optimizer.lr needs a value, got None",
+            "config.optimizer.lr must be a number, got None",
         ),
         (["--config=configs/digits.py:nosuch"], "'nosuch' is no row (bp, bp_star"),
         (["--config=configs/nosuch.py"], "configs/nosuch.py"),

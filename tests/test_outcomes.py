@@ -292,9 +292,7 @@ def _zip(file, size):
 def test_members_of_an_archive_are_bounded(tmp_path):
     tiny = pytest.importorskip("jaxcl.data.tiny_imagenet")
     with zipfile.ZipFile(_zip(tmp_path / "a.zip", 1 << 25)) as archive:
-        with pytest.raises(
-            DataError, match="must have at most 16777216 bytes, got 335"
-        ):
+        with pytest.raises(DataError, match="at most 16777216 bytes, got 335"):
             tiny._lines(archive, "wnids.txt")
     # One that lies about its size is not read further than it may be.
     data = (tmp_path / "a.zip").read_bytes()

@@ -275,9 +275,9 @@ def test_a_run_learns_in_the_space_left_and_forgets_less(problem, finish):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        (dict(alpha=0.0), "alpha must be positive, got .*0.0"),
+        (dict(alpha=0.0), "alpha must be greater than 0, got 0.0"),
         (dict(alpha=[1.0, 1.0]), "alpha .* has 2 entries for 3 projected layers"),
-        (dict(alpha_decay=-1.0), "alpha_decay must be positive"),
+        (dict(alpha_decay=-1.0), "alpha_decay must be greater than 0"),
         (dict(progress="run"), "epoch, task, got 'run'"),
         (dict(window_stride=0), "window_stride must be at least 1, got 0"),
         (dict(norm_penalty=-1.0), "norm_penalty must be at least 0, got -1.0"),

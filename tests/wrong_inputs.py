@@ -183,6 +183,7 @@ FIELDS = [
         {"100000000000": "be less than 2**31"},
     ),
     Wrong("bp", "model.widths", "(100000000000,)", "be less than 2**31"),
+    Wrong("bp", "data.num_tasks", "2000000000", "not enough for"),
     Wrong("bp", "train.batch_size", "2000000000", "GB"),
     Wrong("er", "method.capacity", "2000000000", "GB"),
     Wrong("random_features", "method.width", "3000000", "GB"),

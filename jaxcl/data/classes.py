@@ -69,12 +69,12 @@ def cut_classes(
     if not isinstance(order, str):
         labels = numbers_of(names, order, "class_order")
         total = len(labels)
-    sizes = _shared(total, num_tasks) if per_task is None else [per_task] * num_tasks
+    least = per_task or 1
     require(
-        min(sizes) >= 1 and sum(sizes) <= total,
-        f"there are {total} classes, not enough for {num_tasks} tasks of "
-        f"{max(*sizes, 1)}",
+        num_tasks * least <= total,
+        f"there are {total} classes, not enough for {num_tasks} tasks of {least}",
     )
+    sizes = [least] * num_tasks if per_task else _shared(total, num_tasks)
     return labels, sizes
 
 

@@ -112,6 +112,9 @@ def make_stream(
         "stratified=True needs a valid_fraction above 0",
     )
     _require_source(source)
+    if kind != "split":  # of each seed and task all rows, and an order of pixels
+        each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
+        require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
     turned = Angles(_tuple(angles), angle_step, _tuple(angle_draw), first_angle)
     _require_kind(source, kind, num_tasks, first_permuted, turned)
     order, sizes = cut_classes(
@@ -125,9 +128,6 @@ def make_stream(
     noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
     require_augment(augment, shape)
-    if kind != "split":  # of each seed and task all rows, and an order of pixels
-        each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
-        require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
     if scenario == "task" and max(sizes) == 1:
         warnings.warn(
             "one class per task and a head per task leave nothing to tell apart: every "
