@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+import ast
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
-from jaxcl import schema, strategies
-from jaxcl.benchmark import base, defaults, required
+from jaxcl import strategies
+from jaxcl.benchmark import base, defaults, required, settable
+from jaxcl.checks import imported
 from jaxcl.data import Reading, scenarios, sources
 from jaxcl.fields import flat, require_fields
-from jaxcl.nn.capture import LinenModel
-from jaxcl.nn.models import MODELS
+from jaxcl.nn.building import REQUIRED, build_model, settings_of
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
 
@@ -140,7 +140,13 @@ def problem(config: ConfigDict) -> Problem:
     fields = config.model.to_dict()
     head, dtype = fields.pop("head"), fields.pop("dtype")
     return Problem(
-        model=_model(fields, stream),
+        model=build_model(
+            fields.pop("name"),
+            fields,
+            num_outputs=stream.num_outputs,
+            input_shape=stream.input_shape,
+            num_tasks=stream.num_tasks,
+        ),
         heads=(tuple(head.split("/")),),
         dtype=dtype,
         stream=stream,
@@ -153,6 +159,46 @@ def problem(config: ConfigDict) -> Problem:
         measure=config.measure,
         seed_mode=config.seed_mode,
     )
+
+
+def replace_model(config: ConfigDict, given: Sequence[str]) -> None:
+    """Gives a config the model that a command line names; changes the config.
+
+    Another model than it has takes the first one's fields with it.
+
+    Args:
+      config: of a benchmark.
+      given: "field=value", ``name`` among them; empty leaves the config as it is.
+
+    Raises:
+      ValueError: an unknown model, or a field that it does not have.
+    """
+    fields = dict(pair.partition("=")[::2] for pair in given)
+    if not fields:
+        return
+    model: Any = config.model
+    if fields["name"] != model.name:
+        common = {field: model[field] for field in base("").model}
+        model = {
+            k: None if v is REQUIRED else v
+            for k, v in settings_of(fields["name"]).items()
+        }
+        config.model = ConfigDict(common | {k: settable(v) for k, v in model.items()})
+        model = config.model
+    for field, text in fields.items():
+        if field not in model:
+            raise ValueError(
+                f"--config.model.{field}: model {fields['name']!r} has no such field; "
+                f"it has {', '.join(sorted(model))}"
+            )
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        try:
+            model[field] = text if isinstance(model[field], str) else value
+        except TypeError as error:
+            raise ValueError(f"--config.model.{field}={text}: {error}") from error
 
 
 def _plan(config: ConfigDict) -> Plan:
@@ -172,31 +218,6 @@ def _method_settings(config: ConfigDict) -> dict[str, Any]:
                 f"--config.method.{name}=VALUE"
             )
     return settings
-
-
-def _model(fields: dict[str, Any], stream: scenarios.Stream) -> Any:
-    name = fields.pop("name")
-    if name in MODELS:
-        build = MODELS[name]
-    elif ":" in name:
-        build = strategies.imported(name, "model")
-    else:
-        raise ValueError(
-            f"unknown model {name!r}; known: {', '.join(MODELS)}, or an import path "
-            "'package.module:Class'"
-        )
-    if dataclasses.is_dataclass(build):
-        known = {f.name for f in dataclasses.fields(build)}
-        unknown = set(fields) - known
-        if unknown:
-            raise ValueError(
-                f"model {name!r} has no field {', '.join(sorted(unknown))}; it has "
-                f"{', '.join(sorted(known - {'parent', 'name', 'num_outputs'}))}"
-            )
-        if "num_tasks" in known and fields.get("norm") == "batch_per_task":
-            fields.setdefault("num_tasks", stream.num_tasks)
-    schema.require_all(f"{name}: ", fields, schema.kinds_of(build))
-    return _made(name, build, {"num_outputs": stream.num_outputs} | fields, LinenModel)
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -220,7 +241,7 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         decay = config.weight_decay
         core = [optax.add_decayed_weights(decay)] if decay else []
         if outside:
-            build = strategies.imported(config.name, "optimizer")
+            build = imported(config.name, "optimizer")
             core.append(
                 _made(config.name, build, config.lr, optax.GradientTransformation)
             )

@@ -21,7 +21,8 @@ from jaxcl.data.cache import DataError, cache_root
 from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
-from .config import set_field
+from .config import replace_model, set_field
+from .runs.arguments import of_model, taken
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
 
@@ -37,6 +38,9 @@ _CLUSTER = flags.DEFINE_bool(
 )
 _CPU_DEVICES = flags.DEFINE_integer(
     "cpu_devices", None, "Parts to split a CPU into; by default one a core."
+)
+_MODEL = flags.DEFINE_multi_string(
+    "model", [], "NAME=VALUE, what --config.model.NAME says of another model."
 )
 _STRICT = flags.DEFINE_bool(
     "strict", False, "Refuse a state that other code or other versions have made."
@@ -111,14 +115,15 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 def written_out(argv: Sequence[str]) -> list[str]:
     """A command line with its config as FILE:ROW,VARIANT.
 
-    ``--config`` may name a shipped config ("digits:ewc"), and ``--config.strategy`` a
-    strategy, which then is the row, with all that makes a row of it.
+    ``--config`` may name a shipped config ("digits:ewc"), ``--config.strategy`` a
+    strategy, which then is the row, with all that makes a row of it, and
+    ``--config.model.name`` a model, with which the other one's fields go.
 
     Raises:
       ValueError: an unknown strategy or config.
     """
-    argv, strategy = _taken(list(argv), "config.strategy")
-    argv, config = _taken(argv, "config")
+    argv, strategy = taken(of_model(list(argv)), "config.strategy")
+    argv, config = taken(argv, "config")
     if config is None:
         return argv
     name, _, argument = config.partition(":")
@@ -129,17 +134,6 @@ def written_out(argv: Sequence[str]) -> list[str]:
         argument = ",".join([row, *variants])
     written = f"--config={shipped(name)}" + (f":{argument}" if argument else "")
     return [*argv[:1], written, *argv[1:]]
-
-
-def _taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
-    """A command line without a flag, and the flag's value: "--x=1" or "--x 1"."""
-    for i, word in enumerate(argv):
-        name, equals, value = word.partition("=")
-        if name in (f"-{flag}", f"--{flag}"):
-            after = i + 1 if equals else i + 2
-            value = value if equals else "".join(argv[i + 1 : after])
-            return argv[:i] + argv[after:], value
-    return argv, None
 
 
 def _split(argument: str) -> tuple[str, list[str]]:
@@ -179,6 +173,7 @@ def _parse(argv: list[str]) -> list[str]:
             # A file that cannot be read is an error only once a field is looked at.
             getattr(flags.FLAGS["config"].value, "name", None)
             require_fields(flags.FLAGS["config"].value)
+            replace_model(flags.FLAGS["config"].value, _MODEL.value)
     except Exception as e:  # whatever a config file raises
         with suppress(Exception):
             fail(UsageError(_unknown_field(argv)))
@@ -245,6 +240,7 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
         for key, value in given.items():
             if not key.startswith("method.") or row == named:
                 set_field(config, key, value)
+        replace_model(config, _MODEL.value)
         found.append(config)
     return found
 

@@ -4,10 +4,10 @@ r"""Rebuilds tables and figures from the folders of finished and unfinished runs
 
 Each DIR is a run's folder (it holds `result.json`) or a comparison's (its sub-folders
 are runs). Into the output folder, by default the first DIR, go `table.txt`, `table.md`,
-`table.csv`, `seeds.csv`, `bars.png`, `tasks.png`, `matrix.png` and, where a method
-reports the space it takes, `space.png`; where a run has measured features,
-`features.txt`, `features.csv`, `rank.png`, `cka.png` and `probes.png`. The table is
-printed too.
+`table.csv`, `seeds.csv`, `results.csv` (every accuracy, in long form), the figures
+`bars`, `tasks`, `matrix` and, where a method reports the space it takes, `space`; where
+a run has measured features, `features.txt`, `features.csv`, `rank`, `cka` and `probes`.
+Figures are PNG and SVG. The table is printed too.
 
     python -m experiments.report --page=experiments/results
 

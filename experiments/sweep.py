@@ -2,21 +2,20 @@ r"""Chooses settings: runs a grid of them on validation data only, into one tabl
 
 python -m experiments.sweep --config=configs/split_mnist.py:task \
     [--strategies=ewc,si] [--workdir=DIR] [--config.field=value]
-python -m experiments.sweep --config=configs/digits.py --strategies=my_package:l2 \
-    --grid="{'method.strength': (0.1, 1.0, 10.0)}"
+python -m experiments.sweep --config=digits:ewc \
+    --grid="method.strength=1,10,100" --grid="optimizer.lr=0.01,0.05"
 
-The grid is the config file's ``sweep()``, row -> field -> values, or for the rows named
-what ``--grid`` gives. Every combination of a row's values is a run, in a folder of its
-own under the workdir, measured on the validation examples. Settings that can be traced
-(strengths, rates) are trained at once, as further seeds. Broken off,
-the same command goes on. A field with one value is only set: ``data.tasks`` to choose
-on the first tasks of a stream and report the others, ``seeds`` to choose with seeds
-that no result uses.
+The grid is the config file's ``sweep()``, row -> field -> values, or what ``--grid``
+gives, for the rows of ``--strategies`` or the one that ``--config`` names. Every
+combination of a row's values is a run, in a folder of its own under the workdir,
+measured on the validation examples. Settings that can be traced (strengths, rates) are
+trained at once, as further seeds. Broken off, the same command goes on. A field with
+one value is only set: ``data.tasks`` to choose on the first tasks of a stream and
+report the others, ``seeds`` to choose with seeds that no result uses.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 
 from absl import flags
@@ -53,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
     return 0 if healthy else launch.ended(results)
 
 
-def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
+def _grid(rows: Sequence[str] | None, given: Sequence[str]) -> grid.Grid:
     """What --grid says of the rows, or the config file's ``sweep()``."""
-    if given is None:
+    if not given:
         file, _ = launch.config_file()
         module = load(file)
         if not hasattr(module, "sweep"):
@@ -65,23 +64,21 @@ def _grid(rows: Sequence[str] | None, given: str | None) -> grid.Grid:
         except Exception as error:
             raise ValueError(f"{file}: sweep() raised {error!r}") from error
         return grid.require_grid(found, f"{file}: sweep()")
-    if not rows:
-        raise ValueError("--grid needs --strategies: the rows that it is for")
-    try:
-        fields = ast.literal_eval(given)
-    except (SyntaxError, ValueError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise ValueError(
-            f"--grid must be field -> values, as {{'method.strength': (0.1, 1.0)}}, "
-            f"got {given}"
-        )
+    fields: dict[str, tuple] = {}
+    for text in given:
+        for field, values in grid.parsed(text).items():
+            if field in fields:
+                raise ValueError(f"--grid gives {field} twice")
+            fields[field] = values
+    rows = rows or [str(_CONFIG.value.row)]
     return grid.require_grid({row: fields for row in rows}, "--grid")
 
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME_sweep.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default all of sweep().")
-    _GRID = flags.DEFINE_string("grid", None, "Field -> values, for --strategies.")
+    _GRID = flags.DEFINE_multi_string(
+        "grid", [], "FIELD=VALUE,VALUE,...; several make every combination."
+    )
     _CONFIG = launch.define_config("variant")
     launch.run(main)

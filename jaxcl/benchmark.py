@@ -76,7 +76,7 @@ def finish(
     of_row = (found.presets, methods.get(row, {}), chosen.methods.get(row, {}))
     for settings in of_row:
         _set(config, method, settings)
-    config.method = ConfigDict({k: _settable(v) for k, v in method.items()})
+    config.method = ConfigDict({k: settable(v) for k, v in method.items()})
     return config
 
 
@@ -98,7 +98,7 @@ def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None
         config.update_from_flattened_dict({key: value})
 
 
-def _settable(value: Any) -> Any:
+def settable(value: Any) -> Any:
     """None as a field that the command line may still give any value."""
     return config_dict.placeholder(object) if value is None else value
 

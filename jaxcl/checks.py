@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +105,25 @@ def _memory() -> int:
     except (OSError, ValueError):
         pass
     return has
+
+
+def imported(path: str, what: str) -> Callable[..., Any]:
+    """The function or class at "package.module:name".
+
+    Args:
+      path: as above.
+      what: it is to be, for the message.
+
+    Raises:
+      ValueError: it cannot be imported, or cannot be called.
+    """
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the module raises
+        raise ValueError(
+            f"{what} {path!r} cannot be imported as 'package.module:name': {error}"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
+    return found

@@ -136,6 +136,7 @@ FIELDS: dict[str, Field] = {
     "keep_weights": Field(
         "none", _named(("none", "last", "tasks", "epochs")), "after which they are kept"
     ),
+    "write_to": Field("", str, "tensorboard, wandb, with commas between"),
     "features": Field(
         "", str, "after each task: rank,probes,multinomial,cka,drift,conflict"
     ),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxcl.heads import cross_entropy, require_heads, scenario_mask
 from jaxcl.nn import capture, inspection, treatment
+from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
 from jaxcl.nn.precision import compute_in
 from jaxcl.types import (
@@ -198,7 +199,11 @@ def setup_for_linen(
             f"the model has parameters for num_tasks={declared} tasks, the stream has "
             f"{num_tasks}"
         )
-    net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
+    try:
+        net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        shape = list(example.shape[1:])
+        raise ValueError(f"{type(model).__name__}, inputs {shape}: {error}") from error
     found = inspection.describe_linen(model, example)
     return _setup(
         compute_in(dtype, capture.apply_fn(model)),
@@ -212,6 +217,34 @@ def setup_for_linen(
         codec=codec,
         model_state=state,
     )
+
+
+def setup_for_built(
+    model: Built,
+    example: jax.ShapeDtypeStruct,
+    *,
+    logit_mask: jax.Array,
+    mask_by: str,
+    heads: tuple[tuple[str, ...], ...] = (("head",),),
+    codec: Codec = AS_IT_IS,
+    dtype: str = "float32",
+) -> Setup:
+    """The `Setup` of an NNX or Equinox model by its class; see `setup_for_linen`.
+
+    Raises:
+      ValueError: as `setup_for_linen`.
+    """
+    apply_fn, name = model.apply_fn(), model.build
+    setup = _adapted(
+        apply_fn,
+        jax.eval_shape(model.init, jax.random.key(0)),
+        example,
+        (logit_mask, mask_by),
+        heads,
+        name,
+        axis=model.axis,
+    )
+    return setup._replace(apply_fn=compute_in(dtype, apply_fn), codec=codec)
 
 
 def _scenario(scenario: str, num_tasks: int, num_outputs: int):

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from experiments import report
-from experiments.reporting import scores, space_figures, style, tables
+from experiments.reporting import csv_files, scores, space_figures, style, tables
 from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import Result, load, save
@@ -444,7 +444,7 @@ def test_methods_from_elsewhere_have_their_own_names_and_colours():
     rows = scores.rows([make(path) for path in paths])
     assert [r.label for r in rows] == paths
     assert len(set(style.colours(rows).values())) == len(paths)
-    text = tables.csv_table(scores.rows([make("gpm"), make(paths[0])]))
+    text = csv_files.csv_table(scores.rows([make("gpm"), make(paths[0])]))
     lines = list(csv.DictReader(io.StringIO(text)))
     assert [line["family"] for line in lines] == ["division", "elsewhere"]
 

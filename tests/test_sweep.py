@@ -240,3 +240,35 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(commands, tmp_path):
 def test_a_row_without_a_grid_is_refused():
     with pytest.raises(ValueError, match="no row 'hat'; it has bp, ewc"):
         grids.row_grid({"bp": {}, "ewc": {}}, "hat")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("method.strength=1,10,100", {"method.strength": (1, 10, 100)}),
+        ("method.strength=0.5", {"method.strength": (0.5,)}),
+        ("model.widths=(8,),(8, 8)", {"model.widths": ((8,), (8, 8))}),
+        ("optimizer.name=sgd, adam", {"optimizer.name": ("sgd", "adam")}),
+        ("train.patience=None,5", {"train.patience": (None, 5)}),
+        ("{'a.b': (1, 2), 'c': (3,)}", {"a.b": (1, 2), "c": (3,)}),
+    ],
+)
+def test_a_grid_in_words(text, expected):
+    assert grids.parsed(text) == expected
+
+
+@pytest.mark.parametrize("text", ["method.strength", "=1,2", "a=", "{1", "{1, 2}"])
+def test_a_grid_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match="--grid must be FIELD=VALUE,VALUE"):
+        grids.parsed(text)
+
+
+def test_whole_numbers_of_a_grid_are_traced_as_a_setting_with_fractions_is():
+    grid = {
+        "ewc": grids.parsed("method.strength=1,10") | grids.parsed("optimizer.lr=1")
+    }
+    found = points(grid)
+    assert [p.name for p in found] == ["method.strength=1", "method.strength=10"]
+    assert together([p.config for p in found]) == [[0, 1]]
+    with pytest.raises(ValueError, match="sweep, ewc: train.batch_size"):
+        points({"ewc": grids.parsed("train.batch_size=8,many")})

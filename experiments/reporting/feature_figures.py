@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .feature_scores import layers
 from .scores import Row
-from .style import band, colour_bar, name_of, panels_of, plain
+from .style import band, colour_bar, layer_colours, name_of, panels_of, plain
 
 
 def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
@@ -28,18 +28,17 @@ def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
 def rank(rows: Sequence[Row]) -> Figure:
     """Effective rank of each task's examples, before and after it is trained."""
     figure, panels = panels_of(rows, 3.4, 2.6)
+    shade = layer_colours(map(layers, rows))
     for ax, row in zip(panels, rows, strict=True):
         done = row.result.tasks_done
         task = np.arange(1, done + 1)
-        names = layers(row)
-        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(names)))
-        for shade, layer in zip(shades, names, strict=True):
+        for layer in layers(row):
             values = row.result.features[f"effective_rank/{layer}"]
             values = values[row.finished_seeds]
             after = np.diagonal(values, -1, -2, -1)[:, :done]
             before = np.diagonal(values, 0, -2, -1)[:, :done]
-            band(ax, task, after, shade, 1.6, 0.2, layer)
-            ax.plot(task, before.mean(axis=0), color=shade, lw=1, ls="--")
+            band(ax, task, after, shade[layer], 1.6, 0.2, layer)
+            ax.plot(task, before.mean(axis=0), color=shade[layer], lw=1, ls="--")
         ax.set_xlim(0.7, len(row.result.task_names) + 0.3)
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=7, handlelength=1.2)
@@ -87,6 +86,7 @@ def similarity(rows: Sequence[Row]) -> Figure:
 def probes(rows: Sequence[Row]) -> Figure:
     """Accuracy on each task at the end, beside that of probes of the features."""
     figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
+    shade = layer_colours(map(layers, rows))
     for ax, row in zip(panels, rows, strict=True):
         done, keep = row.result.tasks_done, row.finished_seeds
         task = np.arange(1, done + 1)
@@ -99,13 +99,12 @@ def probes(rows: Sequence[Row]) -> Figure:
             0.15,
             "network",
         )
-        names = layers(row)
-        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.8, len(names)))
-        for shade, layer in zip(shades, names, strict=True):
+        for layer in layers(row):
+            own = shade[layer]
             values = 100 * row.result.features[f"probe_ridge/{layer}"][keep]
-            band(ax, task, values[:, done, :done], shade, 1.4, 0.2, f"{layer}, probe")
+            band(ax, task, values[:, done, :done], own, 1.4, 0.2, f"{layer}, probe")
             learned = np.diagonal(values, -1, -2, -1)[:, :done].mean(axis=0)
-            ax.plot(task, learned, color=shade, lw=0.9, ls="--")
+            ax.plot(task, learned, color=own, lw=0.9, ls="--")
         ax.set_xlim(0.7, len(row.result.task_names) + 0.3)
         ax.legend(fontsize=7, handlelength=1.2)
     figure.supxlabel("task", size=9)

@@ -24,9 +24,12 @@ from .style import (
     band,
     colour_bar,
     colours,
+    entitle,
+    forget,
     name_of,
     panels_of,
     save,
+    save_svg,
     ticks,
 )
 
@@ -39,7 +42,11 @@ FEATURES = {
 
 
 def write(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Draws every figure there is data for."""
+    """Draws every figure there is data for, as PNG and SVG, the benchmark in its title.
+
+    Returns:
+      The PNG files.
+    """
     with matplotlib.rc_context(STYLE):
         drawn = {"bars": bars(rows), "tasks": tasks(rows), "matrix": matrix(rows)}
         with_space = [row for row in rows if row.result.report.get("taken")]
@@ -47,20 +54,22 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
             drawn["space"] = space(with_space)
         else:
             # An earlier report's figure would seem to belong to this one.
-            (out / "space.png").unlink(missing_ok=True)
+            forget(out / "space")
         gated = [row for row in with_space if shared_layers(row)]
         if gated:
             drawn["capacity"] = capacity(gated)
         else:
-            (out / "capacity.png").unlink(missing_ok=True)
+            forget(out / "capacity")
         for name, (quantity, draw) in FEATURES.items():
             seen = feature_figures.with_quantity(rows, quantity)
             if seen:
                 drawn[name] = draw(seen)
             else:
-                (out / f"{name}.png").unlink(missing_ok=True)
+                forget(out / name)
         for name, figure in drawn.items():
+            entitle(figure, rows)
             save(figure, out / f"{name}.png")
+            save_svg(figure, out / f"{name}.svg")
     return [out / f"{name}.png" for name in drawn]
 
 

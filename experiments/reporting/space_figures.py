@@ -2,27 +2,26 @@
 
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from jaxcl.strategies import METHODS
 
 from .scores import Row
-from .style import band, name_of, panels_of, plain, ticks
+from .style import band, layer_colours, name_of, panels_of, plain, ticks
 
 
 def space(rows: Sequence[Row]) -> Figure:
     """Share of each layer's space taken after each task: a panel per method."""
     figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
+    shade = layer_colours(row.result.report.get("taken", {}) for row in rows)
     for ax, row in zip(panels, rows, strict=True):
         layers = row.result.report.get("taken", {})
         t = len(row.result.task_names)
-        shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(layers)))
-        for k, (layer, share) in enumerate(layers.items()):
+        for layer, share in layers.items():
             values = 100 * share[row.finished_seeds]
             if len(values):
-                band(ax, np.arange(1, t + 1), values, shades[k], 1.6, 0.2, layer)
+                band(ax, np.arange(1, t + 1), values, shade[layer], 1.6, 0.2, layer)
         ax.set_xlim(0.7, t + 0.3)
         ax.set_ylim(0, 103)
         ax.legend(fontsize=7, ncols=1 + (len(layers) - 1) // 8, handlelength=1.2)

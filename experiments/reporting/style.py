@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -102,6 +103,43 @@ def save(figure: Figure, file: Path) -> None:
     encoded = io.BytesIO()
     image.save(encoded, "PNG", optimize=True, dpi=(DPI, DPI))
     files.write_whole(file, encoded.getvalue())
+
+
+def save_svg(figure: Figure, file: Path) -> None:
+    """Writes an SVG, the same bytes each time; its text stays text."""
+    with matplotlib.rc_context({"svg.hashsalt": "jaxcl", "svg.fonttype": "none"}):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    files.write_whole(file, drawn.getvalue())
+
+
+def forget(figure: Path) -> None:
+    """Removes an earlier report's figure, given without its suffix."""
+    for suffix in (".png", ".svg"):
+        figure.with_name(figure.name + suffix).unlink(missing_ok=True)
+
+
+def entitle(figure: Figure, rows: Sequence[Row]) -> None:
+    """Puts the benchmark above a figure's title."""
+    names = dict.fromkeys(
+        f"{r.config_name}, {r.scenario}-incremental" for r in (x.result for x in rows)
+    )
+    above, title = "; ".join(names), figure.get_suptitle()
+    if title:
+        figure.suptitle(f"{above}\n{title}", size=9)
+    else:
+        figure.suptitle(above, size=10)
+
+
+def layer_colours(named: Iterable[Iterable[str]]) -> dict[str, NDArray]:
+    """A colour per layer, the same in all panels.
+
+    Args:
+      named: the layers of each panel.
+    """
+    names = list(dict.fromkeys(layer for panel in named for layer in panel))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(names)))
+    return dict(zip(names, shades, strict=True))
 
 
 def ticks(count: int) -> range:

@@ -1,4 +1,4 @@
-"""The comparison table: a line per method, as text, Markdown and CSV.
+"""The comparison table: a line per method, as text and Markdown.
 
 Nothing is left out silently: failed seeds are counted in the line and named beneath the
 table, unfinished runs are marked, and every formula is stated.
@@ -15,10 +15,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from jaxcl import statistics
-from jaxcl.strategies import family
-
-from .scores import METRICS, STATISTICS, Row, benchmark_of
+from .scores import Row, benchmark_of
 
 UNFINISHED = "†"
 NONE = "–"
@@ -72,35 +69,6 @@ def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
         *(f"- {escape(note)}" for note in [*footnotes(table), *extra]),
     ]
     return f"**{escape(title(table))}**\n\n" + "\n".join(lines) + "\n"
-
-
-def csv_table(table: Sequence[Row]) -> str:
-    """Raw numbers, a line per method; accuracies in [0, 1], empty where undefined."""
-    header = ["method", "row", "family", "config", "scenario", "tasks", "tasks_done"]
-    header += ["seeds", "failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
-    header += ["p_vs_bp", "difference_vs_bp", "pairs_vs_bp", "wall_s", "steps"]
-    lines = []
-    for row in table:
-        r, nan = row.result, float("nan")
-        test = row.test or statistics.PairedTest(nan, nan, 0)
-        line = [row.label, r.row, family(r.row), r.config_name, r.scenario]
-        line += [len(r.task_names), r.tasks_done, len(r.seeds), len(row.failed)]
-        line += [x for m in METRICS for x in row.intervals[m][: len(STATISTICS)]]
-        lines.append([*line, test.p, test.difference, test.n, r.wall_s, r.steps])
-    return write_csv(header, lines)
-
-
-def csv_seeds(table: Sequence[Row]) -> str:
-    """The raw numbers, a line per method and seed."""
-    header = ["method", "row", "config", "scenario", "seed", *METRICS, "status"]
-    lines = [
-        [row.label, row.result.row, row.result.config_name, row.result.scenario, seed]
-        + [float(row.scores[m][k]) for m in METRICS]
-        + [row.result.status[k]]
-        for row in table
-        for k, seed in enumerate(row.result.seeds)
-    ]
-    return write_csv(header, lines)
 
 
 def footnotes(table: Sequence[Row]) -> list[str]:

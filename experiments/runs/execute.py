@@ -21,7 +21,7 @@ from jaxcl.training.run_state import Watch
 from jaxcl.training.seeds import SeedMesh
 
 from .. import config as configs
-from . import folders, kept, machine, measured, recording, results
+from . import folders, kept, machine, measured, recording, results, writers
 from .folders import Part
 from .log import of_seeds
 from .progress import Display
@@ -60,6 +60,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
     if ":" in config.strategy:
         _try_out(config.strategy, problem)
     job = Job(problem, (Part(config, workdir),), workdir / "checkpoints")
+    writers.require(config.write_to)
     recording.require(config, problem)
     folders.require_ours(job.parts, job.checkpoints)
     return job

@@ -16,8 +16,9 @@ from .. import config as configs
 from . import machine
 from .results import CONFIG_NAME, FILE_NAME, read_json
 
-# How often to save, how to lay seeds out and what `compare` runs change no result.
-CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows"})
+# How often to save, how to lay seeds out, what `compare` runs and where else numbers
+# are written change no result.
+CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows", "write_to"})
 
 
 class Part(NamedTuple):

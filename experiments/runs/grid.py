@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,39 @@ def require_grid(grid: Any, where: str) -> Grid:
                 f"{where}: row {row!r} must be field -> values, got {fields!r}"
             )
     return grid
+
+
+def parsed(text: str) -> dict[str, tuple]:
+    """A grid in words: "method.strength=1,10,100", or a dict of Python's.
+
+    A value is what Python reads it as; what it cannot read is text.
+
+    Raises:
+      ValueError: neither.
+    """
+    field, equals, values = text.partition("=")
+    try:
+        if text.lstrip().startswith("{"):
+            return dict(ast.literal_eval(text))
+        if not (field.strip() and equals and values.strip()):
+            raise ValueError(text)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(
+            "--grid must be FIELD=VALUE,VALUE,..., as method.strength=1,10,100, "
+            f"got {text}"
+        ) from error
+    try:
+        found = ast.literal_eval(f"({values},)")
+    except (SyntaxError, ValueError):
+        found = tuple(map(_value, values.split(",")))
+    return {field.strip(): found}
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, ValueError):
+        return text.strip()
 
 
 def row_grid(grid: Grid, row: str) -> Mapping[str, Sequence[Any]]:

@@ -46,6 +46,13 @@ def of_seeds(event: Event, rows: slice, share: float) -> Event:
 class Log:
     """metrics.jsonl: a line per epoch and task, each once, whenever a run is killed.
 
+    A line is a JSON object; lists have a value per seed, in the order of ``seeds`` in
+    result.json, null where a seed did not train or has failed. An epoch's: task and
+    epoch, from 0; steps, the optimizer's in it; seconds; loss, its mean over the steps;
+    val_accuracy and val_loss after it, null without validation data; lr_scale, what
+    patience has left of the learning rate. A task's end: task, event "task_end",
+    seconds since the task began, and accuracy on that task's test examples.
+
     A line is on the disk before the state that follows it: a run that goes on finds the
     lines of all that it will not do again, drops those of what it will, and gets the
     last task's event again in case its line is missing.
@@ -53,12 +60,15 @@ class Log:
 
     def __init__(self, file: Path):
         self.file = file
+        self.epochs = 0  # whose line is written
         self._ended = -1  # the last task whose end is written
 
-    def write(self, event: Started | EpochDone | TaskDone) -> None:
+    def write(self, event: Started | EpochDone | TaskDone) -> bool:
+        """Writes what an event tells; False if its line was there before."""
         if isinstance(event, Started):
             self._forget_from(event.task, event.epoch)
-        elif isinstance(event, EpochDone):
+            return False
+        if isinstance(event, EpochDone):
             m = event.metrics
             self._append(
                 {
@@ -72,7 +82,10 @@ class Log:
                     "lr_scale": _plain(m.lr_scale),
                 }
             )
-        elif event.task > self._ended:
+            self.epochs += 1
+            return True
+        new = event.task > self._ended
+        if new:
             self._append(
                 {
                     "task": event.task,
@@ -82,6 +95,7 @@ class Log:
                 }
             )
             self._ended = event.task
+        return new
 
     def _append(self, line: dict[str, Any]) -> None:
         with self.file.open("a") as stream:
@@ -105,6 +119,7 @@ class Log:
                 continue  # cut off by a kill; its epoch runs again
             if not again and line.endswith("\n"):
                 kept.append(line)
+                self.epochs += not ends
                 self._ended = max(self._ended, told["task"] if ends else -1)
         if "".join(kept) != text:
             files.write_whole(self.file, "".join(kept))

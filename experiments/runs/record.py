@@ -13,7 +13,7 @@ from jaxcl.training.problem import Problem
 from jaxcl.training.protocol import EpochDone, Started, TaskDone
 
 from .. import config as configs
-from . import folders, machine, notes, results
+from . import folders, machine, notes, results, writers
 from .folders import Part
 from .log import Log
 from .matrix import MatrixFile
@@ -59,6 +59,7 @@ class Recorder:
             ) from error
         files.sweep(folder)
         self._log = Log(folder / "metrics.jsonl")
+        self._writers: list[writers.Writer] = []
         self._matrix = MatrixFile(folder / "matrix.npy")
         self._best = _tasks_done(part)
         self._written = 0  # tasks in result.json, of those that this process has seen
@@ -71,6 +72,8 @@ class Recorder:
         try:
             with _telling(self.part):
                 self._save()
+            for writer in self._writers:
+                writer.close()
         finally:
             self._lock.release()
 
@@ -93,7 +96,14 @@ class Recorder:
             if not isinstance(event, Started):
                 if not (self.part.workdir / results.CONFIG_NAME).exists():
                     folders.claim(self.part.config, self.part.workdir)
-            self._log.write(event)
+            new = self._log.write(event)
+            if isinstance(event, Started):
+                config, at = self.part.config, self._log.epochs
+                self._writers = writers.opened(config, self.part.workdir, at)
+            elif new:
+                values = writers.scalars_of(event, self.part.config.seeds)
+                for writer in self._writers:
+                    writer.scalars(self._log.epochs, values)
             if isinstance(event, TaskDone):
                 self._matrix.grow(event.accuracy, event.task)
                 if time.monotonic() - self._last >= RESULT_EVERY:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcl.checks import require
+from jaxcl.checks import imported, require
 from jaxcl.data import cache
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
@@ -125,12 +124,7 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
     Raises:
       ValueError: it cannot be imported, or gives something else; as `from_arrays`.
     """
-    module, _, name = path.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"data.dataset {path!r} cannot be imported: {error}") from None
-    given = function()
+    given = imported(path, "dataset")()
     if isinstance(given, Source):
         return given
     if isinstance(given, tuple) and len(given) in (2, 4):

@@ -46,12 +46,16 @@ def patches(
 
     Returns:
       [B, H', W', kh * kw * C], dtype of x.
+
+    Raises:
+      ValueError: the window is larger than the image.
     """
     (kh, kw), (sh, sw) = window, strides
     top, bottom = pads(x.shape[1], kh, sh, padding)
     left, right = pads(x.shape[2], kw, sw, padding, 1)
     if top or bottom or left or right:
         x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    _require_room(x, window)
     height = (x.shape[1] - kh) // sh + 1
     width = (x.shape[2] - kw) // sw + 1
     return jnp.concatenate(
@@ -62,6 +66,16 @@ def patches(
         ],
         axis=-1,
     )
+
+
+def _require_room(x: jax.Array, window: tuple[int, int]) -> None:
+    """Refuses a window that fits nowhere: nothing would be left of the image."""
+    (height, width), (kh, kw) = x.shape[1:3], window
+    if height < kh or width < kw:
+        raise ValueError(
+            f"a window of {kh} × {kw} does not fit into the {height} × {width} that "
+            "are left of the image: larger images, or a smaller network"
+        )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -192,10 +206,12 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
       [B, H // size, W // size, C]; NaN where a window holds one.
 
     Raises:
-      ValueError: ``size`` is not in [1, 11]: the winner has to fit in an int8.
+      ValueError: ``size`` is not in [1, 11]: the winner has to fit in an int8; or it
+        is larger than the image.
     """
     if not 1 <= size <= 11:
         raise ValueError(f"size must be in [1, 11], got {size}")
+    _require_room(x, (size, size))
     return _max_pool_fwd(x, size)[0]
 
 

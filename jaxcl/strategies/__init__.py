@@ -7,12 +7,12 @@ line in `METHODS`. One from elsewhere is named by its import path,
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 from jaxcl import schema
+from jaxcl.checks import imported
 from jaxcl.contract import Strategy
 from jaxcl.strategies._chained import chain_factories
 from jaxcl.strategies.agem import agem
@@ -215,28 +215,6 @@ def factory(name: str) -> Callable[..., Strategy]:
             )
         return _FACTORIES[name]
     return cast(Callable[..., Strategy], imported(name, "strategy"))
-
-
-def imported(path: str, what: str) -> Callable[..., Any]:
-    """The function or class at "package.module:name".
-
-    Args:
-      path: as above.
-      what: it is to be, for the message.
-
-    Raises:
-      ValueError: it cannot be imported, or cannot be called.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the module raises
-        raise ValueError(
-            f"{what} {path!r} cannot be imported as 'package.module:name': {error}"
-        ) from error
-    if not callable(found):
-        raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
-    return found
 
 
 def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jaxcl
 from jaxcl.training.describe import describe, hash_of
-from jaxcl.training.problem import Problem, make_setup
+from jaxcl.training.problem import Problem, setup_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SHOWN = 5
@@ -40,7 +40,7 @@ def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
     """
     fields = problem._asdict()
     del fields["seed_mode"], fields["make_strategy"]
-    setup = make_setup(problem.model, problem.stream, problem.plan.batch_size)
+    setup = setup_of(problem)
     first = {name: values[0] for name, values in problem.settings.items()}
     fields["strategy"] = problem.make_strategy(setup, **first)
     return Fingerprint(dict(identity), describe(fields), code(), versions())

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
 from jaxcl.inputs import context
-from jaxcl.nn import capture
 from jaxcl.training.evaluation import make_forward
-from jaxcl.training.problem import Problem, setup_of
+from jaxcl.training.problem import Problem, init_of, setup_of
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import make_trainer
 from jaxcl.types import Setup
@@ -29,7 +28,7 @@ def shapes_of_seed(problem: Problem) -> SeedState:
         strategy_of(problem, setup),
         problem.optimizer,
         problem.plan,
-        capture.init_fn(problem.model, setup.example),
+        init_of(problem),
         masked=False,
     )
     return jax.eval_shape(trainer.init, jax.random.key(0))

@@ -16,19 +16,21 @@ from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.nn import capture
+from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
-from jaxcl.setup import setup_for_linen
+from jaxcl.setup import setup_for_built, setup_for_linen
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import make_trainer
-from jaxcl.types import Setup
+from jaxcl.types import PyTree, Setup
 
 
 class Problem(NamedTuple):
     """Everything the result of a run depends on.
 
     Attributes:
-      model: a Flax Linen module, called with ``(x, task, train)``.
+      model: a Flax Linen module, called with ``(x, task, train)``, or an NNX or Equinox
+        model by its class.
       stream: the tasks of every seed.
       seeds: S of them, distinct unless `rates` or `settings` tell them apart.
       make_strategy: ``(setup, **settings) -> Strategy``.
@@ -47,7 +49,7 @@ class Problem(NamedTuple):
       dtype: that the model computes in; see `jaxcl.nn.precision.compute_in`.
     """
 
-    model: LinenModel
+    model: LinenModel | Built
     stream: Stream
     seeds: tuple[int, ...]
     make_strategy: Callable[..., Strategy]
@@ -84,18 +86,19 @@ def per_seed(problem: Problem) -> PerSeed:
 
 
 def make_setup(
-    model: LinenModel,
+    model: LinenModel | Built,
     stream: Stream,
     batch_size: int,
     heads: tuple[tuple[str, ...], ...] = (("head",),),
     dtype: str = "float32",
 ) -> Setup:
-    """The `Setup` of a Linen model on a stream.
+    """The `Setup` of a model on a stream.
 
     Raises:
       ValueError: as `jaxcl.setup_for_linen`.
     """
-    return setup_for_linen(
+    make = setup_for_built if isinstance(model, Built) else setup_for_linen
+    return make(
         model,
         jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32),
         logit_mask=stream.logit_mask,
@@ -119,6 +122,14 @@ def setup_of(problem: Problem) -> Setup:
         problem.heads,
         problem.dtype,
     )
+
+
+def init_of(problem: Problem) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
+    """``key -> (net, model_state)`` of a problem's model."""
+    if isinstance(problem.model, Built):
+        return problem.model.init
+    shape = (problem.plan.batch_size, *problem.stream.input_shape)
+    return capture.init_fn(problem.model, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def validate(problem: Problem) -> None:
@@ -170,8 +181,7 @@ def _require_model_fits(problem: Problem) -> None:
         if name == "eval_batch_size" and not _mixes_examples(problem.model):
             size = min(size, stream.capacity(problem.measure))
         require_room(f"batches of {name}={size} images", 4 * size * pixels)
-    one = jax.ShapeDtypeStruct((1, *stream.input_shape), jnp.float32)
-    net, _ = jax.eval_shape(capture.init_fn(problem.model, one), jax.random.key(0))
+    net, _ = jax.eval_shape(init_of(problem), jax.random.key(0))
     needed = (len(problem.seeds) + 1) * bytes_of(net)  # and one gradient
     what = " ".join(repr(problem.model).split())
     require_room(f"the weights of {len(problem.seeds)} seeds of {what}", needed)
@@ -188,7 +198,7 @@ def _require_state_fits(problem: Problem, setup: Setup, strategy: Strategy) -> N
         strategy,
         problem.optimizer,
         problem.plan,
-        capture.init_fn(problem.model, setup.example),
+        init_of(problem),
         masked=False,
     )
     state = jax.eval_shape(trainer.init, jax.random.key(0))

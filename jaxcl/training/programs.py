@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.nn import capture
-from jaxcl.training.problem import PerSeed, Problem, per_seed, setup_of
+from jaxcl.training.problem import PerSeed, Problem, init_of, per_seed, setup_of
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import Trainer, make_trainer
 
@@ -43,6 +42,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
     """
     stream, plan, joint = problem.stream, problem.plan, problem.joint
     setup = setup_of(problem)
+    init_model = init_of(problem)
     validates = bool(stream.capacity("valid"))
 
     def build(settings: dict[str, jax.Array]) -> Trainer:
@@ -51,7 +51,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
             problem.make_strategy(setup, **settings),
             problem.optimizer,
             plan,
-            capture.init_fn(problem.model, setup.example),
+            init_model,
             masked=mesh.mode == "vmap",
             change=stream.change,
         )
