@@ -177,8 +177,8 @@ def replace_model(config: ConfigDict, given: Sequence[str]) -> None:
     if not fields:
         return
     model: Any = config.model
-    if fields["name"] != model.name:
-        common = {field: model[field] for field in base("").model}
+    if fields.setdefault("name", model.name) != model.name:
+        common = {field: model[field] for field in base("").to_dict()["model"]}
         model = {
             k: None if v is REQUIRED else v
             for k, v in settings_of(fields["name"]).items()
