@@ -222,13 +222,10 @@ def small(**options):
     )
 
 
-def test_augmentation_changes_training_alone_and_resumes_bit_for_bit(tmp_path):
-    problem = small(crop_padding=1, flip=True)
-    plain = run(small())
+def test_an_augmented_run_that_goes_on_is_the_unbroken_one_bit_for_bit(tmp_path):
+    problem = small(crop_padding=1, flip=True, num_tasks=2)
     whole = run(problem, checkpoints=tmp_path / "whole", save_every=1e9)
-    assert not np.array_equal(plain.accuracy, whole.accuracy)
-    np.testing.assert_array_equal(plain.baseline, whole.baseline)
-    # Broken off in the middle of a task.
+    # Broken off in the middle of the second task.
     events = protocol.run(problem, checkpoints=tmp_path / "broken", save_every=0.0)
     for _ in range(5):
         next(events)
