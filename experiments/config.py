@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jaxcl import strategies
 from jaxcl.benchmark import base, defaults, required, settable
+from jaxcl.checks import imported
 from jaxcl.data import Reading, scenarios, sources
 from jaxcl.fields import flat, require_fields
 from jaxcl.nn.building import REQUIRED, build_model, settings_of
@@ -176,9 +177,8 @@ def replace_model(config: ConfigDict, given: Sequence[str]) -> None:
     if not fields:
         return
     model: Any = config.model
-    if fields["name"] != model.name:
-        neutral_model: Any = base("").model
-        common = {field: model[field] for field in neutral_model}
+    if fields.setdefault("name", model.name) != model.name:
+        common = {field: model[field] for field in base("").to_dict()["model"]}
         model = {
             k: None if v is REQUIRED else v
             for k, v in settings_of(fields["name"]).items()
@@ -241,7 +241,7 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
         decay = config.weight_decay
         core = [optax.add_decayed_weights(decay)] if decay else []
         if outside:
-            build = strategies.imported(config.name, "optimizer")
+            build = imported(config.name, "optimizer")
             core.append(
                 _made(config.name, build, config.lr, optax.GradientTransformation)
             )

@@ -42,9 +42,8 @@ from jaxcl.training.protocol import Interrupted
 
 from . import launch
 from .config import folder
-from .reporting.csv_files import write_csv
 from .reporting.style import DPI, STYLE, plain
-from .reporting.tables import escape
+from .reporting.tables import escape, write_csv
 from .runs import machine
 from .runs.execute import execute, finished
 from .runs.opened import Run, load_run

@@ -70,8 +70,8 @@ def _grid(rows: Sequence[str] | None, given: Sequence[str]) -> grid.Grid:
             if field in fields:
                 raise ValueError(f"--grid gives {field} twice")
             fields[field] = values
-    named = [str(row) for row in rows or [_CONFIG.value.row]]
-    return grid.require_grid({row: fields for row in named}, "--grid")
+    rows = rows or [str(_CONFIG.value.row)]
+    return grid.require_grid({row: fields for row in rows}, "--grid")
 
 
 if __name__ == "__main__":

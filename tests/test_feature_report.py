@@ -13,7 +13,7 @@ from experiments.runs.results import Result, load, save
 
 pytestmark = pytest.mark.filterwarnings("error")
 SEEDS, TASKS = 3, 3
-FIGURES = {"rank.png", "cka.png", "probes.png"}
+FIGURES = {f"{n}.{end}" for n in ("rank", "cka", "probes") for end in ("png", "svg")}
 # Accuracy of the probe on task j after i tasks; seeds differ by a hundredth.
 PROBED = np.array(
     [[0.30, 0.31, 0.32], [0.90, 0.40, np.nan], [0.80, 0.95, 0.50], [0.75, 0.85, 0.92]]

@@ -24,8 +24,15 @@ CONFIG = {
     "data": {"dataset": "digits", "stream": "split", "mean": [0.5], "std": None},
     "model": {"name": "mlp", "widths": [16, 16], "dropout": 0.0},
 }
-TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv"}
-IMAGES = {"bars.png", "tasks.png", "matrix.png"}
+TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv", "results.csv"}
+
+
+def drawings(*names):
+    """The files of figures."""
+    return {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
+
+
+IMAGES = drawings("bars", "tasks", "matrix")
 
 
 def make(row="bp", tasks=3, seeds=(0, 1, 2), shift=0.0, done=None, **fields):
@@ -329,7 +336,7 @@ def test_build_writes_everything(tmp_path):
         make("hat", seeds=(4,)),
     ]
     text = build(found, tmp_path, ["si: left out."])
-    assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES | {"space.png"}
+    assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES | drawings("space")
     for image in tmp_path.glob("*.png"):
         assert 1000 < image.stat().st_size < 150_000
     assert (tmp_path / "table.txt").read_text(encoding="utf-8") == text
@@ -412,7 +419,7 @@ def test_units_claimed_and_shared_are_drawn_of_layers_that_tell_both(tmp_path):
     hat = make("hat", report={"taken": taken, "shared": shared})
     build([hat, make("gpm", report={"taken": taken})], tmp_path)
     drawn = {f.name for f in tmp_path.iterdir()}
-    assert drawn == TEXTS | IMAGES | {"space.png", "capacity.png"}
+    assert drawn == TEXTS | IMAGES | drawings("space", "capacity")
     rows = scores.rows([hat])
     assert space_figures.shared_layers(rows[0]) == ["dense"]
     (ax,) = space_figures.capacity(rows).axes
@@ -420,11 +427,71 @@ def test_units_claimed_and_shared_are_drawn_of_layers_that_tell_both(tmp_path):
 
 
 def test_old_figures_of_space_are_removed(tmp_path):
-    for name in ("space.png", "capacity.png"):
+    for name in drawings("space", "capacity"):
         (tmp_path / name).write_bytes(b"old")
     build([make()], tmp_path)
-    assert not (tmp_path / "space.png").exists()
-    assert not (tmp_path / "capacity.png").exists()
+    assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES
+
+
+def test_every_accuracy_is_in_results_csv_in_long_form(tmp_path):
+    results = [
+        make("bp", seeds=(0, 4)),
+        fail(make("ewc", tasks=2, seeds=(1,)), 1, "failed: task 2, epoch 1", 1),
+        make("si", done=1, seeds=(0,)),
+    ]
+    build(results, tmp_path)
+    lines = read_csv(tmp_path / "results.csv")
+    # After 0 (untrained) to T tasks, on T; of one that goes on, what has run.
+    assert len(lines) == 2 * 4 * 3 + 3 * 2 + 2 * 3
+    by_place = {
+        tuple(line[k] for k in ("row", "seed", "after_task", "on_task")): line
+        for line in lines
+    }
+    assert len(by_place) == len(lines)
+    for (name, seed, after, on), line in by_place.items():
+        result = next(r for r in results if r.row == name)
+        k, i, j = result.seeds.index(int(seed)), int(after) - 1, int(on) - 1
+        expected = result.baseline[k, j] if i < 0 else result.matrix[k, i, j]
+        got = float(line["accuracy"]) if line["accuracy"] else np.nan
+        np.testing.assert_array_equal(got, expected)
+        assert METHODS[name].label in line["method"] and line["config"] == "digits"
+    assert by_place["ewc", "1", "2", "1"]["accuracy"] == ""
+
+
+def test_a_note_that_every_run_has_is_said_once(tmp_path):
+    data = "folder:x: 1 file cannot be read (a/b.jpg), left out"
+    both = [make("bp", notes=[data]), make("ewc", notes=[data, "rank 7"])]
+    notes = tables.footnotes(scores.rows(both))
+    assert notes == [data, "EWC: rank 7"]
+    three = scores.rows([*both, make("si")])
+    assert tables.footnotes(three)[0] == f"BP, EWC: {data}"
+
+
+def test_figures_name_the_benchmark_and_svg_is_the_same_each_time(tmp_path):
+    for name in ("a", "b"):
+        build([make("bp", config_name="pebbles")], tmp_path / name)
+    for name in IMAGES:
+        first, second = ((tmp_path / x / name).read_bytes() for x in "ab")
+        assert first == second
+        if name.endswith(".svg"):
+            text = first.decode()
+            assert text.count("pebbles, task-incremental") == 1 and "<svg" in text
+
+
+def test_a_layer_has_one_colour_in_all_panels():
+    few = {"dense": np.full((3, 3), 0.5), "head": np.full((3, 3), 0.25)}
+    many = {"conv": np.full((3, 3), 0.75)} | few
+    rows = scores.rows(
+        [make("gpm", report={"taken": many}), make("owm", report={"taken": few})]
+    )
+    figure = space_figures.space(rows)
+    colours = [
+        {line.get_label(): tuple(line.get_color()) for line in ax.get_lines()}
+        for ax in sorted(figure.axes, key=lambda ax: ax.get_title())  # GPM, OWM
+    ]
+    assert len({colours[0][name] for name in many}) == 3
+    for name in few:
+        assert colours[0][name] == colours[1][name]
 
 
 def test_colours_are_distinct_and_do_not_depend_on_the_company():

@@ -270,5 +270,5 @@ def test_whole_numbers_of_a_grid_are_traced_as_a_setting_with_fractions_is():
     found = points(grid)
     assert [p.name for p in found] == ["method.strength=1", "method.strength=10"]
     assert together([p.config for p in found]) == [[0, 1]]
-    with pytest.raises(ValueError, match="sweep, ewc: train.batch_size"):
+    with pytest.raises(ValueError, match="train.batch_size must be int, got .many."):
         points({"ewc": grids.parsed("train.batch_size=8,many")})

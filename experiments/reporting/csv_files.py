@@ -1,14 +1,12 @@
 """The numbers of a comparison as CSV: per method, per seed, and every accuracy."""
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from jaxcl import statistics
 from jaxcl.strategies import family
 
 from .scores import METRICS, STATISTICS, Row
+from .tables import write_csv
 
 
 def csv_table(table: Sequence[Row]) -> str:
@@ -58,18 +56,3 @@ def csv_results(table: Sequence[Row]) -> str:
                 ]
     header = ["method", "seed", "after_task", "on_task", "accuracy", "row", "config"]
     return write_csv(header, lines)
-
-
-def write_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A table as CSV: NaN is empty, text that a spreadsheet would run is quoted."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([map(_cell, line) for line in lines])
-    return stream.getvalue()
-
-
-def _cell(cell: object) -> object:
-    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")):
-        return f"'{cell}"
-    return "" if isinstance(cell, float) and math.isnan(cell) else cell

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from jaxcl import features, metrics
 
-from .csv_files import write_csv
 from .scores import Row
+from .tables import write_csv
 
 FORMULAS = (
     ("R[i, j]", "accuracy of a ridge probe on task j after i tasks, 0: untrained"),

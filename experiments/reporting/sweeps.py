@@ -14,7 +14,7 @@ from jaxcl import metrics, statistics
 from jaxcl.strategies import label
 
 from ..runs.results import Result
-from .csv_files import write_csv
+from .tables import write_csv
 
 
 class Score(NamedTuple):

@@ -4,6 +4,7 @@ Nothing is left out silently: failed seeds are counted in the line and named ben
 table, unfinished runs are marked, and every formula is stated.
 """
 
+import csv
 import io
 import math
 import re
@@ -204,3 +205,18 @@ def _grid(rows: Sequence[Row], columns: Iterable[int]) -> Table:
 def escape(text: str) -> str:
     """Text that Markdown shows as it is."""
     return re.sub(r"([\\|*_`<\[\]])", r"\\\1", text)
+
+
+def write_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table as CSV: NaN is empty, text that a spreadsheet would run is quoted."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([map(_csv_cell, line) for line in lines])
+    return stream.getvalue()
+
+
+def _csv_cell(cell: object) -> object:
+    if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")):
+        return f"'{cell}"
+    return "" if isinstance(cell, float) and math.isnan(cell) else cell

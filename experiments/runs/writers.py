@@ -109,7 +109,12 @@ def require(write_to: str) -> None:
 
 
 def opened(config: ConfigDict, folder: Path, done: int) -> list[Writer]:
-    """The writers that a config names, for a run of which some epochs are done."""
+    """The writers that a config names, for a run of which some epochs are done.
+
+    Raises:
+      ValueError: as `require`.
+    """
+    require(config.write_to)
     return [WRITERS[n].open(config, folder, done) for n in _named(config.write_to)]
 
 

@@ -64,7 +64,7 @@ def _image_and_label(name: str, info: Any, kinds: Any) -> tuple[tuple[str, str],
     image: Any
     image, label = (found[k] if isinstance(k, str) else None for k in keys[:2])
     right = isinstance(image, kinds.Image) and isinstance(label, kinds.ClassLabel)
-    if not right or image.np_dtype != np.uint8:
+    if image is None or not right or image.np_dtype != np.uint8:
         raise DataError(
             f"{name}: an example has to have an image of 8 bits and a class, its "
             f"features are {dict(found)}"

@@ -142,7 +142,7 @@ def build_model(
     schema.require_all(f"{name}: ", fields, schema.kinds_of(build))
     if "rngs" in takes or "key" in takes:
         model = Built(build, whole)
-        _called(name, model.model, {"key": jax.random.key(0)})
+        _called(name, lambda **_: jax.eval_shape(model.init, jax.random.key(0)), whole)
         return model
     return _called(name, build, whole)
 

@@ -11,6 +11,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
+from jax.errors import ConcretizationTypeError
+
 from jaxcl import schema
 from jaxcl.checks import imported
 from jaxcl.contract import Strategy
@@ -239,7 +241,7 @@ def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
     schema.require_all(f"{name}: ", settings, schema.kinds_of(build))
     try:
         made = build(setup, **settings)
-    except ValueError:
+    except (ValueError, ConcretizationTypeError):  # of a setting that is traced
         raise
     except Exception as error:
         raise ValueError(f"strategy {name!r} raised {error!r}") from error

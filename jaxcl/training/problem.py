@@ -128,7 +128,8 @@ def init_of(problem: Problem) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
     """``key -> (net, model_state)`` of a problem's model."""
     if isinstance(problem.model, Built):
         return problem.model.init
-    return capture.init_fn(problem.model, setup_of(problem).example)
+    shape = (problem.plan.batch_size, *problem.stream.input_shape)
+    return capture.init_fn(problem.model, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def validate(problem: Problem) -> None:
@@ -180,8 +181,7 @@ def _require_model_fits(problem: Problem) -> None:
         if name == "eval_batch_size" and not _mixes_examples(problem.model):
             size = min(size, stream.capacity(problem.measure))
         require_room(f"batches of {name}={size} images", 4 * size * pixels)
-    one = jax.ShapeDtypeStruct((1, *stream.input_shape), jnp.float32)
-    net, _ = jax.eval_shape(capture.init_fn(problem.model, one), jax.random.key(0))
+    net, _ = jax.eval_shape(init_of(problem), jax.random.key(0))
     needed = (len(problem.seeds) + 1) * bytes_of(net)  # and one gradient
     what = " ".join(repr(problem.model).split())
     require_room(f"the weights of {len(problem.seeds)} seeds of {what}", needed)
@@ -198,7 +198,7 @@ def _require_state_fits(problem: Problem, setup: Setup, strategy: Strategy) -> N
         strategy,
         problem.optimizer,
         problem.plan,
-        capture.init_fn(problem.model, setup.example),
+        init_of(problem),
         masked=False,
     )
     state = jax.eval_shape(trainer.init, jax.random.key(0))
