@@ -41,8 +41,11 @@ def _imports(module: str, source: str) -> set[str]:
         else:
             continue
         for name in names:
-            inside = name.removeprefix("jaxcl.").removeprefix("experiments.")
-            found |= {inside} & MODULES.keys() - {module}
+            # In the wheel the commands are a part of the library.
+            name = name.replace("jaxcl.experiments.", "experiments.", 1)
+            if name.startswith("experiments."):
+                inside = name.removeprefix("experiments.")
+                found |= {inside} & MODULES.keys() - {module}
     return found
 
 
