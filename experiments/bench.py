@@ -4,7 +4,9 @@ python -m experiments.bench [--cases=mlp10,alexnet] [--rounds=5] [--out=FILE.jso
 
 Every case runs the very functions that `experiments.run` runs, on random images of the
 data set's shape, two tasks held, in alternating rounds; medians are printed, in µs per
-step and seed, with the ratio to BP of five seeds and to PyTorch in the same rounds.
+step and seed, with the ratio to BP of five seeds and to PyTorch in the same rounds. Of
+what a method does at a task's end the time is per minibatch of the examples that it
+reads there, so that BP's step is one pass of gradients over as many.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from jaxcl.strategies import label
 from . import launch
 from .runs import machine
 from .runs.cases import CASES
-from .runs.timers import Timer, convolution_step, jax_step, torch_step
+from .runs.timers import Timer, convolution_step, jax_end, jax_step, torch_step
 
 
 def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
@@ -39,6 +41,10 @@ def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
         f"{label(row)}, {n} seed{'s' * (n > 1)}": jax_step(case, row, n, seed_mode)
         for row in case.methods
         for n in ((1, 5) if row == "bp" else (5,))
+    }
+    found |= {
+        f"{what}, a task's end, 5 seeds": jax_end(case, what, 5, seed_mode)
+        for what in case.ends
     }
     torch_timer = torch_step(case)
     return found | ({"PyTorch, 1 seed": torch_timer} if torch_timer else {})

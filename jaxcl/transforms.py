@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxcl.checks import require
@@ -13,10 +12,10 @@ from jaxcl.ops.matching import (
     flatten_up_to,
     is_masked,
     map_where_given,
+    require_broadcast,
     require_extra,
 )
-from jaxcl.ops.projection import GIVEN, onto, remove
-from jaxcl.ops.trees import tree_dot
+from jaxcl.ops.projection import GIVEN, conflict, onto, remove
 from jaxcl.types import PyTree
 
 
@@ -169,14 +168,7 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
         other = flatten_up_to(tree, reference, "reference", "updates")
         g = [leaf for leaf in leaves if not is_masked(leaf)]
         r = [o for o, leaf in zip(other, leaves, strict=True) if not is_masked(leaf)]
-        along = tree_dot(g, r)
-
-        def part() -> jax.Array:
-            length = tree_dot(r, r)
-            return jnp.where(length > 0, along / jnp.where(length > 0, length, 1), 0)
-
-        # Most steps do not conflict: spare them a pass over the reference.
-        share = jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))
+        share = conflict(g, r)
         new = [
             g if is_masked(g) else (g - share * r).astype(g.dtype)
             for g, r in zip(leaves, other, strict=True)
@@ -211,12 +203,7 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
     """
 
     def one(mask, part, axis):
-        sides = zip(mask.shape[::-1], part.shape[::-1], strict=False)
-        if mask.ndim > part.ndim or any(m not in (1, p) for m, p in sides):
-            raise ValueError(
-                f"a mask of shape {list(mask.shape)} does not broadcast against an "
-                f"update of shape {list(part.shape)}"
-            )
+        require_broadcast(mask, part)
         return (part * mask).astype(part.dtype)
 
     def update(updates, state, params=None, *, mask: PyTree = MISSING, **extra):
@@ -251,10 +238,8 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
 
     def update(updates, state, params=None, *, s: float | jax.Array = MISSING, **extra):
         require_extra("compensate", "s", s, extra)
-        if params is None:
-            raise ValueError(
-                "compensate needs the embeddings: update(..., params, s=s)"
-            )
+        told = "compensate needs the embeddings: update(..., params, s=s)"
+        require(params is not None, told)
         new = jax.tree.map(
             lambda g, e: gates.compensate(g, e, s, s_max).astype(g.dtype),
             updates,

@@ -1,5 +1,6 @@
 """The backward pass that projects a layer's input instead of its gradient."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -101,7 +102,7 @@ def test_evaluation_and_other_layers_are_untouched(problem):
     f = projection.project_inputs(plain, layers[:1], lambda layer, rows: 0 * rows)
     _, (g, _) = gradient(plain, net, state, x)
     _, (evaluated, _) = gradient(f, net, state, x, train=False)
-    jax.tree.map(np.testing.assert_array_equal, evaluated, g)
+    chex.assert_trees_all_equal(evaluated, g)
     _, (trained, _) = gradient(f, net, state, x)
     assert not trained["ours"]["kernel"].any()
     for name in ("lin", "dense", "head"):

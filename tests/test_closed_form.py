@@ -1,5 +1,6 @@
 """Heads in closed form: what they answer, when, and from which features."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -184,7 +185,7 @@ def test_training_is_not_changed(parts):
         g, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
         updates, _ = tx.update(g, opt_state, params, ctx=ctx, out=out)
         stepped.append(optax.apply_updates(params, updates).net)
-    jax.tree.map(np.testing.assert_array_equal, *stepped)
+    chex.assert_trees_all_equal(*stepped)
 
 
 def test_behind_hat_it_reads_gated_features(parts):

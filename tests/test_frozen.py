@@ -1,5 +1,6 @@
 """BP**: after the first task the extractor is what its heads are tested on."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,7 +71,7 @@ def test_a_head_is_trained_on_the_features_it_is_tested_on(parts, norm):
     del g["head"]
     assert not any(leaf.any() for leaf in jax.tree.leaves(g))
     # Nothing of the extractor moves, and hooks behind read what the head was fed.
-    jax.tree.map(np.testing.assert_array_equal, out.model_state, statistics)
+    chex.assert_trees_all_equal(out.model_state, statistics)
     for name, tap in tested.taps.items():
         np.testing.assert_allclose(out.taps[name], tap, rtol=1e-5, atol=1e-6)
 
@@ -147,8 +148,8 @@ def test_it_chains_with_other_methods(parts, other, scenario):
         )
     assert (params.net["head"]["kernel"] != before["head"]["kernel"]).any()
     rest = [{k: v for k, v in n.items() if k != "head"} for n in (params.net, before)]
-    jax.tree.map(np.testing.assert_array_equal, *rest)
-    jax.tree.map(np.testing.assert_array_equal, statistics, old)
+    chex.assert_trees_all_equal(*rest)
+    chex.assert_trees_all_equal(statistics, old)
 
 
 @pytest.mark.parametrize("epochs, epoch, learns", [(0, 0, 0), (2, 1, 1), (2, 2, 0)])

@@ -3,6 +3,7 @@
 import warnings
 from functools import lru_cache, partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -488,5 +489,5 @@ def test_the_report_survives_an_interruption(problem, tmp_path, finish):
             pass
     resumed = finish(build(), checkpoints=tmp_path)
     assert np.isfinite(resumed.report["taken"]["hidden_0"]).all()
-    jax.tree.map(np.testing.assert_array_equal, resumed.report, whole.report)
+    chex.assert_trees_all_equal(resumed.report, whole.report)
     np.testing.assert_array_equal(resumed.accuracy, whole.accuracy)

@@ -1,5 +1,6 @@
 """The example store: what it holds, how it is drawn from, and that nothing is lost."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -182,7 +183,7 @@ def test_map_vmap_and_jit_agree():
     looped = [jax.jit(one)(s) for s in seeds]
     looped = jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped)
     for result in (jax.vmap(one)(seeds), jax.lax.map(one, seeds)):
-        jax.tree.map(np.testing.assert_array_equal, result, looped)
+        chex.assert_trees_all_equal(result, looped)
 
 
 def test_sample_draws_every_filled_slot_alike_and_no_other():

@@ -1,5 +1,6 @@
 """OL: the orthogonal loss, by hand in float64, and who trains when."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -222,7 +223,7 @@ def test_one_layer_trains_at_a_time(build, norm, on):
             own = tuple(f"['{p[0]}']" for p in s.prefixes)
         else:
             own = ("['head']",)
-            jax.tree.map(np.testing.assert_array_equal, out.model_state, statistics)
+            chex.assert_trees_all_equal(out.model_state, statistics)
         assert moved and all(m.startswith(own) for m in moved), (number, moved)
         if number < len(stages):
             assert f"['{stages[number].layer.name}']['kernel']" in moved
@@ -245,7 +246,7 @@ def test_the_extractor_reads_no_label(problem):
     plain, exchanged = ends(False), ends(True)
     assert (plain["head"]["kernel"] != exchanged["head"]["kernel"]).any()
     del plain["head"], exchanged["head"]
-    jax.tree.map(np.testing.assert_array_equal, plain, exchanged)
+    chex.assert_trees_all_equal(plain, exchanged)
 
 
 def test_later_tasks_train_the_extractor_or_leave_it(problem):

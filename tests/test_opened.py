@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_weights_of_an_epoch_lead_to_those_of_the_task(hat_run):
         run.weights(5, 0, epoch=1).params,
         run.weights(5, 0).params,
     )
-    jax.tree.map(np.testing.assert_array_equal, last, end)
+    chex.assert_trees_all_equal(last, end)
     moved = jaxcl.features.weight_drift(first.net, last.net)
     assert all(leaf > 0 for leaf in jax.tree.leaves(moved))
 

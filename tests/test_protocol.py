@@ -45,6 +45,7 @@ def test_one_trace_serves_all_tasks_and_seeds(problem, seed_mode, joint):
     assert where.traces["epoch"] == 1 and where.traces["end"] == 1
 
 
+@pytest.mark.usefixtures("newer_emitters")
 def test_a_seed_alone_is_bit_equal_to_itself_among_five(problem, finish):
     many = finish(
         problem("ewc", {"strength": 5.0}, seeds=(0, 1, 2, 3, 4), seed_mode="map")
@@ -66,6 +67,7 @@ def _trail(problem, **options) -> np.ndarray:
     )
 
 
+@pytest.mark.usefixtures("newer_emitters")
 @pytest.mark.parametrize(
     "seed_mode,tolerance,eval_batch_size",
     [("map", 0.0, 256), ("map", 0.0, 7), ("vmap", 1e-5, 256)],
@@ -120,6 +122,7 @@ def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
     assert last.steps.tolist() == expected.steps.tolist()
 
 
+@pytest.mark.usefixtures("newer_emitters")
 def test_resumes_on_another_number_of_devices(problem, tmp_path, finish):
     def build():
         return problem("ewc", {"strength": 5.0})

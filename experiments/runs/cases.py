@@ -12,6 +12,14 @@ from jaxcl.data.cache import Source
 from jaxcl.nn import models
 
 
+class End(NamedTuple):
+    """What a method does at a task's end, by the examples that it reads there."""
+
+    row: str
+    settings: dict[str, Any]
+    examples: int
+
+
 class Case(NamedTuple):
     """A network on data of a shape, and the methods timed on it."""
 
@@ -22,10 +30,12 @@ class Case(NamedTuple):
     batch: int
     steps: int  # of an epoch, which is what is timed
     methods: dict[str, dict[str, Any]]  # row -> settings
+    ends: dict[str, End] = {}  # what is computed -> the method and its settings
 
 
 MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
 GPM = {"threshold": 0.95, "samples": 300}
+READ = {"strength": 10.0, "samples": 2000}
 
 CASES = {
     "mlp10": Case(
@@ -36,6 +46,12 @@ CASES = {
         10,
         3000,
         {"bp": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
+        {
+            "Fisher, empirical": End("ewc", READ | {"fisher": "empirical"}, 2000),
+            "Fisher, exact": End("ewc", READ | {"fisher": "exact"}, 2000),
+            "MAS": End("mas", READ, 2000),
+            "GPM": End("gpm", GPM, 300),
+        },
     ),
     "mlp256": Case(
         MNIST,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,14 +16,26 @@ from jaxcl.data.scenarios import make_stream
 from jaxcl.nn import models
 from jaxcl.ops import convolution
 from jaxcl.training.plan import Plan
-from jaxcl.training.problem import Problem, per_seed
-from jaxcl.training.programs import make_programs
+from jaxcl.training.problem import PerSeed, Problem, per_seed
+from jaxcl.training.programs import Programs, make_programs
 from jaxcl.training.seeds import SeedMesh
+from jaxcl.training.state import SeedState
 
 from .cases import Case, source
 
 Timer = Callable[[], float]
 """Runs something once and gives its seconds per step and seed."""
+
+
+class Ready(NamedTuple):
+    """A run in its third task."""
+
+    programs: Programs
+    mine: PerSeed
+    seed: SeedState
+    cache: Any
+    shared: tuple  # what the programs of a task are called with
+    of_epoch: tuple  # and that of an epoch
 
 
 def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
@@ -32,6 +44,50 @@ def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
     Returns:
       A function that gives seconds per step and seed.
     """
+    ready = _third_task(case, row, case.methods[row], num_seeds, seed_mode)
+    held = {"seed": ready.seed}
+
+    def epoch() -> None:
+        given = (ready.mine, ready.cache)
+        held["seed"], metrics = ready.programs.epoch(
+            held["seed"], given, ready.of_epoch
+        )
+        jax.block_until_ready((held["seed"], metrics))
+
+    return _timer(epoch, case.steps * num_seeds)
+
+
+def jax_end(case: Case, what: str, num_seeds: int, seed_mode: str) -> Timer:
+    """Readies a run at the end of its third task; each call ends that task once more.
+
+    Returns:
+      A function that gives seconds per seed and minibatch of the examples read there,
+      to be held against a step of BP: one pass of gradients over as many examples.
+    """
+    end = case.ends[what]
+    ready = _third_task(case, end.row, end.settings, num_seeds, seed_mode)
+    held = {"seed": ready.seed}
+
+    def once() -> None:
+        held["seed"] = ready.programs.end(held["seed"], ready.mine, ready.shared)
+        jax.block_until_ready(held["seed"])
+
+    return _timer(once, end.examples / case.batch * num_seeds)
+
+
+def _timer(run: Callable[[], None], units: float) -> Timer:
+    def timed() -> float:
+        start = time.perf_counter()
+        run()
+        return (time.perf_counter() - start) / units
+
+    return timed
+
+
+def _third_task(
+    case: Case, row: str, settings: dict, num_seeds: int, seed_mode: str
+) -> Ready:
+    """Runs two tasks, and an epoch of the third."""
     seeds = tuple(range(num_seeds))
     name = strategies.strategy_name(strategies.method(row))
     stream = make_stream(
@@ -41,7 +97,7 @@ def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
         model=case.model(stream.num_outputs),
         stream=stream,
         seeds=seeds,
-        make_strategy=partial(strategies.make, name, settings=case.methods[row]),
+        make_strategy=partial(strategies.make, name, settings=settings),
         optimizer=optax.sgd(0.01),
         plan=Plan(epochs=1, batch_size=case.batch),
         seed_mode=seed_mode,
@@ -55,26 +111,18 @@ def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
 
     seed = programs.init((), mine, ())
     cache: Any = ()
-    extra: Any = ()
+    shared: tuple = ()
+    of_epoch: tuple = ()
     for task in range(3):
         shared = (base, number(task))
         seed = programs.begin(seed, (mine, where.real), ())
         cache = programs.before_task(seed, mine, shared)
-        extra = (*shared, number(0), number(case.steps))
-        seed, _ = programs.epoch(seed, (mine, cache), extra)
+        of_epoch = (*shared, number(0), number(case.steps))
+        seed, _ = programs.epoch(seed, (mine, cache), of_epoch)
         if task < 2:
             seed = programs.end(seed, mine, shared)
-    held = {"seed": seed}
-
-    def timed() -> float:
-        jax.block_until_ready(held["seed"])
-        start = time.perf_counter()
-        held["seed"], metrics = programs.epoch(held["seed"], (mine, cache), extra)
-        jax.block_until_ready((held["seed"], metrics))
-        seconds = time.perf_counter() - start
-        return seconds / (case.steps * num_seeds)
-
-    return timed
+    jax.block_until_ready(seed)
+    return Ready(programs, mine, seed, cache, shared, of_epoch)
 
 
 def torch_step(case: Case) -> Timer | None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxcl.nn import pretrained
 from jaxcl.nn.layers import Conv, Dense, Depthwise, Dropout
+from jaxcl.ops.trees import leaf_names
 
 # Of each stage: blocks, window, stride of the first, expansion, channels.
 STAGES = (
@@ -152,7 +153,7 @@ def _laid_over(variables: Any, given: Mapping[tuple[str, ...], Any]) -> Any:
     left = dict(given)
 
     def leaf(path: Any, own: jax.Array) -> jax.Array:
-        new = left.pop(tuple(key.key for key in path), None)
+        new = left.pop(leaf_names(path), None)
         if new is None:
             return own
         if new.shape != own.shape:

@@ -59,3 +59,17 @@ def is_none(node: Any) -> bool:
 
 def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
+
+
+def require_broadcast(mask: jax.Array, update: jax.Array) -> None:
+    """Refuses a mask that does not broadcast against an update.
+
+    Raises:
+      ValueError: it does not, with both shapes.
+    """
+    sides = zip(mask.shape[::-1], update.shape[::-1], strict=False)
+    if mask.ndim > update.ndim or any(m not in (1, n) for m, n in sides):
+        raise ValueError(
+            f"a mask of shape {list(mask.shape)} does not broadcast against an "
+            f"update of shape {list(update.shape)}"
+        )

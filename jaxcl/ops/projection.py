@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops.linalg import EXACT
+from jaxcl.ops.trees import tree_dot
+from jaxcl.types import PyTree
 
 GIVEN = ("basis", "projector")
 """What a subspace may be given as, see `remove`."""
@@ -101,3 +103,23 @@ def _hint(update: jax.Array, shape: tuple[int, ...], axis: int) -> str:
     other = AXES[1 - AXES.index(axis)]
     fits = update.ndim > 1 and shape[:1] == (_inputs(update, other),)
     return f"; with axis={other} it does" if fits else ""
+
+
+def conflict(update: PyTree, reference: PyTree) -> jax.Array:
+    """⟨g, r⟩/⟨r, r⟩ if ⟨g, r⟩ < 0, else 0: how much of r in g points against r.
+
+    Args:
+      update: g, a tree of arrays taken as one vector.
+      reference: r, a tree of the same structure and shapes. Zero conflicts with none.
+
+    Returns:
+      A scalar ≤ 0, float32 at least.
+    """
+    along = tree_dot(update, reference)
+
+    def part() -> jax.Array:
+        length = tree_dot(reference, reference)
+        return jnp.where(length > 0, along / jnp.where(length > 0, length, 1), 0)
+
+    # Most steps do not conflict: spare them a pass over the reference.
+    return jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))

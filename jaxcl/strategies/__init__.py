@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
-from jax.errors import ConcretizationTypeError
+from jax.errors import JAXTypeError
 
 from jaxcl import schema
 from jaxcl.checks import imported
@@ -241,7 +241,7 @@ def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
     schema.require_all(f"{name}: ", settings, schema.kinds_of(build))
     try:
         made = build(setup, **settings)
-    except (ValueError, ConcretizationTypeError):  # of a setting that is traced
+    except (ValueError, JAXTypeError):  # the latter of a setting that is traced
         raise
     except Exception as error:
         raise ValueError(f"strategy {name!r} raised {error!r}") from error
