@@ -68,9 +68,9 @@ def draw(
                 _tile(ax, images[k], seen.maps[task, k], window)
                 ax.set_xlabel(f"{100 * seen.chance[task, k]:.0f} %", size=7, labelpad=1)
     figure.suptitle(
-        f"{name}: where the network looks in test images of task 1 (accuracy on them).\n"
-        "Red: covering it lowers the probability of the true class, which is below each "
-        "map; blue: it raises it",
+        f"{name}: where the network looks in test images of task 1 (accuracy on "
+        "them).\nRed: covering it lowers the probability of the true class, which is "
+        "below each map; blue: it raises it",
         size=9,
     )
     for ax, own, title in zip(below.subplots(1, 2), curves, titles, strict=True):
