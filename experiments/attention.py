@@ -167,7 +167,9 @@ def show(
         "classes": y[given].tolist(),
         "images_measured": len(spread),
         "seed_shown": first.seeds[0],
-        "accuracy": {row: m.tolist() for row, m in accuracy.items()},
+        "accuracy": {
+            row: m.astype(float).round(4).tolist() for row, m in accuracy.items()
+        },
         "agreement": found,
         "seconds_of_the_maps": round(seconds, 1),
         **rows.origin(runs, sys.argv[1:]),
