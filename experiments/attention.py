@@ -152,8 +152,12 @@ def show(
     colours = {
         row: strategies.method(row).colour or SPARE[i] for i, row in enumerate(runs)
     }
+    accuracy = {row: run.result.matrix[:, :, 0] for row, run in runs.items()}
     methods = [
-        Seen(strategies.label(row), m.maps[0, :, :shown], m.chance[0, :, :shown])
+        Seen(
+            *(strategies.label(row), m.maps[0, :, :shown], m.chance[0, :, :shown]),
+            accuracy[row][0],
+        )
         for row, m in maps.items()
     ]
     stream, name = first.problem.stream, first.config.name
@@ -163,6 +167,9 @@ def show(
         "classes": y[given].tolist(),
         "images_measured": len(spread),
         "seed_shown": first.seeds[0],
+        "accuracy": {
+            row: m.astype(float).round(4).tolist() for row, m in accuracy.items()
+        },
         "agreement": found,
         "seconds_of_the_maps": round(seconds, 1),
         **rows.origin(runs, sys.argv[1:]),

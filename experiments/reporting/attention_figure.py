@@ -17,6 +17,7 @@ class Seen(NamedTuple):
     label: str
     maps: NDArray[np.float64]  # [T, N, h, w] after each task
     chance: NDArray[np.float64]  # [T, N] probability of the true class
+    accuracy: NDArray[np.float64]  # [T] on all test images of task 1
 
 
 class Curve(NamedTuple):
@@ -59,14 +60,17 @@ def draw(
     for i, seen in enumerate(methods):
         for j, task in enumerate(shown):
             column = grid[:, 1 + i * len(shown) + j]
-            column[0].set_title(f"{seen.label}\nafter task {task + 1}", size=8)
+            right = f"{100 * seen.accuracy[task]:.0f} %"
+            column[0].set_title(
+                f"{seen.label} ({right})\nafter task {task + 1}", size=8
+            )
             for k, ax in enumerate(column):
                 _tile(ax, images[k], seen.maps[task, k], window)
                 ax.set_xlabel(f"{100 * seen.chance[task, k]:.0f} %", size=7, labelpad=1)
     figure.suptitle(
-        f"{name}: where the network looks in test images of task 1. Red: covering it "
-        "lowers the\nprobability of the true class, which is below each map; blue: it "
-        "raises it",
+        f"{name}: where the network looks in test images of task 1 (accuracy on "
+        "them).\nRed: covering it lowers the probability of the true class, which is "
+        "below each map; blue: it raises it",
         size=9,
     )
     for ax, own, title in zip(below.subplots(1, 2), curves, titles, strict=True):
