@@ -21,7 +21,6 @@ gets `limits.csv` and `limits.png`.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,6 +40,7 @@ from jaxcl.types import Params
 
 from . import launch
 from .reporting.style import DPI, STYLE
+from .reporting.tables import write_csv
 from .runs import machine
 from .runs.execute import carry_out, prepare
 from .runs.results import OK, Result
@@ -242,10 +242,8 @@ def main(argv: Sequence[str]) -> int:
         return launch.stopped(workdir)
     if machine.is_main_process():
         lines = table(points, results)
-        with (workdir / "limits.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, lines[0].keys())
-            writer.writeheader()
-            writer.writerows(lines)
+        text = write_csv(list(lines[0]), [list(line.values()) for line in lines])
+        (workdir / "limits.csv").write_text(text, encoding="utf-8")
         with matplotlib.rc_context(STYLE):
             draw(lines, results).savefig(workdir / "limits.png", dpi=DPI)
         for line in lines:

@@ -95,11 +95,9 @@ def bytes_of(shapes: Any) -> int:
 def _memory() -> int:
     """Bytes of memory that all devices have together; of a CPU those of its host."""
     devices = jax.devices()
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
-    if devices[0].platform != "cpu" and all(limits):
-        return sum(int(limit or 0) for limit in limits)
     if devices[0].platform != "cpu":
-        return 2**63  # nothing is known
+        limits = [(d.memory_stats() or {}).get("bytes_limit", 0) for d in devices]
+        return sum(limits) if all(limits) else 2**63  # or nothing is known
     has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:  # a container may have less than its host
         has = min(has, int(Path("/sys/fs/cgroup/memory.max").read_text()))

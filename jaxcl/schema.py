@@ -38,6 +38,8 @@ class Range(NamedTuple):
     open: str = ""  # "(" the lower end, ")" the upper one, "()" both
 
     def __str__(self) -> str:
+        if self.low == -math.inf:
+            return f"be at most {self.high:.10g}"
         if self.high < math.inf:
             left, right = "(["["(" not in self.open], ")]"[")" not in self.open]
             return f"lie in {left}{self.low:.10g}, {self.high:.10g}{right}"
@@ -47,18 +49,6 @@ class Range(NamedTuple):
         low = value > self.low if "(" in self.open else value >= self.low
         high = value < self.high if ")" in self.open else value <= self.high
         return bool(low & high)
-
-
-class Bits(NamedTuple):
-    """A rule: an integer that a signed one of so many bits can be."""
-
-    number: int = 32
-
-    def __str__(self) -> str:
-        return f"be less than 2**{self.number - 1}"
-
-    def holds(self, value: Any) -> bool:
-        return bool(value < 2 ** (self.number - 1))
 
 
 class Length(NamedTuple):
@@ -85,13 +75,14 @@ class OneOf(NamedTuple):
         return value in self.names
 
 
+_INT32 = Range(high=2**31 - 1)
 Positive = Annotated[float, Range(0, open="(")]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, ")")]  # less than the whole
 Shrinkage = Annotated[float, Range(0, 1, "(")]
-Count = Annotated[int, Range(1), Bits()]
-Natural = Annotated[int, Range(0), Bits()]
+Count = Annotated[int, Range(1), _INT32]
+Natural = Annotated[int, Range(0), _INT32]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 Seeds = Annotated[tuple[Seed, ...], Length(1)]
 

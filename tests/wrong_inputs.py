@@ -180,9 +180,9 @@ FIELDS = [
     ),
     *_each(
         ("train.batch_size", "train.max_steps", "train.epochs"),
-        {"100000000000": "be less than 2**31"},
+        {"100000000000": "be at most 2147483647"},
     ),
-    Wrong("bp", "model.widths", "(100000000000,)", "be less than 2**31"),
+    Wrong("bp", "model.widths", "(100000000000,)", "be at most 2147483647"),
     Wrong("bp", "data.num_tasks", "2000000000", "not enough for"),
     Wrong("bp", "train.batch_size", "2000000000", "GB"),
     Wrong("er", "method.capacity", "2000000000", "GB"),

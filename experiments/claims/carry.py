@@ -13,7 +13,7 @@ from jaxcl import files
 
 from .. import config as configs
 from ..runs.execute import execute, finished
-from ..runs.results import CONFIG_NAME
+from ..runs.results import CONFIG_NAME, read_json
 from .choose import choose
 from .claim import Array, Outcome, Outcomes, Run
 from .keys import key_of
@@ -64,7 +64,7 @@ def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:
     file = folder / CONFIG_NAME
     if file.exists():
         config = config.copy_and_resolve_references()
-        begun = configs.from_json(json.loads(file.read_text()))
+        begun = configs.from_json(read_json(file))
         config.keep_weights = begun.keep_weights
     return config
 

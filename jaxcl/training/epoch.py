@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,8 @@ class EpochMetrics(NamedTuple):
     """
 
     loss: jax.Array
-    valid_loss: jax.Array | None  # None without validation data
-    valid_accuracy: jax.Array | None
+    valid_loss: Any  # jax.Array, or inside jit None without validation data
+    valid_accuracy: Any
     lr_scale: jax.Array
     steps: jax.Array
 
