@@ -199,11 +199,7 @@ def setup_for_linen(
             f"the model has parameters for num_tasks={declared} tasks, the stream has "
             f"{num_tasks}"
         )
-    try:
-        net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        shape = list(example.shape[1:])
-        raise ValueError(f"{type(model).__name__}, inputs {shape}: {error}") from error
+    net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
     found = inspection.describe_linen(model, example)
     return _setup(
         compute_in(dtype, capture.apply_fn(model)),

@@ -320,7 +320,7 @@ COMMANDS = [
     ("sweep", ["--config={d}/sweep_raises.py", "--workdir={d}/w"], "division"),
     ("sweep", ["--config={d}/sweep_field.py", "--workdir={d}/w"], "no field colour"),
     ("sweep", ["--config={d}/sweep_value.py", "--workdir={d}/w"], "got ()"),
-    ("sweep", ["--config=digits", "--grid={{}}", "--workdir={d}/w"], "--strategies"),
+    ("sweep", ["--config=digits", "--grid={{}}", "--workdir={d}/w"], "got {{}}"),
     *(
         (
             "sweep",

@@ -85,14 +85,14 @@ def numbers_of(
     number = {str(i): i for i in range(len(names))} | {
         n: i for i, n in enumerate(names)
     }
+    rule = f"be one of {', '.join(ORDERS)}, or " if what == "class_order" else ""
     labels: list[int] = []
     for one in classes:
         label = number.get(one, -1) if isinstance(one, str) else int(one)
         require(
             0 <= label < len(names),
-            f"{what}: no class {one!r}; there are 0 to {len(names) - 1}: "
-            f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}"
-            + (f"; or one of {', '.join(ORDERS)}" if what == "class_order" else ""),
+            f"{what} must {rule}name classes of 0 to {len(names) - 1} ("
+            f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}), got {one!r}",
         )
         require(label not in labels, f"{what}: class {one!r} is there twice")
         labels.append(label)

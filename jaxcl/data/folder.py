@@ -42,14 +42,18 @@ _FAULTS = {
     "exif": (
         "image has EXIF that cannot be read",
         "images have EXIF that cannot be read",
-        "taken as they lie",
+        "taken as stored",
     ),
 }
 _CHANGES = {
     "turned": ("image", "images", "turned upright by EXIF"),
     "CMYK": ("CMYK image", "CMYK images", "as RGB"),
     "16 bits": ("image of 16 bits", "images of 16 bits", "as 8"),
-    "transparent": ("image with transparency", "images with transparency", "dropped"),
+    "transparent": (
+        "image with transparency",
+        "images with transparency",
+        "shown opaque",
+    ),
     "untested": ("class", "classes", "without a test image"),
 }
 

@@ -213,8 +213,8 @@ def _tuple(values: Sequence[Any] | None) -> Any:
 def _per_channel(name: str, values: Sequence[float], shape) -> tuple[float, ...]:
     require(
         len(values) in (1, shape[-1]),
-        f"{name} must have a value per channel, {shape[-1]}, or one for all, got "
-        f"{tuple(values)}",
+        f"{name} must have a value for each of {shape[-1]} channels, or one for all, "
+        f"got {tuple(values)}",
     )
     return tuple(values)
 

@@ -66,7 +66,12 @@ def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
         x = jnp.zeros(example.shape, example.dtype)
         task = jnp.zeros(example.shape[:1], jnp.int32)
-        variables = dict(model.init(key, x, task, False))
+        try:
+            variables = dict(model.init(key, x, task, False))
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            # Of an image that is too small, a field that has no such value.
+            name, shape = type(model).__name__, list(example.shape[1:])
+            raise ValueError(f"{name}, inputs {shape}: {error}") from error
         net = variables.pop("params")
         return net, variables
 

@@ -187,7 +187,7 @@ def _require_model_fits(problem: Problem) -> None:
     require_room(f"the weights of {len(problem.seeds)} seeds of {what}", needed)
 
 
-def _mixes_examples(model: LinenModel) -> bool:
+def _mixes_examples(model: LinenModel | Built) -> bool:
     return getattr(model, "mixes_examples", False)
 
 
