@@ -15,14 +15,14 @@ from absl import app, flags, logging
 from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
-from jaxcl import _interrupts, strategies
+from jaxcl import _interrupts
 from jaxcl.benchmark import load
 from jaxcl.data.cache import DataError, cache_root
 from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
 from .config import replace_model, set_field
-from .runs.arguments import of_model, taken
+from .runs.arguments import split, unknown_field, written_out
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
 
@@ -48,7 +48,6 @@ _STRICT = flags.DEFINE_bool(
 
 # What a user can mend: told in one line. A full disk is an OSError.
 TOLD = (UsageError, ValueError, DataError, CheckpointError, OSError, MemoryError)
-CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 class _OptionalInt(flags.IntegerParser):
@@ -112,52 +111,6 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     app.run(_guarded(main), flags_parser=_parse)
 
 
-def written_out(argv: Sequence[str]) -> list[str]:
-    """A command line with its config as FILE:ROW,VARIANT.
-
-    ``--config`` may name a shipped config ("digits:ewc"), ``--config.strategy`` a
-    strategy, which then is the row, with all that makes a row of it, and
-    ``--config.model.name`` a model, with which the other one's fields go.
-
-    Raises:
-      ValueError: an unknown strategy or config.
-    """
-    argv, strategy = taken(of_model(list(argv)), "config.strategy")
-    argv, config = taken(argv, "config")
-    if config is None:
-        return argv
-    name, _, argument = config.partition(":")
-    if strategy is not None:
-        row, variants = _split(argument)
-        if strategies.strategy_name(strategies.method(row)) != strategy:
-            row = strategies.row_of(strategy)
-        argument = ",".join([row, *variants])
-    written = f"--config={shipped(name)}" + (f":{argument}" if argument else "")
-    return [*argv[:1], written, *argv[1:]]
-
-
-def _split(argument: str) -> tuple[str, list[str]]:
-    """The row that a config's argument names, "bp" if none, and its other parts."""
-    parts = [part for part in argument.split(",") if part]
-    named = [part for part in parts if strategies.is_row(part)]
-    return (named or ["bp"])[0], [part for part in parts if part not in named[:1]]
-
-
-def shipped(name: str) -> str:
-    """The file of a config that this package brings, by its name; a file's own path.
-
-    Raises:
-      ValueError: a name without a file.
-    """
-    file = CONFIGS / f"{name}.py"
-    if not name.isidentifier() or Path(name).is_file():
-        return name
-    if not file.is_file():
-        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
-        raise ValueError(f"no config {name!r}; known: {known}, or a file's path")
-    return str(file)
-
-
 def fail(error: BaseException) -> NoReturn:
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(2)
@@ -176,7 +129,7 @@ def _parse(argv: list[str]) -> list[str]:
             replace_model(flags.FLAGS["config"].value, _MODEL.value)
     except Exception as e:  # whatever a config file raises
         with suppress(Exception):
-            fail(UsageError(_unknown_field(argv)))
+            fail(UsageError(unknown_field(argv)))
         # ml_collections puts a traceback in some messages: the last line is what
         # somebody raised, without the exception's name.
         last = (str(e).strip() or repr(e)).splitlines()[-1]
@@ -184,27 +137,6 @@ def _parse(argv: list[str]) -> list[str]:
     if len(rest) > 1 and "config" in flags.FLAGS:
         fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
     return rest
-
-
-def _unknown_field(argv: list[str]) -> str:
-    """Names the first --config.x.y that the config does not have, and what it has.
-
-    Raises:
-      LookupError: there is none.
-    """
-    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
-    file, _, argument = given.get("config", "").partition(":")
-    for key in given:
-        if not file or not key.startswith("config."):
-            continue
-        at: object = load(Path(file)).get_config(argument)
-        for i, part in enumerate(key.split(".")[1:], start=2):
-            if not isinstance(at, ConfigDict) or part not in at:
-                known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else "none"
-                where = ".".join(key.split(".")[: i - 1])
-                return f"--{key}: {where} has no field {part!r}; it has: {known}"
-            at = at[part]
-    raise LookupError
 
 
 def config_file() -> tuple[Path, str]:
@@ -227,7 +159,7 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
     if len(set(rows)) < len(rows) or not rows or not all(rows):
         raise ValueError(f"rows must be distinct, at least one, got {', '.join(rows)}")
     file, argument = config_file()
-    named, variants = _split(argument)
+    named, variants = split(argument)
     given = config_flags.get_override_values(flags.FLAGS["config"])
     if named not in rows and any(key.startswith("method.") for key in given):
         raise ValueError(

@@ -39,7 +39,7 @@ from jaxcl.training.protocol import Interrupted
 
 from . import launch
 from .reporting.style import DPI, STYLE
-from .runs import machine
+from .runs import arguments, machine
 from .runs.execute import execute, finished
 from .runs.opened import Run, load_run
 
@@ -65,7 +65,7 @@ class Measured(NamedTuple):
 
 def config_of(images: str, reading: tuple[str, str, str], seeds, number) -> ConfigDict:
     """One reading's run: the extractor alone, from one task's images."""
-    config = load(launch.CONFIGS / "split_mnist.py").get_config("ol,task")
+    config = load(arguments.CONFIGS / "split_mnist.py").get_config("ol,task")
     config.name = f"readings_{'two' if images == IMAGES[0] else 'ten'}"
     config.seeds = seeds
     norm, of, on = reading

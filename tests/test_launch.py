@@ -19,8 +19,8 @@ from configs import (
 )
 from experiments import config as configs
 from experiments import launch
+from experiments.runs import arguments, machine, results
 from experiments.runs import execute as runs
-from experiments.runs import machine, results
 from experiments.runs.execute import execute
 from experiments.runs.machine import UsageError
 from jaxcl.training.problem import validate
@@ -383,8 +383,8 @@ def test_an_optimizer_by_import_path_takes_no_momentum(quick):
 )
 def test_a_command_line_is_written_out(given, config):
     others = ["--workdir=x", "--config.seeds=(0,)"]
-    written = launch.written_out(["jaxcl run", *given, *others])
-    expected = config.format(launch.CONFIGS)
+    written = arguments.written_out(["jaxcl run", *given, *others])
+    expected = config.format(arguments.CONFIGS)
     assert written == ["jaxcl run", f"--config={expected}", *others]
 
 
@@ -392,7 +392,7 @@ def test_a_config_that_is_not_shipped():
     with pytest.raises(
         ValueError, match="no config 'digitz'; known: digits, mnist_claims, permuted"
     ):
-        launch.written_out(["jaxcl run", "--config=digitz:ewc"])
+        arguments.written_out(["jaxcl run", "--config=digitz:ewc"])
 
 
 def test_ctrl_c_before_there_is_a_run(monkeypatch, capsys):

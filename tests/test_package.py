@@ -97,9 +97,10 @@ def test_the_installed_command_runs_a_shipped_config_from_any_folder(
 def test_every_shipped_config_loads_under_the_installed_name(installed, tmp_path):
     code, out, err = python(
         "-c",
-        "import pathlib, jaxcl.benchmark, jaxcl.experiments.launch as launch\n"
-        "for file in sorted(launch.CONFIGS.glob('*.py')):\n"
-        "    path = pathlib.Path(launch.shipped(file.stem))\n"
+        "import pathlib, jaxcl.benchmark\n"
+        "from jaxcl.experiments.runs import arguments\n"
+        "for file in sorted(arguments.CONFIGS.glob('*.py')):\n"
+        "    path = pathlib.Path(arguments.shipped(file.stem))\n"
         "    print(jaxcl.benchmark.load(path).get_config('gpm').name)\n",
         path=installed,
         cwd=tmp_path,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from jaxcl.benchmark import load
 from jaxcl.strategies import label
 
-from ..launch import CONFIGS
+from ..runs.arguments import CONFIGS
 from .claim import Run, Stage
 
 FIRST_SEED = 200

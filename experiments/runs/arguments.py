@@ -2,6 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jaxcl import strategies
+from jaxcl.benchmark import load
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+"""The configs that this package brings."""
+
+
+def written_out(argv: Sequence[str]) -> list[str]:
+    """A command line with its config as FILE:ROW,VARIANT.
+
+    ``--config`` may name a shipped config ("digits:ewc"), ``--config.strategy`` a
+    strategy, which then is the row, with all that makes a row of it, and
+    ``--config.model.name`` a model, with which the other one's fields go.
+
+    Raises:
+      ValueError: an unknown strategy or config.
+    """
+    argv, strategy = taken(of_model(list(argv)), "config.strategy")
+    argv, config = taken(argv, "config")
+    if config is None:
+        return argv
+    name, _, argument = config.partition(":")
+    if strategy is not None:
+        row, variants = split(argument)
+        if strategies.strategy_name(strategies.method(row)) != strategy:
+            row = strategies.row_of(strategy)
+        argument = ",".join([row, *variants])
+    written = f"--config={shipped(name)}" + (f":{argument}" if argument else "")
+    return [*argv[:1], written, *argv[1:]]
+
+
+def split(argument: str) -> tuple[str, list[str]]:
+    """The row that a config's argument names, "bp" if none, and its other parts."""
+    parts = [part for part in argument.split(",") if part]
+    named = [part for part in parts if strategies.is_row(part)]
+    return (named or ["bp"])[0], [part for part in parts if part not in named[:1]]
+
+
+def shipped(name: str) -> str:
+    """The file of a config that this package brings, by its name; a file's own path.
+
+    Raises:
+      ValueError: a name without a file.
+    """
+    file = CONFIGS / f"{name}.py"
+    if not name.isidentifier() or Path(name).is_file():
+        return name
+    if not file.is_file():
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.py")))
+        raise ValueError(f"no config {name!r}; known: {known}, or a file's path")
+    return str(file)
+
 
 def of_model(argv: list[str]) -> list[str]:
     """A command line that names a model, with all its fields as --model=NAME=VALUE.
@@ -29,3 +86,24 @@ def taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
             value = value if equals else "".join(argv[i + 1 : after])
             return argv[:i] + argv[after:], value
     return argv, None
+
+
+def unknown_field(argv: list[str]) -> str:
+    """Names the first --config.x.y that the config does not have, and what it has.
+
+    Raises:
+      LookupError: there is none.
+    """
+    given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
+    file, _, argument = given.get("config", "").partition(":")
+    for key in given:
+        if not file or not key.startswith("config."):
+            continue
+        at: object = load(Path(file)).get_config(argument)
+        for i, part in enumerate(key.split(".")[1:], start=2):
+            if not isinstance(at, ConfigDict) or part not in at:
+                known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else "none"
+                where = ".".join(key.split(".")[: i - 1])
+                return f"--{key}: {where} has no field {part!r}; it has: {known}"
+            at = at[part]
+    raise LookupError
