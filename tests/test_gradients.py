@@ -28,12 +28,21 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(map(str, c[:4])))
+OFTEN = ("none", "batch")  # the other norms' take minutes
+
+
+def _marked(case):
+    marks = () if case.norm in OFTEN else pytest.mark.minutes
+    return pytest.param(case, marks=marks, id="-".join(map(str, case[:4])))
+
+
+@pytest.mark.parametrize("case", map(_marked, CASES))
 def test_epoch_computes_the_gradient_of_float64(case):
     error = gradients.check(case)
     assert error.relative <= 1e-5, error
 
 
+@pytest.mark.minutes
 def test_also_under_the_compilers_own_flags():
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     root = Path(__file__).parents[1]

@@ -247,6 +247,17 @@ def test_what_decides_a_shape_cannot_be_traced(problem):
     assert not can_trace(build)
 
 
+def read_by_numpy(setup, *, strength):
+    assert np.asarray(strength) > 0
+    return strategy()
+
+
+def test_what_numpy_reads_cannot_be_traced(problem):
+    name = f"{__name__}:read_by_numpy"
+    build = problem(make_strategy=lambda setup, **varied: make(name, setup, varied))
+    assert not can_trace(build._replace(settings={"strength": (1.0, 2.0, 3.0)}))
+
+
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
