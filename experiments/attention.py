@@ -33,7 +33,6 @@ from typing import Any
 
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from jaxcl import strategies
 from jaxcl.training.protocol import Interrupted
@@ -43,7 +42,7 @@ from .reporting import picture
 from .reporting.attention_figure import Curve, Seen, draw
 from .reporting.style import SPARE
 from .runs import machine, rows
-from .runs.maps import measure, numbers, require_pair, window_of
+from .runs.maps import measure, numbers, require_pair, require_two, window_of
 from .runs.opened import Run
 
 ROWS = ("bp", "hat")
@@ -100,14 +99,13 @@ def _runs() -> tuple[dict[str, Run], Path]:
             "that are there"
         )
     if _RUNS.value is not None:
-        home = Path(_WORKDIR.value or Path("results") / "attention")
-        return rows.given(_RUNS.value), home
+        return rows.given(_RUNS.value), launch.folder(_WORKDIR.value, "attention")
     configs = launch.row_configs(_ROWS.value or list(ROWS))
+    require_two([config.row for config in configs])
     for config in configs:
         if config.keep_weights != "epochs":
             config.keep_weights = "tasks"
-    home = Path("results") / "attention" / _CONFIG.value.name
-    workdir = Path(_WORKDIR.value or home)
+    workdir = launch.folder(_WORKDIR.value, "attention", _CONFIG.value.name)
     return rows.trained(configs, workdir), workdir
 
 
@@ -115,7 +113,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         runs, workdir = _runs()
     except Interrupted:
-        return launch.stopped(Path(_WORKDIR.value or "results/attention"))
+        return launch.stopped(launch.folder(_WORKDIR.value, "attention"))
     try:
         show(runs, machine.writable(workdir), _IMAGES.value, _MEASURED.value)
     except FileNotFoundError as error:  # weights that a run did not keep
@@ -213,7 +211,5 @@ if __name__ == "__main__":
     _MEASURED = flags.DEFINE_integer(
         "measured", 100, "Over how many images agreements are taken.", lower_bound=2
     )
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
-    )
+    _CONFIG = launch.define_config("variant", required=False)
     launch.run(main)

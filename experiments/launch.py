@@ -69,11 +69,14 @@ config_flags.register_flag_parser_for_type(float, _OptionalFloat())
 flags.disclaim_key_flags()  # what is defined below is the calling command's
 
 
-def define_config(argument: str = "row") -> flags.FlagHolder[ConfigDict]:
+def define_config(
+    argument: str = "row", required: bool = True
+) -> flags.FlagHolder[ConfigDict]:
     """Defines ``--config``, whose help tells every field."""
     told = f"NAME, FILE or FILE:{argument}; fields are --config.field=value.\n"
     config = config_flags.DEFINE_config_file("config", None, told + described())
-    flags.mark_flag_as_required("config")
+    if required:
+        flags.mark_flag_as_required("config")
     return config
 
 

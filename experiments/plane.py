@@ -33,7 +33,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from jaxcl import strategies
 from jaxcl.features import Plane, place_in, plane_through, point_of
@@ -138,17 +137,15 @@ def _runs() -> tuple[dict[str, Run], Path]:
             "runs that are there"
         )
     if _RUNS.value is not None:
-        return rows.given(_RUNS.value), Path(
-            _WORKDIR.value or Path("results") / "plane"
-        )
+        return rows.given(_RUNS.value), launch.folder(_WORKDIR.value, "plane")
     configs = launch.row_configs(_ROWS.value or list(ROWS))
+    corners_of({config.row: config.joint for config in configs})
     for config in configs:
         config.keep_weights = "epochs"
         config.joint_once = False  # it goes on from task 1, as the others do
         if config.data.tasks is None:
             config.data.tasks = (0, 2)
-    home = Path("results") / "plane" / _CONFIG.value.name
-    workdir = Path(_WORKDIR.value or home)
+    workdir = launch.folder(_WORKDIR.value, "plane", _CONFIG.value.name)
     return rows.trained(configs, workdir), workdir
 
 
@@ -156,12 +153,27 @@ def main(argv: Sequence[str]) -> int:
     try:
         runs, workdir = _runs()
     except Interrupted:
-        return launch.stopped(Path(_WORKDIR.value or "results/plane"))
+        return launch.stopped(launch.folder(_WORKDIR.value, "plane"))
     try:
         show(runs, machine.writable(workdir), _SEED.value, _POINTS.value)
     except FileNotFoundError as error:  # weights that a run did not keep
         raise machine.UsageError(str(error)) from error
     return 0
+
+
+def corners_of(joint: Mapping[str, bool]) -> tuple[str, str]:
+    """The row whose tasks are corners and the joint one, of row -> whether it is joint.
+
+    Raises:
+      UsageError: there is no such pair.
+    """
+    both = [[row for row in joint if joint[row] == kind] for kind in (False, True)]
+    if not both[0] or len(both[1]) != 1:
+        raise machine.UsageError(
+            "the plane goes through a row and a joint one; got "
+            f"{', '.join(joint)}: name one of each"
+        )
+    return both[0][0], both[1][0]
 
 
 def show(
@@ -182,13 +194,7 @@ def show(
       UsageError: there is no plane through these runs.
       FileNotFoundError: weights were not kept.
     """
-    joint = [row for row, run in runs.items() if run.config.joint]
-    first = next((row for row in runs if row not in joint), None)
-    if len(joint) != 1 or first is None:
-        raise machine.UsageError(
-            "the plane goes through a row and a joint one; got "
-            f"{', '.join(runs)}: name one of each"
-        )
+    first, joint = corners_of({row: run.config.joint for row, run in runs.items()})
     base = runs[first]
     seed = base.seeds[0] if seed is None else seed
     runs = {first: base, **runs}
@@ -197,7 +203,7 @@ def show(
     corners = [
         base.weights(seed, 0),
         base.weights(seed, 1),
-        runs[joint[0]].weights(seed, 1),
+        runs[joint].weights(seed, 1),
     ]
     plane = jax.jit(plane_through)(*(weights.params.net for weights in corners))
     if not any(np.any(leaf) for leaf in jax.tree.leaves(plane.second)):
@@ -208,7 +214,7 @@ def show(
     at = np.array([place_in(plane, w.params.net).coordinates for w in corners], float)
     x, y = grid_of(np.concatenate([at, *(w.xy for w in walks.values())]), points)
     accuracy, seconds = measure(plane, x, y, tasks, workdir / "plane.npz")
-    names = strategies.label(first), strategies.label(joint[0])
+    names = strategies.label(first), strategies.label(joint)
     surface = Surface(x, y, accuracy, at, names)
     shown = facts(surface, walks, plane, tasks)
     about = {"seed": seed, "seconds_of_the_plane": round(seconds, 1)}
@@ -229,7 +235,5 @@ if __name__ == "__main__":
     _POINTS = flags.DEFINE_integer(
         "points", 25, "Of the grid, along the longer side.", lower_bound=3
     )
-    _CONFIG = config_flags.DEFINE_config_file(
-        "config", None, "NAME, FILE or FILE:variant; fields are --config.field=value."
-    )
+    _CONFIG = launch.define_config("variant", required=False)
     launch.run(main)

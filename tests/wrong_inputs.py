@@ -365,6 +365,16 @@ COMMANDS = [
     ("heads", ["--config=digits", "--workdir={d}/w", "--strategies=bp,bp"], "bp, bp"),
     ("hat_limits", ["--config=digits", "--study=nosuch"], "nosuch"),
     ("readings", ["--seeds=1"], "seeds"),
+    ("plane", [], "--runs=DIR"),
+    ("plane", ["--config=digits", "--runs={d}/good"], "--runs=DIR"),
+    ("plane", ["--runs={d}/nosuch"], "no run's folder"),
+    ("plane", ["--config=digits", "--strategies=bp,ewc"], "bp, ewc: name one of each"),
+    ("plane", ["--config=digits", "--points=1"], "points"),
+    ("plane", ["--config=digits", "--workdir="], "got ''"),
+    ("attention", [], "--runs=DIR"),
+    ("attention", ["--runs={d}/nosuch"], "no run's folder"),
+    ("attention", ["--config=digits", "--strategies=bp"], "two methods are compared"),
+    ("attention", ["--config=digits", "--measured=1"], "measured"),
 ]
 
 # A result's field, a value it cannot have, what the line has to say.

@@ -30,6 +30,12 @@ class Maps(NamedTuple):
     chance: NDArray[np.float32]  # [S, T, N] probability of the true class
 
 
+def require_two(rows: Sequence[str]) -> None:
+    """Refuses another number of rows than two."""
+    if len(rows) != 2:
+        raise machine.UsageError(f"two methods are compared, got {', '.join(rows)}")
+
+
 def require_pair(runs: Mapping[str, Run]) -> bool:
     """Refuses runs whose maps cannot be compared.
 
@@ -40,8 +46,7 @@ def require_pair(runs: Mapping[str, Run]) -> bool:
       UsageError: not two runs; other seeds, tasks or images; a network whose answer to
         an image depends on others.
     """
-    if len(runs) != 2:
-        raise machine.UsageError(f"two methods are compared, got {', '.join(runs)}")
+    require_two(list(runs))
     first, second = runs.values()
     for run in runs.values():
         if getattr(run.problem.model, "mixes_examples", False):
