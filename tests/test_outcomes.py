@@ -206,7 +206,10 @@ def _setup():
             "lr_min must be finite",
         ),
         (lambda: _stream(num_tasks=0), "num_tasks must be at least 1, got 0"),
-        (lambda: _stream(kind="cut"), "kind must be one of split, permuted, rotated, got"),
+        (
+            lambda: _stream(kind="cut"),
+            "kind must be one of split, permuted, rotated, got",
+        ),
         (lambda: _stream(seeds=()), "seeds must have entries, at least 1"),
         (lambda: _stream(mean=(0.5,) * 2), "mean must have a value per channel"),
         (lambda: _stream(labels=-1), "labels must lie in"),

@@ -171,7 +171,10 @@ FIELDS = [
         ("rows",),
         {"text": "text"},
     ),
-    *_each(("data.class_order",), {"nosuch": "one of fixed, seed", "0,0": "twice"}),
+    *_each(
+        ("data.class_order",),
+        {"nosuch": "one of fixed, seed", "": "one of fixed, seed"},
+    ),
     *_each(("model.head",), {"nosuch": "matches no parameter"}),
     *_each(("features",), {"nosuch": "nosuch"}),
     # Sizes that no machine has.
