@@ -39,8 +39,8 @@ from jaxcl.training.protocol import Interrupted
 from jaxcl.types import Params
 
 from . import launch
+from .reporting.csv_files import write_csv
 from .reporting.style import DPI, STYLE
-from .reporting.tables import write_csv
 from .runs import machine
 from .runs.execute import carry_out, prepare
 from .runs.results import OK, Result

@@ -20,7 +20,7 @@ from PIL import Image
 
 from configs import digits
 from experiments import launch
-from experiments.reporting import build, feature_scores, sweeps, tables
+from experiments.reporting import build, csv_files, feature_scores, sweeps
 from experiments.runs import arrays, results
 from experiments.runs.execute import execute
 from experiments.runs.progress import Display
@@ -206,9 +206,12 @@ def _setup():
             "lr_min must be finite",
         ),
         (lambda: _stream(num_tasks=0), "num_tasks must be at least 1, got 0"),
-        (lambda: _stream(kind="cut"), "kind must be one of split, permuted, got 'cut'"),
+        (
+            lambda: _stream(kind="cut"),
+            "kind must be one of split, permuted, rotated, got",
+        ),
         (lambda: _stream(seeds=()), "seeds must have entries, at least 1"),
-        (lambda: _stream(mean=(0.5,) * 2), "mean must have a value for each of"),
+        (lambda: _stream(mean=(0.5,) * 2), "mean must have a value per channel"),
         (lambda: _stream(labels=-1), "labels must lie in"),
         (lambda: _stream(labels=99), "labels must lie in"),
         (lambda: _stream(more=1), "as many train labels as images"),
@@ -251,7 +254,7 @@ NASTY = ("=cmd()", "@x", "+1", "-1", "a\x1b[31mb", "$x$", "[red]y", "|p|<b>")
 
 def test_text_that_a_spreadsheet_would_run_is_quoted():
     lines = [[name, -0.5, float("nan"), 3] for name in NASTY[:4]]
-    text = tables.write_csv(("name", "x", "y", "z"), lines)
+    text = csv_files.write_csv(("name", "x", "y", "z"), lines)
     read = list(csv.reader(io.StringIO(text)))[1:]
     assert [row[0] for row in read] == [f"'{name}" for name in NASTY[:4]]
     assert all(row[1:] == ["-0.5", "", "3"] for row in read)

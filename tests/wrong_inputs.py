@@ -67,7 +67,7 @@ FIELDS = [
     *_each(
         (
             *("measure", "seed_mode", "keep_weights", "data.stream", "data.scenario"),
-            *("data.class_order", "model.dtype", "optimizer.schedule", "train.select"),
+            *("model.dtype", "optimizer.schedule", "train.select"),
             *("train.patience_metric", "train.select_metric"),
         ),
         _CHOICE,
@@ -139,7 +139,7 @@ FIELDS = [
             "(2.0,)": "[0, 1]",
             "(-0.5,)": "[0, 1]",
             "('a',)": "a number",
-            "(0.1, 0.2)": "each of 1 channels",
+            "(0.1, 0.2)": "a value per channel, 1",
             "text": "text",
         },
     ),
@@ -150,7 +150,7 @@ FIELDS = [
             "(0.0,)": POSITIVE,
             "(-0.5,)": POSITIVE,
             "('a',)": "a number",
-            "(0.1, 0.2, 0.3)": "each of 1 channels",
+            "(0.1, 0.2, 0.3)": "a value per channel, 1",
             "text": "text",
         },
     ),
@@ -171,6 +171,10 @@ FIELDS = [
         ("rows",),
         {"text": "text"},
     ),
+    *_each(
+        ("data.class_order",),
+        {"nosuch": "one of fixed, seed", "": "one of fixed, seed"},
+    ),
     *_each(("model.head",), {"nosuch": "matches no parameter"}),
     *_each(("features",), {"nosuch": "nosuch"}),
     # Sizes that no machine has.
@@ -183,7 +187,6 @@ FIELDS = [
         {"100000000000": "be at most 2147483647"},
     ),
     Wrong("bp", "model.widths", "(100000000000,)", "be at most 2147483647"),
-    Wrong("bp", "data.num_tasks", "2000000000", "not enough for"),
     Wrong("bp", "train.batch_size", "2000000000", "GB"),
     Wrong("er", "method.capacity", "2000000000", "GB"),
     Wrong("random_features", "method.width", "3000000", "GB"),
@@ -243,6 +246,11 @@ FIELDS = [
 
 # Command, arguments ({d}: a folder of the test's own), what the line has to say.
 COMMANDS = [
+    (
+        "run",
+        ["--config=digits", "--workdir={d}/w", "--config.data.num_tasks=2000000000"],
+        "not enough for 2000000000 tasks",
+    ),
     ("run", ["--config=digits"], "--workdir"),
     ("run", ["--workdir={d}/w"], "--config"),
     ("run", ["--config=digits", "--workdir="], "got ''"),
@@ -301,7 +309,7 @@ COMMANDS = [
     (
         "compare",
         ["--config=digits", "--workdir={d}/w", "--strategies=bp,x"],
-        "nosuch",
+        "'x' is no row",
     ),
     ("compare", ["--config=digits", "--workdir={d}/w", "--strategies=bp,"], "got bp,"),
     ("compare", ["--config={d}/twice.py", "--workdir={d}/w"], "bp, bp"),
