@@ -21,6 +21,18 @@ all tasks after the last, in per cent, mean ± standard deviation over seeds.
 *Reproduced*: within {LEAST:g} point of the published figure, or twice its spread.
 """
 
+PICTURES = {
+    "ol_readings": "what a linear probe reads over the effective rank, for each "
+    "reading of the orthogonal loss (`experiments.readings`)",
+    "plane": "accuracy of two tasks over the plane through three networks, and "
+    "methods' paths in it (`experiments.plane`)",
+    "attention": "where two networks look in the same images after each task "
+    "(`experiments.attention`)",
+    "heads": "the softmax beside heads in closed form on the same features "
+    "(`experiments.heads`)",
+}
+"""Folder -> what its picture shows."""
+
 
 def page(root: Path) -> str:
     """The page of a folder of results.
@@ -36,6 +48,11 @@ def page(root: Path) -> str:
     claims = sorted(root.glob("claims/*/claim.json"))
     if claims:
         parts += ["## Claims\n", *_claims(claims), ""]
+    if (root / "bench.json").exists():
+        parts += ["## What a step costs\n", *_bench(root / "bench.json"), ""]
+    pictures = sorted(p for p in root.glob("*/*.png") if p.parent.name in PICTURES)
+    if pictures:
+        parts += ["## Pictures\n", *map(_picture, pictures), ""]
     return "\n".join(parts)
 
 
@@ -102,6 +119,31 @@ def _percent(interval: Any) -> str:
         return "–"
     spread = f" ± {100 * interval.std:.2f}" if interval.n > 1 else ""
     return f"{100 * interval.mean + 0.0:.2f}{spread}"
+
+
+def _bench(file: Path) -> list[str]:
+    found = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        f"Medians of alternating rounds on {found['device']}, by `experiments.bench`, "
+        f"commit {found['versions'].get('commit', 'unknown')[:10]}. × PyTorch is the "
+        "same network, batch and optimizer in PyTorch in the same rounds.",
+        "",
+        "| Case | What | µs per step and seed | × BP | × PyTorch |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        ratios = (row.get("to_bp"), row.get("to_torch"))
+        cells = ["–" if r is None else f"{r:.2f}" for r in ratios]
+        time = f"{row['us_per_step_and_seed']:,.0f}"
+        lines.append(
+            f"| {row['case']} | {row['what']} | {time} | {' | '.join(cells)} |"
+        )
+    return lines
+
+
+def _picture(file: Path) -> str:
+    at = f"{file.parent.name}/{file.name}"
+    return f"![{file.parent.name}]({at})\n\n`{at}`: {PICTURES[file.parent.name]}.\n"
 
 
 def _claims(files: Sequence[Path]) -> list[str]:
