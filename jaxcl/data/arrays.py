@@ -48,6 +48,29 @@ def from_arrays(
     Raises:
       ValueError: shapes or labels that contradict each other, or pixels that are not
         finite, quoted with the rule.
+
+    From arrays to a table and a figure; installed, the commands' code lies in
+    ``jaxcl.experiments``:
+
+    >>> import pathlib, tempfile
+    >>> from sklearn.datasets import load_digits
+    >>> import jaxcl
+    >>> from experiments.reporting.build import build
+    >>> from experiments.runs.execute import execute
+    >>> from jaxcl.benchmark import base, finish
+    >>> x, y = load_digits(return_X_y=True)
+    >>> source = jaxcl.data.from_arrays(x.reshape(-1, 8, 8), y)
+    >>> def config(row):
+    ...     config = base("mine")
+    ...     config.data.dataset, config.seeds = source.name, (0, 1)
+    ...     config.model.widths, config.train.epochs = (16,), 1
+    ...     return finish(config, row, {})
+    >>> workdir = pathlib.Path(tempfile.mkdtemp())
+    >>> runs = [execute(config(row), workdir / row) for row in ("bp", "er")]
+    >>> print(build(runs, workdir).splitlines()[0][:31])
+    mine, task-incremental, 5 tasks
+    >>> sorted(file.name for file in workdir.glob("bars.*"))
+    ['bars.png', 'bars.svg']
     """
     require_reading(reading)
     x, y = _images(x_train, "x_train"), _labels(y_train, "y_train")
