@@ -13,14 +13,12 @@ from ml_collections import ConfigDict
 
 from jaxcl import strategies
 from jaxcl.benchmark import base, defaults, required, settable
-from jaxcl.checks import imported
 from jaxcl.data import Reading, scenarios, sources
 from jaxcl.fields import flat, require_fields
 from jaxcl.nn.building import REQUIRED, build_model, settings_of
+from jaxcl.training.optimizers import make_optimizer
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem
-
-OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
 def folder(row: str) -> str:
@@ -152,7 +150,7 @@ def problem(config: ConfigDict) -> Problem:
         stream=stream,
         seeds=tuple(config.seeds),
         make_strategy=make_strategy,
-        optimizer=_optimizer(config.optimizer),
+        optimizer=_optimizer(config),
         plan=_plan(config),
         joint=config.joint,
         joint_once=config.joint_once,
@@ -221,46 +219,6 @@ def _method_settings(config: ConfigDict) -> dict[str, Any]:
 
 
 def _optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    outside = ":" in config.name
-    if config.name not in OPTIMIZERS and not outside:
-        raise ValueError(
-            f"unknown optimizer {config.name!r}; known: {', '.join(OPTIMIZERS)}, or an "
-            "import path 'package.module:factory' called with the learning rate"
-        )
-    if config.momentum and config.name != "sgd":
-        raise ValueError(f"optimizer.momentum is for sgd, not {config.name}")
-    if config.nesterov and not config.momentum:
-        raise ValueError(
-            "optimizer.nesterov needs optimizer.momentum above 0, got "
-            f"{config.momentum}"
-        )
-    clip = [] if config.clip is None else [optax.clip_by_global_norm(config.clip)]
-    if config.name == "adamw":
-        core = [optax.adamw(config.lr, weight_decay=config.weight_decay)]
-    else:
-        decay = config.weight_decay
-        core = [optax.add_decayed_weights(decay)] if decay else []
-        if outside:
-            build = imported(config.name, "optimizer")
-            core.append(
-                _made(config.name, build, config.lr, optax.GradientTransformation)
-            )
-        elif config.name == "adam":
-            core.append(optax.adam(config.lr))
-        else:
-            momentum = config.momentum or None
-            core.append(optax.sgd(config.lr, momentum, nesterov=config.nesterov))
-    return optax.chain(*clip, *core)
-
-
-def _made(name: str, build: Any, given: Any, kind: Any) -> Any:
-    """What a factory, which may be anybody's, makes of its fields or learning rate."""
-    try:
-        made = build(**given) if isinstance(given, dict) else build(given)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{name!r}, called with {given}, raised {error!r}") from error
-    if not isinstance(made, kind):
-        raise ValueError(f"{name!r} must make a {kind.__name__}, it made {made!r}")
-    return made
+    names = ("name", "lr", "momentum", "nesterov", "weight_decay", "clip")
+    fields: Any = config.optimizer
+    return make_optimizer(**{name: fields[name] for name in names})

@@ -1,0 +1,74 @@
+"""An optimizer by its name, as a config has it."""
+
+from __future__ import annotations
+
+import optax
+
+from jaxcl.checks import imported
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+def make_optimizer(
+    name: str,
+    lr: float,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+) -> optax.GradientTransformation:
+    """Clipping by the global norm, weight decay, and then the optimizer itself.
+
+    Args:
+      name: one of `OPTIMIZERS`, or an import path "package.module:factory" of what is
+        called with the learning rate.
+      lr: learning rate.
+      momentum: of "sgd"; 0 is plain.
+      nesterov: of "sgd" with momentum.
+      weight_decay: λ; λθ is added to the gradient, of "adamw" to its update.
+      clip: the largest global norm of a gradient, or None.
+
+    Raises:
+      ValueError: an unknown name, a setting that is another optimizer's, or a factory
+        that raises or makes something else.
+    """
+    outside = ":" in name
+    if name not in OPTIMIZERS and not outside:
+        raise ValueError(
+            f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}, or an "
+            "import path 'package.module:factory' called with the learning rate"
+        )
+    if momentum and name != "sgd":
+        raise ValueError(f"optimizer.momentum is for sgd, not {name}")
+    if nesterov and not momentum:
+        raise ValueError(
+            f"optimizer.nesterov needs optimizer.momentum above 0, got {momentum}"
+        )
+    clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
+    if name == "adamw":
+        core = [optax.adamw(lr, weight_decay=weight_decay)]
+    else:
+        core = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+        if outside:
+            core.append(_from_elsewhere(name, lr))
+        elif name == "adam":
+            core.append(optax.adam(lr))
+        else:
+            core.append(optax.sgd(lr, momentum or None, nesterov=nesterov))
+    return optax.chain(*clipped, *core)
+
+
+def _from_elsewhere(path: str, lr: float) -> optax.GradientTransformation:
+    """What anybody's factory makes of the learning rate."""
+    try:
+        made = imported(path, "optimizer")(lr)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path!r}, called with {lr}, raised {error!r}") from error
+    if not isinstance(made, optax.GradientTransformation):
+        raise ValueError(
+            f"{path!r} must make a GradientTransformation, it made {made!r}"
+        )
+    return made
