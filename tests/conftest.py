@@ -41,6 +41,17 @@ gc.freeze()
 gc.set_threshold(100_000)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_what_was_compiled():
+    """After each file: a process may map 65,530 pieces of memory, and XLA dies of more.
+
+    Each compiled program is some; of a file's, others seldom take one.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def tfds_dir() -> str:
     """The folder of prepared data sets, or a skip."""

@@ -247,8 +247,8 @@ def test_tasks_of_unequal_size_fit(problem, finish, scenario):
     [
         ({"per_task": 3}, "just one of per_class and per_task .* 25 and 3"),
         ({"per_class": None}, "just one .* None and None"),
-        ({"per_class": 0}, "must be at least 1, got 0, None"),
-        ({"batch_size": 0}, "must be at least 1, .* and 0"),
+        ({"per_class": 0}, "per_class must be at least 1.*, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
 )
 def test_refusals(settings, message):

@@ -13,7 +13,8 @@ from jaxcl import files
 
 from .. import config as configs
 from ..runs.execute import execute, finished
-from ..runs.results import CONFIG_NAME, read_json
+from ..runs.plain_json import read_json
+from ..runs.results import CONFIG_NAME
 from .choose import choose
 from .claim import Array, Outcome, Outcomes, Run
 from .keys import key_of

@@ -14,7 +14,8 @@ from jaxcl.training import steps
 
 from .. import config as configs
 from . import machine
-from .results import CONFIG_NAME, FILE_NAME, read_json
+from .plain_json import read_json
+from .results import CONFIG_NAME, FILE_NAME
 
 # How often to save, how to lay seeds out, what `compare` runs and where else numbers
 # are written change no result.

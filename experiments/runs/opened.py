@@ -20,6 +20,7 @@ from jaxcl.types import Output
 from .. import config as configs
 from . import kept, measured, results
 from .kept import Weights
+from .plain_json import read_json
 from .results import Result
 
 
@@ -41,7 +42,7 @@ class Run:
             raise FileNotFoundError(
                 f"{file}: no such file; {workdir} is no run's folder"
             )
-        self.config = configs.from_json(results.read_json(file))
+        self.config = configs.from_json(read_json(file))
         self.problem = configs.problem(self.config)
         self.seeds = self.problem.seeds
         self.num_tasks = self.problem.stream.num_tasks

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from jaxcl import files, schema
 from jaxcl.heads import SCENARIOS
 from jaxcl.schema import Length, Natural, NonNegative, OneOf
 
 from . import measured
+from .plain_json import nulls, plain, read_json
 
 FILE_NAME = "result.json"
 CONFIG_NAME = "config.json"
@@ -101,10 +102,10 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
     fields = result._asdict()
     del fields["config"], fields["features"]
     for name in ("matrix", "baseline"):
-        fields[name] = _nulls(fields[name])
+        fields[name] = nulls(fields[name])
     fields["wall_s"] = None if math.isnan(result.wall_s) else result.wall_s
     fields["report"] = {
-        quantity: {layer: _nulls(values) for layer, values in layers.items()}
+        quantity: {layer: nulls(values) for layer, values in layers.items()}
         for quantity, layers in result.report.items()
     }
     files.write_whole(file, json.dumps(fields, allow_nan=False, indent=1) + "\n")
@@ -178,7 +179,7 @@ def check(result: Result, where: str) -> Result:
             raise fail(f"{name} must lie in [0, 1], got {outside[0]:g}")
         return a
 
-    r = result._replace(**{name: _plain(getattr(result, name)) for name in KINDS})
+    r = result._replace(**{name: plain(getattr(result, name)) for name in KINDS})
     for name, kind in KINDS.items():
         if rule := schema.broken(getattr(r, name), kind):
             raise fail(f"{name} must {rule}, got {getattr(r, name)!r}")
@@ -220,41 +221,5 @@ def check(result: Result, where: str) -> Result:
     )
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A strict JSON object; ValueError says what else was found."""
-    try:
-        text = file.read_text(encoding="utf-8")
-        fields = json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as error:
-        raise ValueError(
-            f"{file}: not valid JSON ({error}); it may have been cut off or edited: "
-            "resume the run to rewrite it"
-        ) from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{file}: expected a JSON object, got {type(fields).__name__}")
-    return fields
-
-
 def _file(path: str | os.PathLike[str]) -> Path:
     return Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's; text with no character that moves a cursor."""
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, str):
-        return "".join(c if c.isprintable() else "\ufffd" for c in value)
-    if isinstance(value, float) and math.isnan(value):
-        return None  # not known
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _nulls(a: ArrayLike) -> list[Any]:
-    nested = np.array(a, object)
-    nested[np.isnan(np.asarray(a, float))] = None
-    return nested.tolist()
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON; NaN is written as null")

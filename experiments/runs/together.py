@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from jaxcl.training.optimizers import OPTIMIZERS
 from jaxcl.training.problem import Problem
 
 from .. import config as configs
-from ..config import OPTIMIZERS
 
 
 def together(found: Sequence[ConfigDict], *, settings: bool = True) -> list[list[int]]:
