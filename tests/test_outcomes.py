@@ -211,7 +211,7 @@ def _setup():
             "kind must be one of split, permuted, rotated, got",
         ),
         (lambda: _stream(seeds=()), "seeds must have entries, at least 1"),
-        (lambda: _stream(mean=(0.5,) * 2), "mean must have a value per channel"),
+        (lambda: _stream(mean=(0.5,) * 2), "mean must have a value for each"),
         (lambda: _stream(labels=-1), "labels must lie in"),
         (lambda: _stream(labels=99), "labels must lie in"),
         (lambda: _stream(more=1), "as many train labels as images"),
