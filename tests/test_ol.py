@@ -289,9 +289,9 @@ def test_what_ol_refuses(problem):
     setup = make_setup_of(models.MLP((7,), 4))
     for settings, message in (
         ({"norm": "trace"}, "got 'trace'"),
-        ({"on": "mid"}, "on must be 'post' or 'pre', got 'mid'"),
-        ({"later": "stop"}, "later must be 'train' or 'freeze', got 'stop'"),
-        ({"extractor": 1.5}, "extractor must lie in .0, 1., got 1.5"),
+        ({"on": "mid"}, "on must be one of post, pre, got 'mid'"),
+        ({"later": "stop"}, "later must be one of train, freeze, got 'stop'"),
+        ({"extractor": 1.5}, "extractor must lie in .0, 1.*, got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             ol(setup, **settings)

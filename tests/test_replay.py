@@ -242,12 +242,12 @@ def test_over_one_epoch_both_offers_are_one(problem, finish, method):
 @pytest.mark.parametrize(
     "make, settings, message",
     [
-        (er, {"capacity": 0}, "er: capacity and batch_size .* got 0 and 10"),
-        (er, {"batch_size": 0}, "er: capacity and batch_size .* got 500 and 0"),
+        (er, {"capacity": 0}, "er: capacity must be at least 1, got 0"),
+        (er, {"batch_size": 0}, "er: batch_size must be at least 1, got 0"),
         (er, {"offer": "epoch"}, "er: offer must be one of step, first_epoch, got"),
         (derpp, {"offer": "task"}, "derpp: offer must be .* got 'task'"),
         (derpp, {"alpha": -1.0}, "derpp: alpha must be at least 0, got -1.0"),
-        (derpp, {"beta": float("nan")}, "derpp: beta must be at least 0, got nan"),
+        (derpp, {"beta": float("nan")}, "derpp: beta must be finite.*, got nan"),
     ],
 )
 def test_refusals(make, settings, message):
