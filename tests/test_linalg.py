@@ -98,7 +98,8 @@ def test_span_update_columns_stay_orthonormal():
         basis, count = span_update(basis, count, samples, 0.99, crossing=True)
     u = np.asarray(basis, np.float64)[:, : int(count)]
     assert int(count) > 100
-    assert np.abs(u.T @ u - np.eye(int(count))).max() < 5e-7
+    # A few roundings: 4.2 of them as the tests are compiled, 4 as users' programs are.
+    assert np.abs(u.T @ u - np.eye(int(count))).max() < 5 * np.finfo(np.float32).eps
 
 
 def test_span_update_under_vmap_and_map():
