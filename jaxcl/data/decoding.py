@@ -54,12 +54,13 @@ def decode(name: str, prepared: Path, reading: Reading) -> dict[str, Any]:
 
 def _image_and_label(name: str, info: Any, kinds: Any) -> tuple[tuple[str, str], Any]:
     """The keys of an example's image and label, and the image's shape."""
-    found = info.features
+    found = dict(info.features)
     keys = info.supervised_keys
     if keys is None:
+        # A data set may have several kinds of label: "label" is what it is known for.
         keys = [
-            next((k for k, f in found.items() if isinstance(f, kind)), None)
-            for kind in (kinds.Image, kinds.ClassLabel)
+            usual if isinstance(found.get(usual), kind) else _first(found, kind)
+            for usual, kind in (("image", kinds.Image), ("label", kinds.ClassLabel))
         ]
     image: Any
     image, label = (found[k] if isinstance(k, str) else None for k in keys[:2])
@@ -67,9 +68,13 @@ def _image_and_label(name: str, info: Any, kinds: Any) -> tuple[tuple[str, str],
     if image is None or not right or image.np_dtype != np.uint8:
         raise DataError(
             f"{name}: an example has to have an image of 8 bits and a class, its "
-            f"features are {dict(found)}"
+            f"features are {found}"
         )
     return (str(keys[0]), str(keys[1])), image.shape
+
+
+def _first(features: Any, kind: type) -> str | None:
+    return next((k for k, f in features.items() if isinstance(f, kind)), None)
 
 
 def splits_of(prepared: Path) -> list[str]:
