@@ -99,21 +99,26 @@ def _runs() -> tuple[dict[str, Run], Path]:
             "that are there"
         )
     if _RUNS.value is not None:
-        return rows.given(_RUNS.value), launch.folder(_WORKDIR.value, "attention")
+        return rows.given(_RUNS.value), _workdir()
     configs = launch.row_configs(_ROWS.value or list(ROWS))
     require_two([config.row for config in configs])
     for config in configs:
         if config.keep_weights != "epochs":
             config.keep_weights = "tasks"
-    workdir = launch.folder(_WORKDIR.value, "attention", _CONFIG.value.name)
+    workdir = _workdir()
     return rows.trained(configs, workdir), workdir
+
+
+def _workdir() -> Path:
+    name = () if _RUNS.value is not None else (_CONFIG.value.name,)
+    return launch.folder(_WORKDIR.value, "attention", *name)
 
 
 def main(argv: Sequence[str]) -> int:
     try:
         runs, workdir = _runs()
     except Interrupted:
-        return launch.stopped(launch.folder(_WORKDIR.value, "attention"))
+        return launch.stopped(_workdir())
     try:
         show(runs, machine.writable(workdir), _IMAGES.value, _MEASURED.value)
     except FileNotFoundError as error:  # weights that a run did not keep

@@ -137,7 +137,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
             "runs that are there"
         )
     if _RUNS.value is not None:
-        return rows.given(_RUNS.value), launch.folder(_WORKDIR.value, "plane")
+        return rows.given(_RUNS.value), _workdir()
     configs = launch.row_configs(_ROWS.value or list(ROWS))
     corners_of({config.row: config.joint for config in configs})
     for config in configs:
@@ -145,15 +145,20 @@ def _runs() -> tuple[dict[str, Run], Path]:
         config.joint_once = False  # it goes on from task 1, as the others do
         if config.data.tasks is None:
             config.data.tasks = (0, 2)
-    workdir = launch.folder(_WORKDIR.value, "plane", _CONFIG.value.name)
+    workdir = _workdir()
     return rows.trained(configs, workdir), workdir
+
+
+def _workdir() -> Path:
+    name = () if _RUNS.value is not None else (_CONFIG.value.name,)
+    return launch.folder(_WORKDIR.value, "plane", *name)
 
 
 def main(argv: Sequence[str]) -> int:
     try:
         runs, workdir = _runs()
     except Interrupted:
-        return launch.stopped(launch.folder(_WORKDIR.value, "plane"))
+        return launch.stopped(_workdir())
     try:
         show(runs, machine.writable(workdir), _SEED.value, _POINTS.value)
     except FileNotFoundError as error:  # weights that a run did not keep

@@ -90,16 +90,16 @@ def test_span_update_never_takes_noise_nor_more_than_fits():
     assert int(count) == 0 and not same.any()
 
 
-def test_span_update_columns_stay_orthonormal():
+def test_span_update_columns_stay_orthonormal(newer_emitters):
+    update = jax.jit(lambda u, n, x: span_update(u, n, x, 0.99, crossing=True))
     rng = np.random.default_rng(3)
     basis, count = jnp.zeros((200, 200)), jnp.zeros((), jnp.int32)
     for _ in range(4):
         samples = decaying(rng, 200, 60, 0.97).astype(np.float32)
-        basis, count = span_update(basis, count, samples, 0.99, crossing=True)
+        basis, count = update(basis, count, samples)
     u = np.asarray(basis, np.float64)[:, : int(count)]
     assert int(count) > 100
-    # A few roundings: 4.2 of them as the tests are compiled, 4 as users' programs are.
-    assert np.abs(u.T @ u - np.eye(int(count))).max() < 5 * np.finfo(np.float32).eps
+    assert np.abs(u.T @ u - np.eye(int(count))).max() < 5e-7
 
 
 def test_span_update_under_vmap_and_map():
