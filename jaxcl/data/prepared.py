@@ -12,6 +12,7 @@ into the cache (see `cache`). Which cached copy is taken:
   `<data_dir>/downloads/manual/tiny-imagenet-200.zip` where that exists.
 """
 
+import functools
 import importlib.util
 import json
 import logging
@@ -140,7 +141,7 @@ def _prepare(name: str, root: Path, own: Path, store: Path) -> Path:
         elif importlib.util.find_spec("tensorflow") is None:
             _absent(name, root, store, "TFDS needs TensorFlow to prepare it")
         else:
-            make_builder = lambda **kwargs: tfds.builder(name, **kwargs)  # noqa: E731
+            make_builder = functools.partial(tfds.builder, name)
         if name != "tiny_imagenet" or not (root / _ARCHIVE).is_file():
             requests.head(
                 HOSTS.get(name, _HOST), timeout=10
