@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,28 @@ def imported(path: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
     return found
+
+
+def called(path: str, build: Callable[..., Any], *args: Any, **fields: Any) -> Any:
+    """What a function or class from elsewhere gives; whatever it raises is one line.
+
+    Args:
+      path: where it is from, for the message.
+      build: it.
+      *args: given to it.
+      **fields: as well.
+
+    Raises:
+      ValueError: it raised something; the message says what, and where.
+    """
+    try:
+        return build(*args, **fields)
+    except Exception as error:
+        if isinstance(error, ValueError) and "\n" not in str(error).strip():
+            raise  # a checked setting's, worded for whoever set it
+        shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in fields.items())]
+        text = " ".join(f"{path}({', '.join(shown)}) raised {error!r}".split())
+        _, *inside = traceback.extract_tb(error.__traceback__)
+        for frame in inside[-1:]:
+            text += f" ({Path(frame.filename).name}:{frame.lineno})"
+        raise ValueError(text) from error

@@ -138,7 +138,7 @@ def broken(value: Any, kind: Any) -> str | None:
     if kind in (float, int):
         if not _is_number(value) or (kind is int and not _is_whole(value)):
             return f"be {_NAMES[kind]}"
-        if kind is float and not abs(value) <= np.finfo(np.float32).max:
+        if kind is float and not abs(value) <= float(np.finfo(np.float32).max):
             return "be finite in float32"
         return None
     if kind in _NAMES:

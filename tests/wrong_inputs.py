@@ -101,7 +101,19 @@ FIELDS = [
             "no.such.module:f": "cannot be imported",
         },
     ),
-    *_each(("data.dataset",), {"nosuch": "must be one of", "": "must be one of"}),
+    *_each(
+        ("data.dataset",),
+        {
+            "nosuch": "must be one of",
+            "": "must be one of",
+            ":": "cannot be imported",
+            "math:pi": "not a factory",
+            "math:nosuch": "cannot be imported",
+            "optax:adam": "missing 1 required positional argument",
+            "builtins:dict": "it holds nothing",
+            "json:load": "raised TypeError",
+        },
+    ),
     *_each(
         ("seeds",),
         {

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcl.checks import imported, require
+from jaxcl.checks import called, imported, require
 from jaxcl.data import cache
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
@@ -145,9 +145,10 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
     two or four, or a `Source`.
 
     Raises:
-      ValueError: it cannot be imported, or gives something else; as `from_arrays`.
+      ValueError: it cannot be imported or called, or gives something else; as
+        `from_arrays`.
     """
-    given = imported(path, "dataset")()
+    given = called(path, imported(path, "dataset"))
     if isinstance(given, Source):
         return given
     if isinstance(given, tuple) and len(given) in (2, 4):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl import schema
-from jaxcl.checks import imported
+from jaxcl.checks import called, imported
 from jaxcl.nn.models import MODELS
 from jaxcl.ops.trees import leaf_names
 from jaxcl.types import ApplyFn, Output, PyTree
@@ -142,9 +142,9 @@ def build_model(
     schema.require_all(f"{name}: ", fields, schema.kinds_of(build))
     if "rngs" in takes or "key" in takes:
         model = Built(build, whole)
-        _called(name, lambda **_: jax.eval_shape(model.init, jax.random.key(0)), whole)
+        called(name, lambda **_: jax.eval_shape(model.init, jax.random.key(0)), **whole)
         return model
-    return _called(name, build, whole)
+    return called(name, build, **whole)
 
 
 REQUIRED = object()
@@ -163,18 +163,6 @@ def settings_of(name: str) -> dict[str, Any]:
         for p in _parameters(_class_of(name)).values()
         if p.name not in ours and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
-
-
-def _called(name: str, build: Callable[..., Any], fields: Mapping[str, Any]) -> Any:
-    """What a model's class gives; whatever it raises is a ValueError."""
-    try:
-        return build(**fields)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"model {name!r}, called with {dict(fields)}, raised {error!r}"
-        ) from error
 
 
 def _class_of(name: str) -> Callable[..., Any]:

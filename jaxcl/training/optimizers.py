@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optax
 
-from jaxcl.checks import imported
+from jaxcl.checks import called, imported
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
@@ -61,12 +61,7 @@ def make_optimizer(
 
 def _from_elsewhere(path: str, lr: float) -> optax.GradientTransformation:
     """What anybody's factory makes of the learning rate."""
-    try:
-        made = imported(path, "optimizer")(lr)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path!r}, called with {lr}, raised {error!r}") from error
+    made = called(path, imported(path, "optimizer"), lr)
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(
             f"{path!r} must make a GradientTransformation, it made {made!r}"
