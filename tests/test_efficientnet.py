@@ -247,8 +247,8 @@ def test_settings_that_contradict_each_other_are_refused():
         ({"statistics": "none"}, "statistics must be one of batch, stored"),
         ({"pretrained": "all"}, "the tasks have 10: use pretrained='features'"),
     ):
-        model = EfficientNetLite0(10, **fields)
         with pytest.raises(ValueError, match=told):
+            model = EfficientNetLite0(10, **fields)
             jax.eval_shape(lambda model=model: model.init(KEY, x, TASK, False))
     with pytest.raises(ValueError, match=r"three channels, got shape \(1, 32, 32, 1\)"):
         model = EfficientNetLite0(10, pretrained="features")

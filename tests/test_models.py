@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcl.nn import capture, inspection, layers
+from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.nn.models import MLP, AlexNet, ResNet18
 from jaxcl.ops import convolution
 
@@ -185,6 +186,23 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     np.testing.assert_allclose(float(y.max()), 1 / (1 - exact), rtol=1e-6)
     assert abs(float(y.mean()) - 1) < 0.005
     np.testing.assert_array_equal(layer.apply({}, x, False), x)
+
+
+@pytest.mark.parametrize("rate", [0.9981, 0.9999])
+def test_dropout_near_1_keeps_one_in_256(rate):
+    # Rounded to 256/256 it divided by zero.
+    x = jnp.ones((400, 500))
+    y = layers.Dropout(rate).apply({}, x, True, rngs={"dropout": jax.random.key(0)})
+    share = float((y != 0).mean())
+    assert abs(share - 1 / 256) < 5 * (1 / 256 / y.size) ** 0.5
+    assert float(y.max()) == 256
+
+
+@pytest.mark.parametrize("rate", [1.0, 2.0, -0.1])
+def test_a_dropout_rate_outside_its_range_is_refused(rate):
+    for make in (layers.Dropout, lambda r: EfficientNetLite0(10, dropout=r)):
+        with pytest.raises(ValueError, match=r"(rate|dropout) must lie in \[0, 1\)"):
+            make(rate)
 
 
 def test_initial_weights_fill_their_range():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxcl.nn import pretrained
-from jaxcl.nn.layers import Conv, Dense, Depthwise, Dropout
+from jaxcl.nn.layers import Checked, Conv, Dense, Depthwise, Dropout
 from jaxcl.ops.trees import leaf_names
+from jaxcl.schema import Count, OneOf, Part
 
 # Of each stage: blocks, window, stride of the first, expansion, channels.
 STAGES = (
@@ -29,7 +30,7 @@ STATISTICS = ("batch", "stored")
 IMAGENET = 1000
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite0(Checked):
     """EfficientNet-Lite0: 4,652,008 parameters with ImageNet's 1,000 classes.
 
     conv 32@3×3 stride 2; sixteen inverted residual blocks: 1×1 to six times the
@@ -50,10 +51,10 @@ class EfficientNetLite0(nn.Module):
     no squeeze-and-excitation, ReLU6 for swish, stem and last convolution unscaled.
     """
 
-    num_outputs: int
-    pretrained: str = "none"
-    statistics: str = "batch"
-    dropout: float = 0.2
+    num_outputs: Count
+    pretrained: Annotated[str, OneOf(PRETRAINED)] = "none"
+    statistics: Annotated[str, OneOf(STATISTICS)] = "batch"
+    dropout: Part = 0.2
 
     @property
     def wiring(self) -> dict[str, tuple[str, ...]]:
@@ -115,12 +116,6 @@ class EfficientNetLite0(nn.Module):
         return Dense(self.num_outputs, name="head")(x)
 
     def _check(self, x: jax.Array) -> None:
-        for field, known in (("pretrained", PRETRAINED), ("statistics", STATISTICS)):
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"{field} must be one of {', '.join(known)}, got "
-                    f"{getattr(self, field)!r}"
-                )
         if self.pretrained == "all" and self.num_outputs != IMAGENET:
             raise ValueError(
                 f"pretrained='all' has ImageNet's {IMAGENET} outputs, the tasks have "

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxcl.ops.convolution import add_bias, convolve
 from jaxcl.ops.depthwise import depthwise
 from jaxcl.ops.trees import wide
+from jaxcl.schema import Part, kinds_of, require_all
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
 
@@ -30,6 +31,20 @@ def _bias_init(fan_in: int):
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+class Checked(nn.Module):
+    """A module whose fields are held against their annotations.
+
+    Raises:
+      ValueError: when it is made, as `jaxcl.schema.require`.
+    """
+
+    def __post_init__(self):
+        kinds = kinds_of(type(self))
+        own = {k: getattr(self, k) for k in kinds if k not in ("parent", "name")}
+        require_all(f"{type(self).__name__}: ", own, kinds)
+        super().__post_init__()
 
 
 class Dense(nn.Module):
@@ -90,19 +105,19 @@ class Depthwise(nn.Module):
         return jnp.asarray(depthwise(x, kernel, self.stride, "SAME"))
 
 
-class Dropout(nn.Module):
-    """Zeroes each element with probability `rate`, rounded to a multiple of 1/256.
+class Dropout(Checked):
+    """Zeroes each element with probability `rate`, as a multiple of 1/256 below 1.
 
     A byte of randomness for each element: on a CPU the random bits, not the arithmetic,
     are what dropout costs. What is kept is scaled by the exact inverse of the rounded
     probability, so the expectation is unbiased.
     """
 
-    rate: float
+    rate: Part
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dropped = round(self.rate * 256)
+        dropped = min(round(self.rate * 256), 255)  # 1 would leave nothing to scale
         if not train or dropped == 0:
             return x
         noise = random_bytes(self.make_rng("dropout"), x.shape)

@@ -15,28 +15,14 @@ import flax.linen as nn
 import jax
 
 from jaxcl.nn.efficientnet import EfficientNetLite0
-from jaxcl.nn.layers import NORMS, STARTS, Conv, Dense, Dropout, Norm
+from jaxcl.nn.layers import NORMS, STARTS, Checked, Conv, Dense, Dropout, Norm
 from jaxcl.ops.convolution import max_pool
-from jaxcl.schema import Count, OneOf, Part, Positive, kinds_of, require_all
+from jaxcl.schema import Count, OneOf, Part, Positive
 
 Norms = Annotated[str, OneOf(NORMS)]
 
 
-class _Model(nn.Module):
-    """A network whose fields are held against their annotations.
-
-    Raises:
-      ValueError: when it is made, as `jaxcl.schema.require`.
-    """
-
-    def __post_init__(self):
-        kinds = kinds_of(type(self))
-        own = {k: getattr(self, k) for k in kinds if k not in ("parent", "name")}
-        require_all(f"{type(self).__name__}: ", own, kinds)
-        super().__post_init__()
-
-
-class MLP(_Model):
+class MLP(Checked):
     """Dense → norm → ReLU → dropout for each width, then the head.
 
     Attributes:
@@ -81,7 +67,7 @@ class MLP(_Model):
         return Dense(self.num_outputs, self.use_bias, self.start, name="head")(x)
 
 
-class Linear(_Model):
+class Linear(Checked):
     """The head alone, on the input's numbers: what needs no features.
 
     Attributes:
@@ -102,7 +88,7 @@ class Linear(_Model):
         return Dense(self.num_outputs, self.use_bias, name="head")(x)
 
 
-class AlexNet(_Model):
+class AlexNet(Checked):
     """The small AlexNet of the HAT and GPM papers.
 
     conv 64@4×4, 128@3×3, 256@2×2 (VALID), each → norm → ReLU → dropout → 2×2 max pool;
@@ -154,7 +140,7 @@ class AlexNet(_Model):
         return Dense(self.num_outputs, self.use_bias, name="head")(x)
 
 
-class ResNet18(_Model):
+class ResNet18(Checked):
     """The reduced ResNet-18 of the GEM and A-GEM papers: 20 channels, not 64.
 
     Attributes:
