@@ -46,17 +46,21 @@ def test_a_model_of_any_framework_trains_by_its_class(name):
     assert last.accuracy[:, -1].mean() > last.baseline.mean()
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize(
+    "name",
+    [f"tests.own_models:{name}" for name in NAMES[1:]]
+    + ["jaxcl.nn.cnn_nnx:CNN", "jaxcl.nn.cnn_equinox:CNN"],
+)
 def test_what_is_trained_is_the_model_itself(name):
     shape = (5, 4, 3)  # height, width and channels can be told apart
-    built = build(f"tests.own_models:{name}", {"width": 7}, input_shape=shape)
+    built = build(name, {"width": 7}, input_shape=shape)
     assert isinstance(built, Built)
     key = jax.random.key(3)
     net, state = built.init(key)
     x = jax.random.normal(jax.random.key(4), (2, *shape))
     out = built.apply_fn()(net, state, x, jnp.zeros(2, int), key, False)
     model = built.model(key)
-    if name == "NNXNet":
+    if built.is_nnx:
         model.eval()
         expected = model(x)
     else:
