@@ -5,28 +5,23 @@ A training loop of one's own makes it here; the loop of this project does too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxcl.heads import cross_entropy, require_heads, scenario_mask
+from jaxcl.assembly import (
+    Heads,
+    adapted,
+    assembled,
+    even_scenario,
+    require_logits,
+    shapes,
+)
 from jaxcl.nn import capture, inspection, treatment
-from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
 from jaxcl.nn.precision import compute_in
-from jaxcl.types import (
-    AS_IT_IS,
-    ApplyFn,
-    Codec,
-    LayerSpec,
-    Output,
-    PyTree,
-    Setup,
-)
-
-Heads = Sequence[Sequence[str | int]]
+from jaxcl.types import AS_IT_IS, Codec, LayerSpec, Output, PyTree, Setup
 
 
 def setup_for(
@@ -71,13 +66,13 @@ def setup_for(
         return Output(logits, model_state, capture.taps)
 
     if net is not None:
-        net = _shapes(net)
-        _require_logits(forward, (net, _shapes(example)), forward, num_outputs)
-        layers = inspection.inspect(apply_fn, net, {}, _shapes(example)).layers
-    return _setup(
+        net = shapes(net)
+        require_logits(forward, (net, shapes(example)), forward, num_outputs)
+        layers = inspection.inspect(apply_fn, net, {}, shapes(example)).layers
+    return assembled(
         apply_fn,
         example,
-        _scenario(scenario, num_tasks, num_outputs),
+        even_scenario(scenario, num_tasks, num_outputs),
         heads,
         net,
         layers=layers,
@@ -114,11 +109,11 @@ def setup_for_nnx(
     from jaxcl.nn import nnx  # Linen users do not load it
 
     net, state = nnx.split(model)
-    return _adapted(
+    return adapted(
         nnx.apply_fn(model),
         (net, state),
         example,
-        _scenario(scenario, num_tasks, num_outputs),
+        even_scenario(scenario, num_tasks, num_outputs),
         heads,
         type(model),
     )
@@ -153,11 +148,11 @@ def setup_for_equinox(
     """
     from jaxcl.nn import equinox  # an optional package
 
-    return _adapted(
+    return adapted(
         equinox.apply_fn(model),
         (equinox.split(model), {}),
         example,
-        _scenario(scenario, num_tasks, num_outputs),
+        even_scenario(scenario, num_tasks, num_outputs),
         heads,
         type(model),
         axis=0,
@@ -201,7 +196,7 @@ def setup_for_linen(
         )
     net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
     found = inspection.describe_linen(model, example)
-    return _setup(
+    return assembled(
         compute_in(dtype, capture.apply_fn(model)),
         example,
         (logit_mask, mask_by),
@@ -213,108 +208,3 @@ def setup_for_linen(
         codec=codec,
         model_state=state,
     )
-
-
-def setup_for_built(
-    model: Built,
-    example: jax.ShapeDtypeStruct,
-    *,
-    logit_mask: jax.Array,
-    mask_by: str,
-    heads: tuple[tuple[str, ...], ...] = (("head",),),
-    codec: Codec = AS_IT_IS,
-    dtype: str = "float32",
-) -> Setup:
-    """The `Setup` of an NNX or Equinox model by its class; see `setup_for_linen`.
-
-    Raises:
-      ValueError: as `setup_for_linen`.
-    """
-    apply_fn, name = model.apply_fn(), model.build
-    setup = _adapted(
-        apply_fn,
-        jax.eval_shape(model.init, jax.random.key(0)),
-        example,
-        (logit_mask, mask_by),
-        heads,
-        name,
-        axis=model.axis,
-    )
-    return setup._replace(apply_fn=compute_in(dtype, apply_fn), codec=codec)
-
-
-def _scenario(scenario: str, num_tasks: int, num_outputs: int):
-    """Logit mask and whose row applies, of K outputs that T tasks share evenly."""
-    share = num_outputs if scenario == "domain" else num_outputs // num_tasks
-    if scenario != "domain" and share * num_tasks != num_outputs:
-        raise ValueError(
-            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
-        )
-    return scenario_mask(scenario, num_tasks, [share] * num_tasks)
-
-
-def _adapted(
-    apply_fn: ApplyFn, parts, example, mask, heads: Heads, of: type, axis: int = -1
-) -> Setup:
-    """The `Setup` of an adapter's apply function."""
-    net, state = _shapes(parts)
-    example = _shapes(example)
-    task = jax.ShapeDtypeStruct(example.shape[:1], jnp.int32)
-
-    def logits(net, state, x, task):
-        return apply_fn(net, state, x, task, jax.random.key(0), False).logits
-
-    _require_logits(logits, (net, state, example, task), of, mask[0].shape[1])
-    found = inspection.inspect(apply_fn, net, state, example, model=of.__name__)
-    return _setup(
-        apply_fn,
-        example,
-        mask,
-        heads,
-        net,
-        layers=found.layers,
-        norms=found.norms,
-        mixes_examples=False,
-        model_state=state,
-        axis=axis,
-    )
-
-
-def _setup(
-    apply_fn: ApplyFn, example, mask, heads: Heads, net: PyTree | None, **fields: Any
-) -> Setup:
-    if net is not None:
-        require_heads(heads, net)
-    logit_mask, mask_by = mask
-    return Setup(
-        apply_fn=apply_fn,
-        task_loss=cross_entropy(logit_mask, mask_by),
-        heads=tuple(tuple(map(str, head)) for head in heads),
-        logit_mask=logit_mask,
-        mask_by=mask_by,
-        num_tasks=logit_mask.shape[0],
-        example=_shapes(example),
-        **({"mixes_examples": False} | fields),
-    )
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-
-
-def _require_logits(run: Callable, args: tuple, model: Any, num_outputs: int) -> None:
-    """Refuses a model that is not called as it should be or gives something else."""
-    name = getattr(model, "__name__", repr(model))
-    try:
-        out = jax.eval_shape(run, *args)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} cannot be called as a model is, (net, x) for a plain function, "
-            f"(x) or (x, key=...) for a module: {error}"
-        ) from error
-    shape = getattr(out, "shape", None)
-    if shape is None or len(shape) != 2 or shape[1] != num_outputs:
-        got = jax.tree.map(jnp.shape, out) if shape is None else list(shape)
-        raise ValueError(
-            f"{name} has to give logits [B, {num_outputs}], it gives {got}"
-        )

@@ -13,6 +13,7 @@ FLOORS = [
     ("types",),
     ("contract", "inputs", "ops", "metrics", "statistics"),
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
+    ("assembly",),
     ("hooks", "setup"),
     ("strategies", "data"),
     ("training",),

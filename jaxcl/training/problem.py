@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcl.assembly import adapted
 from jaxcl.checks import bytes_of, require_room
 from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
@@ -18,7 +19,7 @@ from jaxcl.linearity import warn_unless_linear
 from jaxcl.nn import capture
 from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
-from jaxcl.setup import setup_for_built, setup_for_linen
+from jaxcl.setup import setup_for_linen
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import make_trainer
@@ -97,10 +98,22 @@ def make_setup(
     Raises:
       ValueError: as `jaxcl.setup_for_linen`.
     """
-    make = setup_for_built if isinstance(model, Built) else setup_for_linen
-    return make(
+    example = jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32)
+    if isinstance(model, Built):
+        return adapted(
+            model.apply_fn(),
+            jax.eval_shape(model.init, jax.random.key(0)),
+            example,
+            (stream.logit_mask, stream.mask_by),
+            heads,
+            model.build,
+            axis=model.axis,
+            codec=stream.codec,
+            dtype=dtype,
+        )
+    return setup_for_linen(
         model,
-        jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32),
+        example,
         logit_mask=stream.logit_mask,
         mask_by=stream.mask_by,
         codec=stream.codec,

@@ -1,0 +1,130 @@
+"""From a model's apply function to its `Setup`: what all of `jaxcl.setup` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.heads import cross_entropy, require_heads, scenario_mask
+from jaxcl.nn import inspection
+from jaxcl.nn.precision import compute_in
+from jaxcl.types import AS_IT_IS, ApplyFn, Codec, PyTree, Setup
+
+Heads = Sequence[Sequence[str | int]]
+Mask = tuple[jax.Array, str]
+"""The logits of each task, bool[T, K], and whose row applies: see `scenario_mask`."""
+
+
+def even_scenario(scenario: str, num_tasks: int, num_outputs: int) -> Mask:
+    """Logit mask and whose row applies, of K outputs that T tasks share evenly."""
+    share = num_outputs if scenario == "domain" else num_outputs // num_tasks
+    if scenario != "domain" and share * num_tasks != num_outputs:
+        raise ValueError(
+            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
+        )
+    return scenario_mask(scenario, num_tasks, [share] * num_tasks)
+
+
+def adapted(
+    apply_fn: ApplyFn,
+    parts: tuple[PyTree, PyTree],
+    example: Any,
+    mask: Mask,
+    heads: Heads,
+    of: Callable[..., Any],
+    *,
+    axis: int = -1,
+    codec: Codec = AS_IT_IS,
+    dtype: str = "float32",
+) -> Setup:
+    """The `Setup` of an adapter's apply function.
+
+    Args:
+      apply_fn: the adapter's.
+      parts: parameters and state, or their shapes.
+      example: an input batch, or its shape.
+      mask: the logits of each task.
+      heads: paths of the classifier.
+      of: the model's class, for messages.
+      axis: of kernels: which runs over their outputs.
+      codec: how memories keep inputs.
+      dtype: that the model computes in.
+
+    Raises:
+      ValueError: as `jaxcl.setup_for`.
+    """
+    net, state = shapes(parts)
+    example = shapes(example)
+    task = jax.ShapeDtypeStruct(example.shape[:1], jnp.int32)
+
+    def logits(net, state, x, task):
+        return apply_fn(net, state, x, task, jax.random.key(0), False).logits
+
+    require_logits(logits, (net, state, example, task), of, mask[0].shape[1])
+    found = inspection.inspect(
+        apply_fn, net, state, example, model=getattr(of, "__name__", repr(of))
+    )
+    return assembled(
+        compute_in(dtype, apply_fn),
+        example,
+        mask,
+        heads,
+        net,
+        layers=found.layers,
+        norms=found.norms,
+        model_state=state,
+        axis=axis,
+        codec=codec,
+    )
+
+
+def assembled(
+    apply_fn: ApplyFn,
+    example: Any,
+    mask: Mask,
+    heads: Heads,
+    net: PyTree | None,
+    **fields: Any,
+) -> Setup:
+    """A `Setup`, its other fields as given; heads are checked against ``net``."""
+    if net is not None:
+        require_heads(heads, net)
+    logit_mask, mask_by = mask
+    return Setup(
+        apply_fn=apply_fn,
+        task_loss=cross_entropy(logit_mask, mask_by),
+        heads=tuple(tuple(map(str, head)) for head in heads),
+        logit_mask=logit_mask,
+        mask_by=mask_by,
+        num_tasks=logit_mask.shape[0],
+        example=shapes(example),
+        **({"mixes_examples": False} | fields),
+    )
+
+
+def shapes(tree: PyTree) -> PyTree:
+    """Shape and dtype of every leaf."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def require_logits(
+    run: Callable[..., Any], args: tuple, model: Any, num_outputs: int
+) -> None:
+    """Refuses a model that is not called as it should be or gives something else."""
+    name = getattr(model, "__name__", repr(model))
+    try:
+        out = jax.eval_shape(run, *args)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} cannot be called as a model is, (net, x) for a plain function, "
+            f"(x) or (x, key=...) for a module: {error}"
+        ) from error
+    shape = getattr(out, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] != num_outputs:
+        got = jax.tree.map(jnp.shape, out) if shape is None else list(shape)
+        raise ValueError(
+            f"{name} has to give logits [B, {num_outputs}], it gives {got}"
+        )
