@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import time
+import zlib
 from pathlib import Path
 
 LOCK_NAME = ".lock"
@@ -158,3 +159,14 @@ def _same(number: int, file: Path) -> bool:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def tail_key(path: Path) -> str:
+    """Returns what tells one archive from another: "<bytes>-<CRC-32 of its tail>".
+
+    A zip archive's tail holds the sums of the last files in it.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - (1 << 16)))
+        return f"{size}-{zlib.crc32(file.read()):08x}"

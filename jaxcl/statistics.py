@@ -15,12 +15,9 @@ class Interval(NamedTuple):
     Attributes:
       mean: the mean; NaN if n = 0, like the minimum and the maximum.
       std: the standard deviation with ddof = 1; NaN if n < 2, like both bounds.
-      low95: lower bound of the mean's 95 % interval.
-      high95: upper bound of the mean's 95 % interval.
-      minimum: the lowest value.
-      maximum: the highest value.
-      n: how many values were used.
-      failed: how many values were NaN.
+      low95, high95: the ends of the mean's 95 % interval.
+      minimum, maximum: the lowest and the highest value.
+      n, failed: how many values were used, and how many were NaN.
     """
 
     mean: float
@@ -71,11 +68,8 @@ def interval(
     """
     values = _vector(values, "values")
     x = values[~np.isnan(values)]
-    outside = x[(x < lowest - 1e-6) | (x > highest + 1e-6)]
-    if outside.size:
-        raise ValueError(
-            f"values must lie in [{lowest:g}, {highest:g}], got {outside[0]:g}"
-        )
+    for off in x[(x < lowest - 1e-6) | (x > highest + 1e-6)]:
+        raise ValueError(f"values must lie in [{lowest:g}, {highest:g}], got {off:g}")
     n, nan = x.size, float("nan")
     mean = float(x.mean()) if n else nan
     std = float(x.std(ddof=1)) if n > 1 else nan
@@ -108,12 +102,7 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     Raises:
       ValueError: not one-dimensional, or of different lengths.
     """
-    x, y = _vector(values, "values"), _vector(reference, "reference")
-    if x.shape != y.shape:
-        raise ValueError(
-            f"a paired test needs one value and one reference per seed, got shapes "
-            f"{x.shape} and {y.shape}"
-        )
+    x, y = _pair(values, reference)
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]
     d, n = x - y, x.size
@@ -121,9 +110,9 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     if n < 2:
         return PairedTest(float("nan"), difference, n)
     rounding = 4 * np.finfo(float).eps * np.abs([x, y]).max()
-    if np.ptp(d) <= rounding:
-        return PairedTest(float(abs(difference) <= rounding), difference, n)
-    return PairedTest(float(stats.ttest_rel(x, y).pvalue), difference, n)
+    alike = np.ptp(d) <= rounding
+    p = abs(difference) <= rounding if alike else stats.ttest_rel(x, y).pvalue
+    return PairedTest(float(p), difference, n)
 
 
 def sign_flip_test(values: ArrayLike) -> float:
@@ -211,24 +200,16 @@ def sd_ratio(
     Raises:
       ValueError: not one-dimensional, or of different lengths.
     """
-    x, y = _vector(values, "values"), _vector(reference, "reference")
-    if x.shape != y.shape:
-        raise ValueError(
-            f"a paired ratio needs one value and one reference per seed, got shapes "
-            f"{x.shape} and {y.shape}"
-        )
-    nan = float("nan")
-    if x.size < 2 or np.isnan(x).any() or np.isnan(y).any():
-        return Ratio(nan, nan, nan)
+    x, y = _pair(values, reference)
+    if x.size < 2 or np.isnan([x, y]).any():
+        return Ratio(np.nan, np.nan, np.nan)
     drawn = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = x[drawn].std(1, ddof=1) / y[drawn].std(1, ddof=1)
         ratio = float(x.std(ddof=1) / y.std(ddof=1))
     # 0/0: every draw took one seed alone; it says nothing of either.
-    ratios = ratios[~np.isnan(ratios)]
-    if not ratios.size:
-        return Ratio(ratio, nan, nan)
-    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    ends = ratios[~np.isnan(ratios)] if not np.isnan(ratios).all() else [np.nan]
+    low, high = np.quantile(ends, (0.025, 0.975), method="inverted_cdf")
     return Ratio(ratio, float(low), float(high))
 
 
@@ -257,3 +238,13 @@ def _vector(values: ArrayLike, name: str) -> Array:
     if x.ndim != 1:
         raise ValueError(f"{name} must be [S], one per seed, got shape {x.shape}")
     return x
+
+
+def _pair(values: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
+    x, y = _vector(values, "values"), _vector(reference, "reference")
+    if x.shape != y.shape:
+        raise ValueError(
+            "what is paired needs one value and one reference per seed, got shapes "
+            f"{x.shape} and {y.shape}"
+        )
+    return x, y

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxcl.checks import called, imported, require
-from jaxcl.data import cache
+from jaxcl.data import cache, readable
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
 
@@ -73,18 +73,20 @@ def from_arrays(
     ['bars.png', 'bars.svg']
     """
     require_reading(reading)
-    x, y = _images(x_train, "x_train"), _labels(y_train, "y_train")
+    x, y = readable.images(x_train, "x_train"), readable.labels(y_train, "y_train")
     require((x_test is None) == (y_test is None), "x_test and y_test go together")
     parts = [(x, y)]
     if x_test is not None:
-        parts.append((_images(x_test, "x_test"), _labels(y_test, "y_test")))
+        parts.append(
+            (readable.images(x_test, "x_test"), readable.labels(y_test, "y_test"))
+        )
     for (own_x, own_y), (of_x, of_y) in zip(parts, _PAIRS, strict=False):
         require(
             len(own_x) == len(own_y) > 0,
             f"{of_x} and {of_y} need the same number of rows, above 0, got "
             f"{len(own_x)} and {len(own_y)}",
         )
-    names, numbers = _classes([own for _, own in parts], class_names)
+    names, numbers = readable.classes([own for _, own in parts], class_names)
     if len(parts) == 1:
         test = drawn_for_test(numbers[0], reading)
         parts = [(x[~test], y[~test]), (x[test], y[test])]
@@ -173,67 +175,6 @@ def _of(name: str, found: dict, others: list, reading: Reading, cache_dir) -> So
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     return source._replace(name=name)
-
-
-def _images(x: Any, what: str) -> np.ndarray:
-    """x as uint8 or float32 [N, H, W, C] or [N, D]."""
-    x = np.asarray(x)
-    if x.dtype.kind not in "buif":
-        raise ValueError(f"{what} must be numbers, got {x.dtype}")
-    if x.ndim not in (2, 3, 4) or 0 in x.shape[1:]:
-        raise ValueError(
-            f"{what} must be [N, H, W, C], [N, H, W] or [N, D], got {list(x.shape)}"
-        )
-    if x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3):
-        raise ValueError(
-            f"{what} must have its channels last, got {list(x.shape)}: "
-            "use x.transpose(0, 2, 3, 1)"
-        )
-    x = x[..., None] if x.ndim == 3 else x
-    if x.dtype.kind in "bui" and (not x.size or (x.min() >= 0 and x.max() <= 255)):
-        return x.astype(np.uint8, copy=False)
-    return x.astype(np.float32)
-
-
-def _labels(y: Any, what: str) -> np.ndarray:
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1 or y.dtype.kind not in "buiUS":
-        hint = ": give argmax(axis=1) of one-hot rows" if y.ndim == 2 else ""
-        raise ValueError(
-            f"{what} must be one whole number or text per example, got "
-            f"{y.dtype}{list(y.shape)}{hint}"
-        )
-    return y.astype(int) if y.dtype.kind == "b" else y
-
-
-def _classes(
-    labels: list[np.ndarray], class_names: Sequence[str] | None
-) -> tuple[list[str], list[np.ndarray]]:
-    """Names of the classes, and the labels as their numbers."""
-    if class_names is not None:
-        for y in labels:
-            outside = (
-                y[(y < 0) | (y >= len(class_names))] if y.dtype.kind in "ui" else y
-            )
-            require(
-                not len(outside),
-                f"with class_names labels lie in [0, {len(class_names)}), got "
-                f"{outside[:1].tolist()}",
-            )
-        return list(map(str, class_names)), [y.astype(np.int32) for y in labels]
-    known, *others = map(np.unique, labels)
-    for other in others:
-        unknown = np.setdiff1d(other, known)
-        require(
-            not len(unknown),
-            f"y_test has labels that y_train has not: {unknown[:5].tolist()}",
-        )
-    return (
-        [str(label) for label in known.tolist()],
-        [np.searchsorted(known, y).astype(np.int32) for y in labels],
-    )
 
 
 def _stored(arrays: list[np.ndarray], names: list[str], cache_dir) -> Source:

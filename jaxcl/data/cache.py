@@ -76,17 +76,6 @@ def local(path: str | Path, variable: str) -> Path:
         ) from error
 
 
-def tail_key(path: Path) -> str:
-    """Returns what tells one archive from another: "<bytes>-<CRC-32 of its tail>".
-
-    A zip archive's tail holds the sums of the last files in it.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - (1 << 16)))
-        return f"{size}-{zlib.crc32(file.read()):08x}"
-
-
 def make_folder(folder: Path) -> None:
     """Creates `folder` and its parents; raises DataError where that is refused."""
     try:

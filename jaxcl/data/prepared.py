@@ -22,6 +22,7 @@ import zlib
 from pathlib import Path
 from typing import NoReturn
 
+from jaxcl import files
 from jaxcl.data import cache
 from jaxcl.data.cache import DataError, Source
 from jaxcl.data.decoding import decode, splits_of, tests_of
@@ -105,7 +106,7 @@ def _check_archive(name: str, prepared: Path, archive: Path) -> None:
     made_of = _archive_key(prepared)
     if name != "tiny_imagenet" or made_of is None or not archive.is_file():
         return
-    if made_of != cache.tail_key(archive):
+    if made_of != files.tail_key(archive):
         raise DataError(
             f"{name}: {prepared} was not prepared from {archive}. Delete the one "
             "that is not meant."
@@ -125,7 +126,7 @@ def _own_root(name: str, root: Path, own: Path) -> Path:
     One folder an archive, so that a subset of Tiny-ImageNet never passes for the whole.
     """
     by_hand = name == "tiny_imagenet" and (root / _ARCHIVE).is_file()
-    key = cache.tail_key(root / _ARCHIVE) if by_hand else "download"
+    key = files.tail_key(root / _ARCHIVE) if by_hand else "download"
     return own / "prepared" / key
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from jaxcl import files
 from jaxcl.data import cache
-from jaxcl.data.cache import DataError, tail_key
+from jaxcl.data.cache import DataError
+from jaxcl.files import tail_key
 
 ARCHIVE = "tiny-imagenet-200.zip"
 # The largest of the real archive's have 17 kB and 2.7 MB.
