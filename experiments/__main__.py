@@ -14,7 +14,6 @@ COMMANDS = {
     "report": "tables and figures again, from the folders of runs alone",
     "bench": "what a training step costs",
     "claims": "shows or refutes claims about continual learning",
-    "hat_limits": "where HAT stops working",
     "heads": "heads in closed form on final features: what forgets?",
     "readings": "what the readings of the orthogonal loss do to features",
     "attention": "where two networks look after each task, and how far they agree",

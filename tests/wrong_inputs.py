@@ -383,7 +383,6 @@ COMMANDS = [
     ("claims", ["--setting=nosuch"], "nosuch"),
     ("claims", ["--workdir="], "got ''"),
     ("heads", ["--config=digits", "--workdir={d}/w", "--strategies=bp,bp"], "bp, bp"),
-    ("hat_limits", ["--config=digits", "--study=nosuch"], "nosuch"),
     ("readings", ["--seeds=1"], "seeds"),
     ("plane", [], "--runs=DIR"),
     ("plane", ["--config=digits", "--runs={d}/good"], "--runs=DIR"),
