@@ -111,14 +111,9 @@ def make_setup(
             codec=stream.codec,
             dtype=dtype,
         )
+    mask = dict(logit_mask=stream.logit_mask, mask_by=stream.mask_by)
     return setup_for_linen(
-        model,
-        example,
-        logit_mask=stream.logit_mask,
-        mask_by=stream.mask_by,
-        codec=stream.codec,
-        heads=heads,
-        dtype=dtype,
+        model, example, **mask, codec=stream.codec, heads=heads, dtype=dtype
     )
 
 
