@@ -1,4 +1,4 @@
-"""From numbers to verdicts: held, did not hold, undecided, not yet run."""
+"""From numbers to verdicts: held, did not hold, undecided, not yet run, or in part."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .claim import Array, Claim, Effect, Estimate, Outcome, Outcomes, Question
 
 HELD, NOT, UNDECIDED = "held", "did not hold", "undecided"
 NOT_RUN = "not yet run"
+PARTLY = "run in part"
 
 
 class Judged(NamedTuple):
@@ -61,11 +62,14 @@ def verdict_of(estimate: Estimate, claimed: tuple[float, float]) -> str:
 def combined(verdicts: Sequence[str], rule: str = "every") -> str:
     """The verdict over several: "every" has to hold, or "some" one.
 
-    What is missing is never passed over: while one has not run, neither has the whole.
+    What is missing is never passed over: while one has not run, the whole is run in
+    part at most.
     """
     decides, other = (NOT, HELD) if rule == "every" else (HELD, NOT)
-    if not verdicts or NOT_RUN in verdicts:
+    if not set(verdicts) - {NOT_RUN}:
         return NOT_RUN
+    if {NOT_RUN, PARTLY} & set(verdicts):
+        return PARTLY
     if decides in verdicts:
         return decides
     return UNDECIDED if UNDECIDED in verdicts else other
