@@ -10,12 +10,13 @@ import shutil
 import socket
 import time
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 LOCK_NAME = ".lock"
 
 
-def write_whole(file: Path, data: bytes | str) -> None:
+def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
     """Writes a file, replacing one of its name in a single step.
 
     A reader sees the old file or the new one, never a part; so does who comes after a
@@ -23,16 +24,17 @@ def write_whole(file: Path, data: bytes | str) -> None:
 
     Args:
       file: in a folder that exists.
-      data: its content; text is written as UTF-8.
+      data: its content; text is written as UTF-8, pieces of text one after another.
 
     Raises:
       OSError: it cannot be written; an old file is as it was.
     """
-    whole = data.encode() if isinstance(data, str) else data
+    pieces = [data] if isinstance(data, bytes | str) else data
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(whole)
+            for piece in pieces:
+                stream.write(piece if isinstance(piece, bytes) else piece.encode())
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)

@@ -7,7 +7,7 @@ replaced in one step: a reader never sees half a file, a killed run leaves a who
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -100,15 +100,31 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
     file = _file(path)
     result = check(result, str(file))
     fields = result._asdict()
-    del fields["config"], fields["features"]
-    for name in ("matrix", "baseline"):
-        fields[name] = nulls(fields[name])
+    del fields["config"], fields["features"], fields["matrix"]
+    fields["baseline"] = nulls(fields["baseline"])
     fields["wall_s"] = None if math.isnan(result.wall_s) else result.wall_s
     fields["report"] = {
         quantity: {layer: nulls(values) for layer, values in layers.items()}
         for quantity, layers in result.report.items()
     }
-    files.write_whole(file, json.dumps(fields, allow_nan=False, indent=1) + "\n")
+    files.write_whole(file, _pieces(fields, result.matrix))
+
+
+def _pieces(fields: dict[str, Any], matrix: NDArray[np.float64]) -> Iterator[str]:
+    """The file's text; a row of the matrix is a line, and never more than one in use.
+
+    A thousand tasks have two million entries: as Python's numbers they would take
+    hundreds of megabytes, which a process does not give back.
+    """
+    yield json.dumps(fields, allow_nan=False, indent=1).removesuffix("\n}")
+    yield ',\n "matrix": ['
+    for i, rows in enumerate(matrix):
+        yield ("," if i else "") + "\n  ["
+        for j, row in enumerate(rows):
+            text = json.dumps(nulls(row), allow_nan=False)
+            yield ("," if j else "") + f"\n   {text}"
+        yield "\n  ]"
+    yield "\n ]\n}\n"
 
 
 def load(path: str | os.PathLike[str]) -> Result:
