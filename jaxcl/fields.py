@@ -122,6 +122,9 @@ FIELDS: dict[str, Field] = {
     "optimizer.decay_per_task": Field(1.0, Positive, "of the rate, task to task"),
     "optimizer.lr_floor": Field(0.0, NonNegative, "decay_per_task goes no lower"),
     "train.epochs": Field(None, Count | None, "per task"),
+    "train.first_epochs": Field(
+        None, Natural | None, "of the first task; 0: it keeps its initial weights"
+    ),
     "train.max_steps": Field(None, Count | None, "per task"),
     "train.batch_size": Field(64, Count),
     "train.eval_batch_size": Field(256, Count),

@@ -73,7 +73,7 @@ def test_progress_is_of_healthy_seeds(capsys):
     event = TaskDone(
         0, accuracy, accuracy[0], ("ok", "failed: task 1, epoch 1"), 1, 1, {}
     )
-    Display("x", 1, 1, quiet=False).show(event)
+    Display("x", 1, lambda task: 1, quiet=False).show(event)
     assert "far 90.00%, 1 of 2 seeds failed" in capsys.readouterr().err
 
 

@@ -118,7 +118,29 @@ def test_epochs_bound_max_steps(problem):
     assert sum(int(e.metrics.steps[0]) for e in epochs) == 3 * 20
 
 
-def test_progress_runs_from_zero_to_one(problem):
+def test_the_first_task_may_have_other_epochs(problem):
+    epochs = _epochs(problem(plan=dict(epochs=2, first_epochs=3)))
+    assert [e.task for e in epochs] == [0] * 3 + [1] * 2 + [2] * 2
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_a_first_task_without_epochs_keeps_the_initial_network(problem, select):
+    plan = dict(epochs=2, first_epochs=0, select=select)
+    events = list(protocol.run(problem("ewc", {"strength": 1.0}, plan=plan)))
+    assert [e.task for e in events if isinstance(e, EpochDone)] == [1, 1, 2, 2]
+    first, *_, last = [e for e in events if isinstance(e, TaskDone)]
+    np.testing.assert_array_equal(first.accuracy[:, 0], first.baseline)
+    assert (first.steps == 0).all() and (last.steps == 40).all()
+
+
+def test_first_epochs_do_not_stand_alone(problem):
+    plan = dict(epochs=None, max_steps=5, first_epochs=0)
+    with pytest.raises(ValueError, match="first_epochs=0 needs epochs for the other"):
+        next(protocol.run(problem(plan=plan)))
+
+
+@pytest.mark.parametrize("first", [None, 4])
+def test_progress_runs_from_zero_to_one(problem, first):
     """(b − 1)/(B − 1) over an epoch's batches; examples seen over their number."""
 
     def recorder(setup):
@@ -135,7 +157,7 @@ def test_progress_runs_from_zero_to_one(problem):
     from jaxcl.training.seeds import SeedMesh
 
     # 80 examples a task, 12 steps an epoch, the last of 3.
-    plan = dict(epochs=2, batch_size=7)
+    plan = dict(epochs=2, first_epochs=first, batch_size=7)
     build = problem(make_strategy=recorder, seeds=(0,), plan=plan)
     mesh = SeedMesh(1)
     programs = make_programs(build, mesh)
@@ -148,7 +170,9 @@ def test_progress_runs_from_zero_to_one(problem):
     seen = np.asarray(seed.strategy_state[0])
     steps = np.arange(12)
     np.testing.assert_allclose(seen[:24, 0], np.tile(steps / 11, 2), rtol=1e-6)
-    np.testing.assert_allclose(seen[:24, 1], np.arange(24) / 24, rtol=1e-6)
+    np.testing.assert_allclose(
+        seen[:24, 1], np.arange(24) / (12 * (first or 2)), rtol=1e-6
+    )
     np.testing.assert_allclose(seen[:24, 2], np.tile(steps * 7 / 80, 2), rtol=1e-6)
     assert isinstance(seed.params, Params)
 

@@ -123,7 +123,7 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
     tasks = problem.stream.num_tasks
     with (
         machine.StopOnSignal() as stop,
-        Display(label, tasks, config.train.epochs, not write) as show,
+        Display(label, tasks, problem.plan.epochs_of, not write) as show,
         ExitStack() as stack,
     ):
         before = [_whole(part) for part in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
@@ -19,8 +20,14 @@ _LINE_EVERY = 10.0  # seconds between plain lines inside a task
 class Display:
     """Takes a run's events; use as a context manager."""
 
-    def __init__(self, label: str, num_tasks: int, epochs: int | None, quiet: bool):
-        self.label, self.num_tasks, self.epochs = label, num_tasks, epochs
+    def __init__(
+        self,
+        label: str,
+        num_tasks: int,
+        epochs_of: Callable[[int], int | None],
+        quiet: bool,
+    ):
+        self.label, self.num_tasks, self.epochs_of = label, num_tasks, epochs_of
         self._last = 0.0
         self._bar: Progress | None = None
         self._quiet = quiet
@@ -66,13 +73,14 @@ class Display:
                 self._bar.update(self._id, completed=event.task + 1)
 
     def _epoch(self, event: EpochDone) -> None:
-        m, of = event.metrics, f"/{self.epochs}" if self.epochs else ""
+        m, epochs = event.metrics, self.epochs_of(event.task)
+        of = f"/{epochs}" if epochs else ""
         note = f"task {event.task + 1}/{self.num_tasks}, epoch {event.epoch + 1}{of}, "
         note += f"loss {_mean(m.loss):.4f}"
         if not np.isnan(m.valid_accuracy).all():
             note += f", val {_mean(m.valid_accuracy):.2%}"
         if self._bar:
-            share = (event.epoch + 1) / self.epochs if self.epochs else 0.0
+            share = (event.epoch + 1) / epochs if epochs else 0.0
             self._bar.update(self._id, completed=event.task + share, note=note)
         elif time.monotonic() - self._last > _LINE_EVERY:
             self._line(note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, NamedTuple
 
 from jaxcl import schema
-from jaxcl.schema import Count, NonNegative, OneOf, Positive, Range
+from jaxcl.schema import Count, Natural, NonNegative, OneOf, Positive, Range
 
 SELECT = ("last", "best")
 METRICS = ("accuracy", "loss")
@@ -17,6 +17,9 @@ class Plan(NamedTuple):
 
     Attributes:
       epochs: at most; None only with `max_steps`.
+      first_epochs: of the first task, in place of `epochs`, which has to be given too;
+        0 ends it with the network as it is initialised, with pretrained weights say.
+        None: as many as of any other.
       batch_size: B.
       eval_batch_size: of validation and test batches alike; matters to models that use
         the batch's own statistics.
@@ -52,6 +55,12 @@ class Plan(NamedTuple):
     warmup: schema.Part = 0.0
     decay_per_task: Positive = 1.0
     lr_floor: NonNegative = 0.0
+    first_epochs: Natural | None = None
+
+    def epochs_of(self, task: int) -> int | None:
+        """Epochs of a task, counted from 0, at most; None: as many as steps allow."""
+        first = task == 0 and self.first_epochs is not None
+        return self.first_epochs if first else self.epochs
 
 
 def validate_plan(plan: Plan, *, has_validation: bool) -> None:
@@ -63,6 +72,11 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
     schema.require_all("", plan._asdict(), schema.kinds_of(Plan))
     if plan.epochs is None and plan.max_steps is None:
         raise ValueError("epochs or max_steps must be given, both are None")
+    if plan.first_epochs is not None and plan.epochs is None:
+        raise ValueError(
+            f"first_epochs={plan.first_epochs} needs epochs for the other tasks, got "
+            "None"
+        )
     if plan.lr_floor > plan.lr:
         raise ValueError(
             f"lr_floor must be at most the rate, {plan.lr}, got {plan.lr_floor}"

@@ -166,7 +166,7 @@ def _events(
         if state.epoch == 0:
             show("begin", task, -1, trained, cache)
         longest = number(_longest_epoch(problem, task))
-        while not _finished(mesh, trained, plan, int(state.epoch)):
+        while not _finished(mesh, trained, plan, task, int(state.epoch)):
             epoch = int(state.epoch)
             trained, metrics = programs.epoch(
                 trained, (mine, cache), (*shared, number(epoch), longest)
@@ -223,6 +223,9 @@ def _longest_epoch(problem: Problem, task: int) -> int:
     return -(-size // problem.plan.batch_size)
 
 
-def _finished(mesh: SeedMesh, trained: SeedState, plan: Plan, epoch: int) -> bool:
-    over = plan.epochs is not None and epoch >= plan.epochs
+def _finished(
+    mesh: SeedMesh, trained: SeedState, plan: Plan, task: int, epoch: int
+) -> bool:
+    most = plan.epochs_of(task)
+    over = most is not None and epoch >= most
     return over or bool(mesh.gather(trained.progress.done).all())
