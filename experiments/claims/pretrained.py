@@ -38,14 +38,23 @@ def cifar100() -> tuple[np.ndarray, ...]:
     """
     source = sources.load("cifar100")
     folder = cache_root() / "features" / f"cifar100_efficientnet_lite0_{SIDE}"
-    folder.mkdir(parents=True, exist_ok=True)
     parts = (("train", source.train_x), ("test", source.test_x))
-    x_train, x_test = (_features(folder, name, images) for name, images in parts)
+    x_train, x_test = (features_of(folder, name, images) for name, images in parts)
     return x_train, source.train_y, x_test, source.test_y
 
 
-def _features(folder: Path, name: str, images: np.ndarray) -> np.ndarray:
-    """Of all images, part by part; what lies in the folder is not computed again."""
+def features_of(folder: Path, name: str, images: np.ndarray) -> np.ndarray:
+    """What the pretrained network's classifier reads of images, part by part.
+
+    Args:
+      folder: where the parts are kept; what lies in it is not computed again.
+      name: of these images in the folder.
+      images: uint8 [N, H, W, 3].
+
+    Returns:
+      float32 [N, 1280].
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     found, began = [], time.monotonic()
     for start in range(0, len(images), PART):
         file = folder / f"{name}_{start}.npy"
@@ -57,7 +66,7 @@ def _features(folder: Path, name: str, images: np.ndarray) -> np.ndarray:
             np.save(whole, np.concatenate(made))
             files.write_whole(file, whole.getvalue())
             print(
-                f"features of CIFAR-100, {name}: {start + len(rows)}/{len(images)}, "
+                f"features, {folder.name}, {name}: {start + len(rows)}/{len(images)}, "
                 f"{time.monotonic() - began:.0f} s",
                 file=sys.stderr,
             )

@@ -63,7 +63,7 @@ def from_tfds(
     named = data_dir or os.environ.get("TFDS_DATA_DIR")
     if "://" in (named or ""):
         raise DataError(f"{name}: data_dir is {named!r}; it must be a local folder.")
-    root = cache.local(named or "~/tensorflow_datasets", "TFDS_DATA_DIR")
+    root = data_root(named)
     own = cache.cache_root(cache_dir)
     side = reading.side
     store = own / (name if side is None else f"{name}-{side[0]}x{side[1]}")
@@ -85,6 +85,16 @@ def from_tfds(
         _log.info("%s: decoding %s into %s", name, prepared, folder)
         cache.write(folder, name, **decode(name, prepared, reading))
     return cache.read(folder, name)
+
+
+def data_root(data_dir: str | None = None) -> Path:
+    """The TFDS folder: `data_dir`, else by environment, else in the home.
+
+    Raises:
+      DataError: it is in the home, and there is none.
+    """
+    named = data_dir or os.environ.get("TFDS_DATA_DIR")
+    return cache.local(named or "~/tensorflow_datasets", "TFDS_DATA_DIR")
 
 
 def _find_prepared(name: str, root: Path, own: Path) -> Path | None:
