@@ -13,6 +13,7 @@ from . import (
     rank,
     rivals,
     short_term,
+    transfer,
     tricks,
     unstable,
 )
@@ -31,6 +32,7 @@ CLAIMS: dict[str, Claim] = {
         hat_rate.CLAIM,
         hat_room.CLAIM,
         short_term.CLAIM,
+        transfer.CLAIM,
         tricks.CLAIM,
         features_win.CLAIM,
     )

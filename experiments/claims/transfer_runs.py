@@ -1,0 +1,202 @@
+"""Claim 11's rows: a network from ImageNet on photographs of waste, and from scratch.
+
+Two tasks, each with a head: the source's 200 classes, which a pretrained network is
+left to know as it does (no epoch), then the target's six, whose labels contradict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from jaxcl.benchmark import base, finish
+
+from . import transfer_data, transfer_model
+from .choose import choose
+from .claim import Run, Stage
+from .keys import key_of
+from .streams import QUICK_RATES, seeds, small
+from .transfer_measures import of_fine_tuned, of_joint, of_row
+
+NOISE = (0.2, 0.4)  # shares of labels that contradict
+AT_MANY = ("scratch", "fine_tune", "bp_star_star")  # rows at the second of them
+QUICK = ("slda", "fine_tune", "scratch", "joint")
+EPOCHS = 3
+SCRATCH = 3  # times as many
+HEAD_EPOCHS = 20  # of a head on features, which costs seconds
+RATE = 0.001
+RATES = (0.0003, 0.001, 0.003)
+BATCH_RATES = (0.003, 0.01)
+SCRATCH_RATES = (0.03, 0.1)
+HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
+# Of a network from scratch no knowledge of the source is looked at.
+WITHOUT_SOURCE = ("scratch",)
+
+
+class Row(NamedTuple):
+    """A row of the claim.
+
+    Attributes:
+      row: of the table of methods, or an import path.
+      label: in tables and figures.
+      fields: of its config, and settings of its method, that are its own.
+      features: it trains a head on the pretrained network's features alone.
+      rates: tried for it, if nothing else is.
+      choice: what else is tried for it, at the rate `RATE`.
+    """
+
+    row: str
+    label: str
+    fields: Mapping[str, Any] = {}
+    features: bool = False
+    rates: tuple[float, ...] = RATES
+    choice: tuple[Stage, ...] = ()
+
+
+def _tried(field: str, *values: float) -> tuple[Stage, ...]:
+    return (Stage({f"method.{field}": values}, tasks=2),)
+
+
+_BATCH = {"model.statistics": "batch"}
+_SCRATCH = {"model.pretrained": "none", "train.epochs": SCRATCH * EPOCHS} | _BATCH
+# In the order of running: what costs seconds, then what decides.
+ROWS = {
+    "bp_star_star": Row("bp_star_star", "BP**", {}, True, HEAD_RATES),
+    "slda": Row(
+        f"{transfer_model.__name__}:target_slda",
+        "SLDA on frozen features",
+        {"train.max_steps": 1},  # its head is in closed form
+        True,
+        choice=_tried("shrinkage", 1e-4, 1e-3, 1e-2, 1e-1),
+    ),
+    "fine_tune": Row("bp", "fine-tuned"),
+    "scratch": Row("bp", "from scratch", _SCRATCH, rates=SCRATCH_RATES),
+    "lwf": Row("lwf", "LwF", {"strength": 1.0}, choice=_tried("strength", 0.3, 1, 3)),
+    "ewc": Row(
+        "ewc",
+        "EWC",
+        {"strength": 100.0, "samples": 1000, "chunk": 8, "optimizer.clip": 10.0},
+        choice=_tried("strength", 1e1, 1e3, 1e5),
+    ),
+    "agem": Row(
+        "agem", "A-GEM", {"per_class": None, "per_task": 1000, "batch_size": 32}
+    ),
+    "fine_tune_batch": Row(
+        "bp", "fine-tuned, the batch's statistics", _BATCH, rates=BATCH_RATES
+    ),
+    "joint": Row("joint", "joint", {"joint_once": True}),
+}
+ALONE = {"Transferred": "efficientnet_lite0", "SourceHead": "linear"}
+"""Of a network with the source's outputs: the same without."""
+
+
+def runs(setting: str) -> tuple[Run, ...]:
+    """All rows at 20 %, fine-tuning on clean labels, three rows at 40 %.
+
+    The quick look has a few: one that is frozen, one that moves, what is special.
+    """
+    few, many = NOISE
+    if setting == "quick":
+        at = [(name, few) for name in QUICK] + [("fine_tune", 0.0)]
+        return tuple(run_of(setting, name, noise) for name, noise in at)
+    at = [(name, few) for name in ROWS]
+    at.insert(3, ("fine_tune", 0.0))
+    at += [(name, many) for name in AT_MANY]
+    return tuple(run_of(setting, name, noise) for name, noise in at)
+
+
+def name_of(name: str, noise: float) -> str:
+    """The name of a row's run."""
+    return name + {0.0: "_clean", NOISE[1]: "_40"}.get(noise, "")
+
+
+def run_of(setting: str, name: str, noise: float) -> Run:
+    """A row where a share of the target's training labels contradicts the images."""
+    row, measure = ROWS[name], of_row
+    choice, tried = _choice(setting, name)
+    if name == "fine_tune" and noise == NOISE[0]:
+        measure = of_fine_tuned
+    if name == "joint":
+        measure = of_joint(lambda folder: _fine_tuned(setting, folder))
+    label = f"{row.label}, " + (
+        f"{100 * noise:.0f} % contradictory" if noise else "clean"
+    )
+    config = config_of(setting, name, noise)
+    return Run(name_of(name, noise), label, config, choice, tried, measure)
+
+
+def config_of(setting: str, name: str, noise: float) -> ConfigDict:
+    """A row's config; the quick look has digits, of which two are learned first."""
+    row = ROWS[name]
+    if setting == "quick":
+        config = small(row.row, **{"data.num_tasks": 2, "data.label_noise": noise})
+        config.train.epochs = row.fields.get("train.epochs", 2 * EPOCHS) // EPOCHS
+        config.keep_weights = "epochs"
+        return config
+    config = base("transfer")
+    config.seeds = seeds(setting)
+    whole = noise == NOISE[0] and name not in WITHOUT_SOURCE
+    config.keep_weights = "epochs" if whole else "last"
+    config.data.update(
+        dataset=f"{transfer_data.__name__}:images",
+        stream="split",
+        scenario="task",
+        num_tasks=2,
+        task_classes=(transfer_data.SOURCE, transfer_data.TARGET),
+        valid_fraction=0.1,
+        stratified=True,
+        mean=(127 / 255,),  # as the published network has it
+        std=(128 / 255,),
+    )
+    if noise:
+        config.data.update(label_noise=noise, confusion=transfer_data.CONFUSION)
+    own = {"pretrained": "features", "statistics": "stored", "dropout": 0.2}
+    config.model = _model("Transferred") | own
+    config.optimizer.update(lr=RATE, momentum=0.9, schedule="cosine")
+    config.train.update(epochs=EPOCHS, first_epochs=0, batch_size=32)
+    if row.features:
+        config.data.update(
+            dataset=f"{transfer_data.__name__}:features", mean=(0.0,), std=(1.0,)
+        )
+        config.model = _model("SourceHead")
+        config.train.epochs = HEAD_EPOCHS
+    return finish(config, row.row, {row.row: row.fields})
+
+
+def _model(name: str) -> dict[str, Any]:
+    path = f"{transfer_model.__name__}:{name}"
+    return {"name": path, "head": "head", "dtype": "float32"}
+
+
+def _choice(setting: str, name: str) -> tuple[tuple[Stage, ...], ConfigDict | None]:
+    """What is tried for a row, and on which config.
+
+    A rate is chosen on the target alone: what fine-tuning makes of the source is not
+    its business. What fine-tunes with the stored statistics has one rate, tried once.
+    The strength of a method that keeps the source, and SLDA's shrinkage, are chosen by
+    the mean of both tasks.
+    """
+    row = ROWS[name]
+    if setting == "quick":
+        stages = (Stage({"optimizer.lr": QUICK_RATES}, tasks=2),)
+        tried = config_of(setting, name, NOISE[0])
+        return (stages if name == "fine_tune" else ()), tried
+    if row.choice:
+        return row.choice, None
+    rates = (Stage({"optimizer.lr": row.rates}, tasks=1),)
+    config = config_of(setting, "fine_tune" if row.rates is RATES else name, NOISE[0])
+    config.data.update(num_tasks=1, task_classes=(transfer_data.TARGET,))
+    config.train.first_epochs = None
+    config.model.name = ALONE[config.model.name.rpartition(":")[2]]
+    return rates, config
+
+
+def _fine_tuned(setting: str, folder: Path) -> Path | None:
+    """Where the fine-tuned run lies beside another one's folder, if it has run."""
+    workdir = folder.parent.parent
+    chosen = choose(run_of(setting, "fine_tune", NOISE[0]), workdir, execute=False)
+    found = None if chosen is None else workdir / "runs" / key_of(chosen.config)
+    return found if found is not None and found.is_dir() else None
