@@ -5,14 +5,16 @@ Its rows are in `transfer_runs`, what is measured of them in `transfer_measures`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..runs.results import OK, Result
 from .claim import Array, Claim, Effect, Estimate, Outcomes, Question, above, below
 from .decide import mean_of
-from .transfer_figure import figure
+from .transfer_figure import draw
 from .transfer_measures import SHARES, SOURCE, TARGET
 from .transfer_runs import NOISE, ROWS, WITHOUT_SOURCE, name_of, runs
 
@@ -103,6 +105,16 @@ def spot(name: str) -> Effect:
     return Effect(f"{label}: inside by", needs, estimate, above(0.0))
 
 
+def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
+    """Source against target over training, the sweet spot's bounds; the plane."""
+    bounds = None
+    if {"fine_tune", "fine_tune_clean"} <= set(outcomes):
+        clean = last(outcomes["fine_tune_clean"].result, TARGET)
+        before = untouched(outcomes["fine_tune"].result)
+        bounds = np.nanmean(clean) - NEAR_TARGET, before.mean() - NEAR_SOURCE
+    return draw(outcomes, bounds)
+
+
 def shown(outcomes: Outcomes) -> list[str]:
     """Source, target and training images of every row; what else was seen."""
     lines = []
@@ -153,7 +165,7 @@ def _of_fine_tuned(outcomes: Outcomes) -> list[str]:
         before, after = m["probe_before"], m["probe_after"]
         lines += [
             "",
-            "A ridge probe of the features on 7,000 images of CIFAR-100: "
+            "A ridge probe of the features on 4,000 images of CIFAR-100: "
             f"{_mean(before)} % before fine-tuning, {_mean(after)} % after; after − "
             f"before {_mean(after - before)} points.",
         ]
@@ -201,11 +213,12 @@ CLAIM = Claim(
         "classifier among those 200 classes. Fisher, memory and joint training have "
         "ten training images of each.",
         "EfficientNet-Lite0 with ImageNet's weights; SGD, momentum .9, batch 32, a "
-        "cosine over three epochs; from scratch nine, with the batch's statistics. "
+        "cosine over three epochs (`full`: twelve); from scratch three times as many, "
+        "with the batch's statistics. "
         "BP** and SLDA work on features computed once, BP**'s head for 20 epochs.",
         "Rates were chosen on the target's validation data of seed 199 alone, one for "
         "all rows that fine-tune with the stored statistics; the strengths of EWC and "
-        "LwF, at the rate .001, and SLDA's shrinkage by the mean of both tasks.",
+        "LwF, at the rate .002, and SLDA's shrinkage by the mean of both tasks.",
         "Interpolated: extractor halfway between pretrained and fine-tuned, the "
         "classifier as fine-tuned (Wortsman et al., CVPR 2022, "
         "https://arxiv.org/abs/2109.01903).",

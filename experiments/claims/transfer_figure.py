@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,20 @@ CORNERS = ("pretrained", "fine-tuned", "joint")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """A curve per row, mean over seeds; accuracy over the plane, first seed."""
+def draw(outcomes: Outcomes, bounds: tuple[float, float] | None) -> Figure:
+    """A curve per row, mean over seeds; accuracy over the plane, first seed.
+
+    Args:
+      outcomes: what is finished.
+      bounds: accuracies in per cent, target and source, above which the sweet spot is.
+    """
     figure = Figure(figsize=(8.6, 7.0), layout="constrained")
     axes = figure.subplot_mosaic([["way", "way"], ["source", "target"]])
     _ways(axes["way"], outcomes)
+    if bounds is not None:
+        x, y = bounds
+        axes["way"].axvline(x, color="k", lw=0.8, ls=":")
+        axes["way"].axhline(y, color="k", lw=0.8, ls=":")
     joint = outcomes.get("joint")
     for i, task in enumerate(("source", "target")):
         if joint is not None:
@@ -45,7 +53,10 @@ def _ways(ax: Any, outcomes: Outcomes) -> None:
         )
         text = f"pretrained to fine-tuned, {', '.join(f'{s:g}' for s in SHARES)}"
         ax.plot(x, y, "k+--", ms=6, lw=0.8, label=text)
-    ax.set_xlabel("accuracy on the target %, each point an epoch; mark: the end")
+    ax.set_xlabel(
+        "accuracy on the target %, each point an epoch; mark: the end; "
+        "dotted: the sweet spot's bounds"
+    )
     ax.set_ylabel("accuracy on the source %")
     if rows:
         ax.legend(fontsize=7, ncols=2)

@@ -28,8 +28,9 @@ from .transfer_data import first_of_each
 
 CHUNK = 250  # images at once
 SHARES = (0.25, 0.5, 0.75)  # of the way from pretrained to fine-tuned
+EVERY = 3  # of the training images of the target so many-th is looked at
 POINTS, FEW = 7, 250  # of the plane: on its longer side; images of each task
-PROBED = (40, 10, 20)  # CIFAR-100's images of a class: to fit, to choose by, to test
+PROBED = (24, 6, 10)  # CIFAR-100's images of a class: to fit, to choose by, to test
 SOURCE, TARGET = 0, 1  # the tasks
 
 Found = Mapping[str, Array]
@@ -44,8 +45,9 @@ def of_row(folder: Path) -> Found:
     Returns:
       Per cent: ``source`` and ``target`` [S, E + 1], on test images before training on
       the target and after each epoch of it (its end alone where no others were kept);
-      ``train`` [S], on the training images by the labels trained with; ``redrawn`` [S],
-      on the test images by labels redrawn as those were. NaN: the seed failed.
+      ``train`` [S], on every third training image by the labels trained with;
+      ``redrawn`` [S], on the test images by labels redrawn as those were. NaN: the seed
+      failed.
     """
     run = load_run(folder)
     rows = [_row_of(run, place) for place in range(len(run.seeds))]
@@ -73,7 +75,7 @@ def _row_of(run: Opened, place: int) -> dict[str, list[float] | float]:
     return {
         "source": [100 * at[SOURCE] for at in way],
         "target": [100 * at[TARGET] for at in way],
-        "train": 100 * accuracy(run, seed, weights, TARGET, "train"),
+        "train": 100 * accuracy(run, seed, weights, TARGET, "train", EVERY),
         "redrawn": 100 * float((predicted(run, weights, TARGET, x) == again).mean()),
     }
 

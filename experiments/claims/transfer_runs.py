@@ -24,11 +24,11 @@ from .transfer_measures import of_fine_tuned, of_joint, of_row
 NOISE = (0.2, 0.4)  # shares of labels that contradict
 AT_MANY = ("scratch", "fine_tune", "bp_star_star")  # rows at the second of them
 QUICK = ("slda", "fine_tune", "scratch", "joint")
-EPOCHS = 3
+EPOCHS = {"quick": 2, "toy": 3, "full": 12}
 SCRATCH = 3  # times as many
 HEAD_EPOCHS = 20  # of a head on features, which costs seconds
-RATE = 0.001
-RATES = (0.0003, 0.001, 0.003)
+RATE = 0.002
+RATES = (0.001, 0.002, 0.005)
 BATCH_RATES = (0.003, 0.01)
 SCRATCH_RATES = (0.03, 0.1)
 HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
@@ -61,7 +61,7 @@ def _tried(field: str, *values: float) -> tuple[Stage, ...]:
 
 
 _BATCH = {"model.statistics": "batch"}
-_SCRATCH = {"model.pretrained": "none", "train.epochs": SCRATCH * EPOCHS} | _BATCH
+_SCRATCH = {"model.pretrained": "none"} | _BATCH
 # In the order of running: what costs seconds, then what decides.
 ROWS = {
     "bp_star_star": Row("bp_star_star", "BP**", {}, True, HEAD_RATES),
@@ -131,9 +131,10 @@ def run_of(setting: str, name: str, noise: float) -> Run:
 def config_of(setting: str, name: str, noise: float) -> ConfigDict:
     """A row's config; the quick look has digits, of which two are learned first."""
     row = ROWS[name]
+    epochs = EPOCHS[setting] * (SCRATCH if name in WITHOUT_SOURCE else 1)
     if setting == "quick":
         config = small(row.row, **{"data.num_tasks": 2, "data.label_noise": noise})
-        config.train.epochs = row.fields.get("train.epochs", 2 * EPOCHS) // EPOCHS
+        config.train.epochs = epochs
         config.keep_weights = "epochs"
         return config
     config = base("transfer")
@@ -156,7 +157,7 @@ def config_of(setting: str, name: str, noise: float) -> ConfigDict:
     own = {"pretrained": "features", "statistics": "stored", "dropout": 0.2}
     config.model = _model("Transferred") | own
     config.optimizer.update(lr=RATE, momentum=0.9, schedule="cosine")
-    config.train.update(epochs=EPOCHS, first_epochs=0, batch_size=32)
+    config.train.update(epochs=epochs, first_epochs=0, batch_size=32)
     if row.features:
         config.data.update(
             dataset=f"{transfer_data.__name__}:features", mean=(0.0,), std=(1.0,)
