@@ -195,7 +195,7 @@ def test_weights_are_mixed_but_for_the_classifier(problem):
 
 
 def outcome(name, source, target, mixed=None, before=0.45):
-    """A run of two seeds that ends with these accuracies; mixed: source, target."""
+    """A run of two seeds that ends with these accuracies; mixed: by share."""
     matrix = np.full((2, 2, 2), before)
     matrix[:, 1, 0], matrix[:, 1, 1] = source, target
     result = Result(
@@ -217,16 +217,18 @@ def outcome(name, source, target, mixed=None, before=0.45):
     way = {"source": np.array(source), "target": np.array(target)}
     measured = {task: 100 * np.stack([0 * v, v], 1) for task, v in way.items()}
     measured |= {key: 100 * way["target"] for key in ("train", "redrawn")}
-    for key, values in zip(("source", "target"), mixed or (), strict=False):
-        measured[f"mixed_{key}"] = np.repeat(
-            100 * np.array(values)[:, None], len(SHARES), 1
-        )
+    for key, values in (mixed or {}).items():
+        measured[f"mixed_{key}"] = 100 * np.array(values)
     run = Run(name, name, transfer_runs.small("bp"))
     return Outcome(run, "key", result, (), measured)
 
 
 def test_effects_are_points_between_rows():
-    mixed = [[0.42, 0.43], [0.80, 0.82]]
+    mixed = {
+        "source": [[0.41, 0.40, 0.30], [0.44, 0.42, 0.40]],
+        "target": [[0.81, 0.82, 0.85], [0.70, 0.85, 0.90]],
+        "valid": [[0.70, 0.60, 0.60], [0.50, 0.60, 0.60]],
+    }
     outcomes = {
         "fine_tune": outcome("fine_tune", [0.20, 0.22], [0.81, 0.83], mixed),
         "scratch": outcome("scratch", [0.0, 0.0], [0.50, 0.54]),
@@ -244,14 +246,14 @@ def test_effects_are_points_between_rows():
         "fine-tuned: source, after − before": (-25, -23),
         "fine-tuned: inside by": (-20, -18),  # the source's bound
         "LwF: inside by": (1, -1),  # the target's, then the source's
-        "halfway to fine-tuned: inside by": (2, 2),
+        "interpolated: inside by": (1, 2),  # a quarter, half
     }
     assert by_name.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_allclose(by_name[name], values, atol=1e-9)
     text = "\n".join(transfer.shown(outcomes))
     assert "| scratch | – | 52.0 ± 2.8 |" in text
-    assert "| 0.5 | 42.5 ± 0.7 | 81.0 ± 1.4 |" in text
+    assert "| 0.5 | 41.0 ± 1.4 | 83.5 ± 2.1 | 60.0 ± 0.0 |" in text
 
 
 def test_every_row_is_measured_on_its_way(tmp_path):

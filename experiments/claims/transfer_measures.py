@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -15,11 +15,8 @@ from jaxcl.data import sources
 from jaxcl.data.noise import noise_of, redrawn
 from jaxcl.heads import head_mask
 from jaxcl.training.problem import setup_of
-from jaxcl.types import PyTree
 
 from ..runs import kept
-from ..runs.landscape import grid_of
-from ..runs.machine import UsageError
 from ..runs.opened import Run as Opened
 from ..runs.opened import Weights, load_run
 from ..runs.results import OK
@@ -29,7 +26,6 @@ from .transfer_data import first_of_each
 CHUNK = 250  # images at once
 SHARES = (0.25, 0.5, 0.75)  # of the way from pretrained to fine-tuned
 EVERY = 3  # of the training images of the target so many-th is looked at
-POINTS, FEW = 7, 250  # of the plane: on its longer side; images of each task
 PROBED = (24, 6, 10)  # CIFAR-100's images of a class: to fit, to choose by, to test
 SOURCE, TARGET = 0, 1  # the tasks
 
@@ -122,25 +118,34 @@ def of_fine_tuned(folder: Path) -> Found:
     """As `of_row`; and between pretrained and fine-tuned, and of features in general.
 
     Returns:
-      Also ``mixed_source`` and ``mixed_target`` [S, `SHARES`]; of a network of images
-      ``probe_before`` and ``probe_after`` [S], see `_probe`.
+      Also, for each of `SHARES`, ``mixed_source`` and ``mixed_target`` [S, 3] on test
+      images and ``mixed_valid`` [S, 3], the mean of both tasks on validation images; of
+      a network of images ``probe_before`` and ``probe_after`` [S], see `_probe`.
     """
     run, found = load_run(folder), dict(of_row(folder))
     mixed, probes, before = [], [], None
     for seed in run.seeds:
         ends = [run.weights(seed, task) for task in (SOURCE, TARGET)]
         points = [mix(run, *ends, share) for share in SHARES]
-        mixed.append([[accuracy(run, seed, w, t) for w in points] for t in (0, 1)])
+        mixed.append([_both(run, seed, weights) for weights in points])
         if _shows(run):
             # All seeds start from one extractor.
             before = _probe(run, ends[0]) if before is None else before
             probes.append([before, _probe(run, ends[1])])
-    both = 100 * np.array(mixed)
-    found |= {"mixed_source": both[:, SOURCE], "mixed_target": both[:, TARGET]}
+    values = 100 * np.moveaxis(np.array(mixed), -1, 0)
+    names = ("mixed_source", "mixed_target", "mixed_valid")
+    found |= dict(zip(names, values, strict=True))
     if probes:
         before, after = 100 * np.array(probes).T
         found |= {"probe_before": before, "probe_after": after}
     return found
+
+
+def _both(run: Opened, seed: int, weights: Weights) -> tuple[float, float, float]:
+    """Accuracy on both tasks' test images, and the mean of both on validation's."""
+    held = np.mean([accuracy(run, seed, weights, task, "valid") for task in (0, 1)])
+    source, target = (accuracy(run, seed, weights, task) for task in (0, 1))
+    return source, target, float(held)
 
 
 def _shows(run: Opened) -> bool:
@@ -197,46 +202,3 @@ def _features(
         out = run.apply(weights, large, TARGET)
         found.append(np.asarray(out.taps["head"]))
     return jnp.asarray(np.concatenate(found)[: len(rows)]), jnp.asarray(y[rows])
-
-
-def of_joint(fine_tuned: Callable[[Path], Path | None]) -> Callable[[Path], Found]:
-    """What is measured of joint training: the plane through three networks beside.
-
-    Args:
-      fine_tuned: ``(folder of the joint run) -> folder of the fine-tuned one``.
-
-    Returns:
-      ``(folder) -> `` as `of_row`, and of the first seed ``plane_x`` [X], ``plane_y``
-      [Y], per cent ``plane`` [2, Y, X] of source and target, and where pretrained,
-      fine-tuned and joint lie, ``corners`` [3, 2].
-    """
-
-    def of_joint(folder: Path) -> Found:
-        other = fine_tuned(folder)
-        if other is None:
-            raise UsageError(
-                "joint: the plane needs the run fine_tune, which is missing"
-            )
-        return {**of_row(folder), **_plane(load_run(other), load_run(folder))}
-
-    return of_joint
-
-
-def _plane(fine_tuned: Opened, joint: Opened) -> dict[str, Array]:
-    seed = fine_tuned.seeds[0]
-    ends = [fine_tuned.weights(seed, task) for task in (SOURCE, TARGET)]
-    ends.append(joint.weights(seed, TARGET))
-    nets: list[PyTree] = [weights.params.net for weights in ends]
-    plane = features.plane_through(*nets)
-    corners = np.stack([features.place_in(plane, net).coordinates for net in nets])
-    x, y = grid_of(corners, POINTS)
-    found, step = np.zeros((2, len(y), len(x))), [1, 1]
-    for task in (SOURCE, TARGET):
-        step[task] = -(-len(fine_tuned.data(seed, task)[1]) // FEW)
-    for i, j in np.ndindex(len(y), len(x)):
-        net = features.point_of(plane, jnp.array([x[j], y[i]], jnp.float32))
-        at = ends[0]._replace(params=ends[0].params._replace(net=net))
-        found[:, i, j] = [
-            100 * accuracy(fine_tuned, seed, at, t, every=step[t]) for t in (0, 1)
-        ]
-    return {"plane_x": x, "plane_y": y, "plane": found, "corners": corners}

@@ -19,7 +19,8 @@ from .choose import choose
 from .claim import Run, Stage
 from .keys import key_of
 from .streams import QUICK_RATES, seeds, small
-from .transfer_measures import of_fine_tuned, of_joint, of_row
+from .transfer_measures import of_fine_tuned, of_row
+from .transfer_plane import of_joint
 
 NOISE = (0.2, 0.4)  # shares of labels that contradict
 AT_MANY = ("scratch", "fine_tune", "bp_star_star")  # rows at the second of them
