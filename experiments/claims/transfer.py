@@ -216,11 +216,12 @@ CLAIM = Claim(
         "ten training images of each.",
         "EfficientNet-Lite0 with ImageNet's weights; SGD, momentum .9, batch 32, a "
         "cosine over three epochs (`full`: twelve); from scratch three times as many, "
-        "with the batch's statistics. "
-        "BP** and SLDA work on features computed once, BP**'s head for 20 epochs.",
+        "with the batch's statistics. With the stored statistics gradients are clipped "
+        "at norm 1. BP** and SLDA work on features computed once, BP**'s head for 20 "
+        "epochs.",
         "Rates were chosen on the target's validation data of seed 199 alone, one for "
         "all rows that fine-tune with the stored statistics; the strengths of EWC and "
-        "LwF, at the rate .002, and SLDA's shrinkage by the mean of both tasks.",
+        "LwF, at the rate .01, and SLDA's shrinkage by the mean of both tasks.",
         "Interpolated: the extractor a quarter, half or three quarters of the way from "
         "pretrained to fine-tuned, whichever has the best mean of both tasks on the "
         "seed's validation data, the classifier as fine-tuned (Wortsman et al., CVPR "
