@@ -10,7 +10,7 @@ import shutil
 import socket
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LOCK_NAME = ".lock"
@@ -84,27 +84,33 @@ class Lock:
           OSError: the folder cannot be made or written.
         """
         self.folder = folder
-        self._made = [p for p in (folder, *folder.parents) if not p.exists()]
         self._file = folder / LOCK_NAME
         self._number: int | None = None
-        while self._number is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                number = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
-            except FileNotFoundError:
-                continue  # its last holder removed the folder in between
-            try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(number)
-                raise InUse(_told(folder)) from None
-            if _same(number, self._file):
-                self._number = number
-            else:  # its last holder removed it in between
-                os.close(number)
+        there = next(p for p in folder.absolute().parents if p.exists())
+        with _one_at_a_time(there):  # or one would make it and another hold it
+            self._made = [p for p in (folder, *folder.parents) if not p.exists()]
+            while self._number is None:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._number = self._taken()
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         os.ftruncate(self._number, 0)
         os.pwrite(self._number, json.dumps(me).encode(), 0)
+
+    def _taken(self) -> int | None:
+        """The lock's file, held; None if its last holder removes it just now."""
+        try:
+            number = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            raise InUse(_told(self.folder)) from None
+        if _same(number, self._file):
+            return number
+        os.close(number)
+        return None
 
     def release(self) -> None:
         """Lets go; a folder that was made here and is still empty goes too."""
@@ -122,6 +128,27 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of all who say so one at a time, for a second at most, and where flock works."""
+    number = None
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+    for _ in range(100 if number is not None else 0):
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            break
+    try:
+        yield
+    finally:
+        if number is not None:
+            os.close(number)
 
 
 def in_use(folder: Path) -> str | None:

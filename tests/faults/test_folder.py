@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,23 @@ def test_of_two_processes_one_gets_the_folder(tmp_path):
         for process in both:
             process.communicate()
         assert not (tmp_path / str(i)).exists()  # it was made for the lock alone
+
+
+def test_who_makes_a_folder_is_who_holds_it(tmp_path, monkeypatch):
+    # Else the maker is refused, and the holder leaves the folder for somebody's own.
+    folder, others, make = tmp_path / "w", [], Path.mkdir
+
+    def slow(self, *args, **options):
+        make(self, *args, **options)
+        if not others:
+            others.append(holder(folder))
+            time.sleep(0.7)
+
+    monkeypatch.setattr(Path, "mkdir", slow)
+    with files.Lock(folder):
+        assert "in use" in others[0].stdout.readline()
+        others[0].communicate()
+    assert not folder.exists()
 
 
 def test_a_dead_holders_folder_is_taken_over(tmp_path):
