@@ -117,14 +117,19 @@ def _met_by(capture: treatment.Capture):
     def intercept(call, args, kwargs, context):
         module, name = context.module, "/".join(context.module.path)
         if is_layer(context):
-            return tagged.call(
-                tag_of(module),
-                args[0],
-                module.get_variable("params", "kernel"),
-                module.get_variable("params", "bias") if has_bias(module) else None,
-                plain=lambda: call(*args, **kwargs),
-                cast=partial(promote_dtype, dtype=getattr(module, "dtype", None)),
-            )
+            tag = tag_of(module)
+            bias = module.get_variable("params", "bias") if has_bias(module) else None
+            arrays = (args[0], module.get_variable("params", "kernel"), bias)
+            cast = partial(promote_dtype, dtype=getattr(module, "dtype", None))
+
+            def plain():
+                return call(*args, **kwargs)
+
+            def compute():
+                return tagged.computed(tag, module, arrays, plain, cast)
+
+            by = compute if isinstance(module, nn.Conv) else plain
+            return tagged.call(tag, *arrays, plain=by, cast=cast)
         y = call(*args, **kwargs)
         if context.method_name != "__call__" or not capture.is_here():
             return y

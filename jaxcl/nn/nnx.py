@@ -80,11 +80,14 @@ def apply_fn(model: nnx.Module) -> ApplyFn:
 
 
 def _takes_task(model: nnx.Module) -> bool:
+    signature = inspect.signature(type(model).__call__)
     try:
-        inspect.signature(type(model).__call__).bind(model, None, None, False)
+        bound = signature.bind(model, None, None, False)
     except TypeError:
         return False
-    return True
+    # `nnx.Sequential` takes anything, and hands it to its first layer.
+    kinds = (signature.parameters[name].kind for name in bound.arguments)
+    return inspect.Parameter.VAR_POSITIONAL not in kinds
 
 
 def _like(state: nnx.State, values: PyTree) -> nnx.State:
@@ -138,14 +141,16 @@ def _tagged_class(base: type, what: str) -> type:
 
 def _layer_call(tag: Tag):
     def call(module, x, plain):
-        return tagged.call(
-            tag,
-            x,
-            module.kernel[...],
-            None if module.bias is None else module.bias[...],
-            plain=plain,
-            cast=lambda *arrays: promote_dtype(arrays, dtype=module.dtype),
-        )
+        bias = None if module.bias is None else module.bias[...]
+        arrays = (x, module.kernel[...], bias)
+
+        def cast(*arrays):
+            return promote_dtype(arrays, dtype=module.dtype)
+
+        def compute():
+            return tagged.computed(tag, module, arrays, plain, cast)
+
+        return tagged.call(tag, *arrays, plain=compute, cast=cast)
 
     return call
 
