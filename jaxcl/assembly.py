@@ -63,7 +63,7 @@ def adapted(
     def logits(net, state, x, task):
         return apply_fn(net, state, x, task, jax.random.key(0), False).logits
 
-    require_logits(logits, (net, state, example, task), of, mask[0].shape[1])
+    require_logits(logits, (net, state, example, task), of, mask[0].shape[1], example)
     found = inspection.inspect(
         apply_fn, net, state, example, model=getattr(of, "__name__", repr(of))
     )
@@ -111,16 +111,28 @@ def shapes(tree: PyTree) -> PyTree:
 
 
 def require_logits(
-    run: Callable[..., Any], args: tuple, model: Any, num_outputs: int
+    run: Callable[..., Any], args: tuple, model: Any, num_outputs: int, example: Any
 ) -> None:
-    """Refuses a model that is not called as it should be or gives something else."""
+    """Refuses a model that is not called as it should be or gives something else.
+
+    Args:
+      run: computes it.
+      args: what that is given.
+      model: for messages.
+      num_outputs: K of its logits [B, K].
+      example: the inputs among the arguments, for messages.
+
+    Raises:
+      ValueError: it.
+    """
     name = getattr(model, "__name__", repr(model))
     try:
         out = jax.eval_shape(run, *args)
     except TypeError as error:
         raise ValueError(
             f"{name} cannot be called as a model is, (net, x) for a plain function, "
-            f"(x) or (x, key=...) for a module: {error}"
+            f"(x) or (x, key=...) for a module, on inputs {list(example.shape)}: "
+            f"{error}"
         ) from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != num_outputs:

@@ -110,7 +110,7 @@ def require_heads(heads: Sequence[Sequence[Any]], net: PyTree) -> None:
             known = sorted({"/".join(path[:-1]) or path[-1] for path in paths if path})
             raise ValueError(
                 f"heads: {'/'.join(map(str, head))!r} matches no parameter; there are "
-                f"{', '.join(known)}"
+                f"{', '.join(known)} (a config names the classifier in model.head)"
             )
 
 

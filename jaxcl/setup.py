@@ -67,7 +67,8 @@ def setup_for(
 
     if net is not None:
         net = shapes(net)
-        require_logits(forward, (net, shapes(example)), forward, num_outputs)
+        like = shapes(example)
+        require_logits(forward, (net, like), forward, num_outputs, like)
         layers = inspection.inspect(apply_fn, net, {}, shapes(example)).layers
     return assembled(
         apply_fn,

@@ -170,7 +170,12 @@ def test_a_folder_goes_by_its_content(tmp_path):
     "build,what",
     [
         (lambda root: None, "is no folder"),
-        (lambda root: root.mkdir(), "no image in a folder of a class"),
+        (lambda root: root.mkdir(), "has no folder in it, one per class, but 0 files"),
+        (lambda root: (root / "a").mkdir(parents=True), "no image in a folder of a cl"),
+        (
+            lambda root: one_colour(root, "0.png"),
+            "has no folder in it, one per class, but 1 file$",
+        ),
         (
             lambda root: [
                 one_colour(root / "a", f"{n}.png", (n, 2 * n)) for n in (4, 8)

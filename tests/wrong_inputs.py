@@ -112,6 +112,7 @@ FIELDS = [
             "optax:adam": "missing 1 required positional argument",
             "builtins:dict": "it holds nothing",
             "json:load": "raised TypeError",
+            "/tmp": "folder:PATH",
         },
     ),
     *_each(

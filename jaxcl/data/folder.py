@@ -85,6 +85,12 @@ def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
         key = _key(root, parts, found, reading)
     except OSError as error:
         raise DataError(f"folder:{path} cannot be read: {error}") from error
+    if not any(parts.values()):
+        files = len(found.get("stray", ()))
+        raise DataError(
+            f"folder:{path}: {root} has no folder in it, one per class, but {files} "
+            f"file{'' if files == 1 else 's'}"
+        )
     name = f"folder:{root.name}"
     folder = cache.cache_root(cache_dir) / "folder" / key
     if not folder.exists():

@@ -70,9 +70,15 @@ def load(
         return prepared.from_tfds(rest or name, reading, data_dir, cache_dir)
     if kind == "folder":
         return from_folder(rest, reading, cache_dir)
+    if name != "digits" and not colon:
+        raise ValueError(
+            f"dataset is {name!r}; it must be one of {sorted(SOURCES)}, or "
+            f"{', '.join(KINDS)}."
+        )
     require(
         reading.image_size is None,
-        f"image_size is for folder:PATH and data sets of TFDS; {name!r} has its size",
+        "image_size is for folder:PATH and data sets of TFDS; the images of "
+        f"{name!r} have theirs",
     )
     if name == "digits":
         folder = cache.cache_root(cache_dir) / name / "1"  # of the split below
@@ -83,12 +89,7 @@ def load(
         return arrays.from_npz(Path(rest).expanduser(), reading, cache_dir)
     if kind == "arrays":
         return arrays.from_cache(name, cache_dir)
-    if colon:
-        return arrays.from_function(name, reading, cache_dir)
-    raise ValueError(
-        f"dataset is {name!r}; it must be one of {sorted(SOURCES)}, or "
-        f"{', '.join(KINDS)}."
-    )
+    return arrays.from_function(name, reading, cache_dir)
 
 
 def _decode_digits() -> dict[str, Any]:
