@@ -149,6 +149,6 @@ def called(path: str, build: Callable[..., Any], *args: Any, **fields: Any) -> A
         shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in fields.items())]
         text = " ".join(f"{path}({', '.join(shown)}) raised {error!r}".split())
         _, *inside = traceback.extract_tb(error.__traceback__)
-        for frame in inside[-1:]:
-            text += f" ({Path(frame.filename).name}:{frame.lineno})"
+        if inside:  # of its own code, not of the call itself
+            text += f" ({Path(inside[-1].filename).name}:{inside[-1].lineno})"
         raise ValueError(text) from error

@@ -68,10 +68,10 @@ def interval(
     """
     values = _vector(values, "values")
     x = values[~np.isnan(values)]
-    for off in x[(x < lowest - 1e-6) | (x > highest + 1e-6)]:
-        raise ValueError(f"values must lie in [{lowest:g}, {highest:g}], got {off:g}")
-    n, nan = x.size, float("nan")
-    mean = float(x.mean()) if n else nan
+    if (off := x[(x < lowest - 1e-6) | (x > highest + 1e-6)]).size:
+        allowed = f"[{lowest:g}, {highest:g}]"
+        raise ValueError(f"values must lie in {allowed}, got {off[0]:g}")
+    n, nan, mean = x.size, float("nan"), float(x.mean()) if x.size else np.nan
     std = float(x.std(ddof=1)) if n > 1 else nan
     half = float(stats.t.ppf(0.975, n - 1)) * std / np.sqrt(n) if n > 1 else nan
     return Interval(
@@ -208,8 +208,10 @@ def sd_ratio(
         ratios = x[drawn].std(1, ddof=1) / y[drawn].std(1, ddof=1)
         ratio = float(x.std(ddof=1) / y.std(ddof=1))
     # 0/0: every draw took one seed alone; it says nothing of either.
-    ends = ratios[~np.isnan(ratios)] if not np.isnan(ratios).all() else [np.nan]
-    low, high = np.quantile(ends, (0.025, 0.975), method="inverted_cdf")
+    ratios = ratios[~np.isnan(ratios)]
+    if not ratios.size:
+        return Ratio(ratio, np.nan, np.nan)
+    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
     return Ratio(ratio, float(low), float(high))
 
 
@@ -243,8 +245,6 @@ def _vector(values: ArrayLike, name: str) -> Array:
 def _pair(values: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
     x, y = _vector(values, "values"), _vector(reference, "reference")
     if x.shape != y.shape:
-        raise ValueError(
-            "what is paired needs one value and one reference per seed, got shapes "
-            f"{x.shape} and {y.shape}"
-        )
+        need = "one value and one reference per seed"
+        raise ValueError(f"needs {need}, got shapes {x.shape} and {y.shape}")
     return x, y

@@ -107,7 +107,12 @@ def _chunks(x: np.ndarray) -> list[np.ndarray]:
 
 
 def accuracy(
-    run: Opened, seed: int, weights: Weights, task: int, part: str = "test", every=1
+    run: Opened,
+    seed: int,
+    weights: Weights,
+    task: int,
+    part: str = "test",
+    every: int = 1,
 ) -> float:
     """Share of right answers on every so many-th example of a task."""
     x, y = (rows[::every] for rows in run.data(seed, task, part))

@@ -64,17 +64,12 @@ class SourceHead(Checked):
 def _with_source(variables: Any) -> Any:
     """Variables whose head's first 200 outputs are ImageNet's for those classes."""
     given, index = pretrained.efficientnet_lite0(), np.array(list(INDEX.values()))
-    head = variables["params"]["head"]
-    head = {
-        leaf: jnp.asarray(own).at[..., : len(index)].set(_head(given, leaf)[..., index])
-        for leaf, own in head.items()
-    }
+    head = {}
+    for leaf, own in variables["params"]["head"].items():
+        rows = given["params", "head", leaf][..., index]
+        head[leaf] = jnp.asarray(own).at[..., : len(index)].set(rows)
     params = {**variables["params"], "head": head}
     return {**variables, "params": params}
-
-
-def _head(given: Any, leaf: str) -> np.ndarray:
-    return given["params", "head", leaf]
 
 
 @checked

@@ -33,7 +33,7 @@ def of_joint(fine_tuned: Callable[[Path], Path | None]) -> Callable[[Path], Foun
       fine-tuned and joint lie, ``corners`` [3, 2].
     """
 
-    def of_joint(folder: Path) -> Found:
+    def measured(folder: Path) -> Found:
         other = fine_tuned(folder)
         if other is None:
             raise UsageError(
@@ -41,7 +41,7 @@ def of_joint(fine_tuned: Callable[[Path], Path | None]) -> Callable[[Path], Foun
             )
         return {**of_row(folder), **_plane(load_run(other), load_run(folder))}
 
-    return of_joint
+    return measured
 
 
 def _plane(fine_tuned: Run, joint: Run) -> dict[str, Array]:

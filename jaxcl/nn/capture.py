@@ -128,6 +128,7 @@ def _met_by(capture: treatment.Capture):
             def compute():
                 return tagged.computed(tag, module, arrays, plain, cast)
 
+            # This project's Conv computes itself so.
             by = compute if isinstance(module, nn.Conv) else plain
             return tagged.call(tag, *arrays, plain=by, cast=cast)
         y = call(*args, **kwargs)

@@ -141,7 +141,7 @@ def computed(
     """What a framework's layer puts out; on a CPU its convolution by `product`.
 
     There a convolution of XLA's own, in the loop over an epoch's steps, takes five to
-    nine times as long.
+    twelve times as long.
 
     Args:
       tag: what the layer is.

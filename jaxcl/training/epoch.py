@@ -120,9 +120,12 @@ def make_epoch(
         order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
         order = shuffled(order_key, data.size, data.capacity)
         per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
-        limits = [] if plan.epochs is None else [per_epoch * plan.epochs]
-        if plan.first_epochs:  # of 0 there is no step
-            limits = [jnp.where(task == 0, per_epoch * plan.first_epochs, *limits)]
+        limits = []
+        if plan.epochs is not None:
+            epochs = plan.epochs
+            if plan.first_epochs:  # of 0 there is no step
+                epochs = jnp.where(task == 0, plan.first_epochs, epochs)
+            limits.append(per_epoch * epochs)
         steps = per_epoch
         if plan.max_steps is not None:
             limits.append(jnp.asarray(plan.max_steps))
