@@ -71,7 +71,8 @@ def interval(
     if (off := x[(x < lowest - 1e-6) | (x > highest + 1e-6)]).size:
         allowed = f"[{lowest:g}, {highest:g}]"
         raise ValueError(f"values must lie in {allowed}, got {off[0]:g}")
-    n, nan, mean = x.size, float("nan"), float(x.mean()) if x.size else np.nan
+    n, nan = x.size, float("nan")
+    mean = float(x.mean()) if n else nan
     std = float(x.std(ddof=1)) if n > 1 else nan
     half = float(stats.t.ppf(0.975, n - 1)) * std / np.sqrt(n) if n > 1 else nan
     return Interval(
@@ -207,8 +208,7 @@ def sd_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = x[drawn].std(1, ddof=1) / y[drawn].std(1, ddof=1)
         ratio = float(x.std(ddof=1) / y.std(ddof=1))
-    # 0/0: every draw took one seed alone; it says nothing of either.
-    ratios = ratios[~np.isnan(ratios)]
+    ratios = ratios[~np.isnan(ratios)]  # 0/0: every draw took one seed alone
     if not ratios.size:
         return Ratio(ratio, np.nan, np.nan)
     low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
