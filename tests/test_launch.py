@@ -390,7 +390,7 @@ def test_a_command_line_is_written_out(given, config):
 
 def test_a_config_that_is_not_shipped():
     with pytest.raises(
-        ValueError, match="no config 'digitz'; known: digits, mnist_claims, permuted"
+        ValueError, match="no config 'digitz'; known: any_model, digits, mnist_claims,"
     ):
         arguments.written_out(["jaxcl run", "--config=digitz:ewc"])
 
