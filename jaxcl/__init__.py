@@ -19,7 +19,6 @@ from jaxcl.compose import chain
 from jaxcl.contract import Strategy, strategy
 from jaxcl.hooks import (
     OptState,
-    after_task,
     init_params,
     transform_loss,
     transform_optimizer,
@@ -32,6 +31,7 @@ from jaxcl.setup import (
     setup_for_linen,
     setup_for_nnx,
 )
+from jaxcl.tasks import after_task, before_task
 from jaxcl.types import (
     Batch,
     Context,
@@ -58,6 +58,7 @@ __all__ = [
     "TaskData",
     "after_task",
     "array_data",
+    "before_task",
     "chain",
     "context",
     "context_of",

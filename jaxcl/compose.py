@@ -76,9 +76,12 @@ def chain(*members: Strategy) -> Strategy:
     def init(params):
         return tuple(m.init(at(params, i)) for i, m in enumerate(members))
 
-    def before_task(state, data):
-        pairs = zip(members, state, strict=True)
-        return tuple(m.before_task(s, data) for m, s in pairs)
+    def before_task(params, state, *, data, model_state, task):
+        given = {"data": data, "model_state": model_state, "task": task}
+        return tuple(
+            m.before_task(at(params, i), state[i], **given)
+            for i, m in enumerate(members)
+        )
 
     def forward(apply_fn, state, aux, *, ctx):
         for i, m in enumerate(members):

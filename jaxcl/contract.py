@@ -40,10 +40,18 @@ class BeforeTask(Protocol):
     """Makes what the hooks read as ``ctx.cache``, at the start of every task.
 
     It is never checkpointed but made anew when a run resumes, in the middle of a task
-    too: it may read only what training does not change.
+    too: of the arguments it may read only what training does not change.
     """
 
-    def __call__(self, state: State, data: TaskData) -> PyTree: ...
+    def __call__(
+        self,
+        params: Params,
+        state: State,
+        *,
+        data: TaskData,
+        model_state: PyTree,
+        task: jax.Array,
+    ) -> PyTree: ...
 
 
 class Forward(Protocol):
@@ -139,7 +147,8 @@ class Strategy(NamedTuple):
     Attributes:
       init_aux: `InitAux`, ``(key, net) -> aux``.
       init: `Init`, ``(params) -> state``.
-      before_task: `BeforeTask`, ``(state, data) -> cache``.
+      before_task: `BeforeTask`,
+        ``(params, state, *, data, model_state, task) -> cache``.
       forward: `Forward`, ``(apply_fn, state, aux, *, ctx) -> apply_fn``.
       loss: `TransformLoss`, ``(loss_fn, state) -> loss_fn``.
       grads: `TransformGrads`, ``(grads, state, params, *, ctx, out)``
@@ -206,7 +215,7 @@ def strategy(
     return Strategy(
         init_aux=init_aux or (lambda key, net: {}),
         init=init or (lambda params: ()),
-        before_task=before_task or (lambda state, data: ()),
+        before_task=before_task or (lambda params, state, **extra: ()),
         forward=forward or (lambda apply_fn, state, aux, *, ctx: apply_fn),
         loss=loss or (lambda loss_fn, state: loss_fn),
         grads=grads or (lambda grads, state, params, **extra: (grads, state)),

@@ -22,7 +22,7 @@ from jaxcl.heads import (
 )
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.ops.trees import leaf_names
-from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State, TaskData
+from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
 
 
 class OptState(NamedTuple):
@@ -197,40 +197,3 @@ def _refuse_micro_batches(state: PyTree) -> None:
             "this strategy relates each update to the gradient of its own step; "
             "optax.MultiSteps makes one of several gradients: use larger batches"
         )
-
-
-def after_task(
-    strategy: Strategy,
-    params: Params,
-    opt_state: OptState,
-    data: TaskData,
-    *,
-    task: int | jax.Array,
-    key: jax.Array | None = None,
-    model_state: PyTree | None = None,
-) -> tuple[Params, OptState]:
-    """Ends a task in a training loop of one's own.
-
-    Args:
-      strategy: any `Strategy`.
-      params: after the task's last step.
-      opt_state: of `transform_optimizer`'s transformation.
-      data: the task's training examples; see `jaxcl.array_data`.
-      task: counted from 0.
-      key: a typed key, for what is drawn (examples of a Fisher); by default one of the
-        task's own.
-      model_state: the model's running statistics, by default none.
-
-    Returns:
-      The parameters and the state that the next task starts from. The optimizer's own
-      part is as it was: to restart it, ``opt_state._replace(inner=...)``.
-    """
-    params, state = strategy.after_task(
-        params,
-        opt_state.strategy,
-        data=data,
-        model_state={} if model_state is None else model_state,
-        task=jnp.asarray(task, jnp.int32),
-        key=jax.random.key(task) if key is None else key,
-    )
-    return params, opt_state._replace(strategy=state)

@@ -87,6 +87,11 @@ def consolidated(method, setup, net=NET, x=X):
     return jaxcl.after_task(method, params, tx.init(params), data, task=0)[1].strategy
 
 
+def prepared(method, state, x):
+    data = jaxcl.array_data(x, Y + 2, 1)
+    return method.before_task((), state, data=data, model_state={}, task=1)
+
+
 def test_hat_refuses_a_function_that_it_cannot_gate():
     setup = setup_of(by_hand, layers=LAYERS)
     with pytest.raises(ValueError, match="layer 'body' is to be treated, but"):
@@ -288,14 +293,14 @@ def test_no_index_no_cache():
     method = gpm(setup, threshold=0.5)
     state = consolidated(method, setup, wide)
     others = jax.random.normal(jax.random.key(9), X.shape)
-    cache = method.before_task(state, jaxcl.array_data(others, Y + 2, 1))
+    cache = prepared(method, state, others)
     assert cache.inputs
     fresh = step(method, setup, wide, 1, state)
     cached = step(method, setup, wide, 1, state, cache=cache)
     np.testing.assert_allclose(
         cached["body"]["kernel"], fresh["body"]["kernel"], atol=1e-6
     )
-    own = method.before_task(state, jaxcl.array_data(X, Y + 2, 1))
+    own = prepared(method, state, X)
     known = step(method, setup, wide, 1, state, cache=own, index=jnp.arange(12))
     np.testing.assert_allclose(
         known["body"]["kernel"], fresh["body"]["kernel"], atol=1e-6

@@ -33,7 +33,7 @@ def train(method, steps=4, tasks=2, optimizer=None):
     for task in range(tasks):
         x = X + task
         data = jaxcl.array_data(x, Y, task)
-        cache = method.before_task(opt_state.strategy, data)
+        cache = jaxcl.before_task(method, params, opt_state, data, task=task)
 
         @jax.jit
         def step(params, opt_state, ctx):
@@ -117,7 +117,7 @@ def test_members_have_aux_keys_and_caches_of_their_own():
             assert set(params.aux) == {name}
             return jnp.zeros(())
 
-        def before_task(state, data):
+        def before_task(params, state, *, data, model_state, task):
             return {f"of {name}": jnp.zeros(())}
 
         def loss(loss_fn, state):

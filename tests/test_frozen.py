@@ -135,7 +135,9 @@ def test_it_chains_with_other_methods(parts, other, scenario):
     for task in range(2):
         labels = y + 2 * (task - 1) if scenario == "task" else y
         data = jaxcl.array_data(x, labels, task)
-        cache = method.before_task(opt_state.strategy, data)
+        cache = jaxcl.before_task(
+            *(method, params, opt_state, data), task=task, model_state=statistics
+        )
         opt_state = opt_state._replace(inner=tx.init(params).inner)
         before, old = params.net, statistics
         for i in range(3):

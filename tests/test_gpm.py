@@ -78,6 +78,11 @@ def start(model):
     return jax.jit(capture.init_fn(model, example))(jax.random.key(0))
 
 
+def prepared(method, state, data):
+    """What GPM makes before a task: of its state and the data alone."""
+    return method.before_task((), state, data=data, model_state={}, task=1)
+
+
 def loop(method, setup, ms, optimizer, steps=150):
     """A loop that is not the project's: some steps on one task, traced once."""
     loss = jaxcl.transform_loss(method, setup)
@@ -86,7 +91,7 @@ def loop(method, setup, ms, optimizer, steps=150):
     @jax.jit
     def run(params, state, x, y, task):
         data = jaxcl.array_data(x, y, task)
-        cache = method.before_task(state, data)
+        cache = prepared(method, state, data)
 
         def step(carry, i):
             params, opt_state = carry
@@ -299,10 +304,10 @@ def test_both_forms_give_the_same_step(digits, model, batch):
         state,
         bx,
         by,
-        cache=jax.jit(lambda s: plain.before_task(s, data))(state),
+        cache=jax.jit(lambda s: prepared(plain, s, data))(state),
     )
     bare, _ = one_step(finetune(setup), setup, net, ms, aux, (), bx, by)
-    cache = jax.jit(lambda s: cheap.before_task(s, data))(state)
+    cache = jax.jit(lambda s: prepared(cheap, s, data))(state)
     assert set(cache.inputs) == (
         {"hidden_0"} if isinstance(model, models.MLP) else set()
     )
@@ -329,7 +334,7 @@ def test_with_nothing_held_a_step_is_plain(digits, model):
     params = jaxcl.init_params(method, jax.random.key(0), net)
     aux, state = params.aux, method.init(params)
     bx, by = jnp.asarray(x[0][:10]), jnp.asarray(y[:10])
-    cache = method.before_task(state, jaxcl.array_data(x[0], y))
+    cache = prepared(method, state, jaxcl.array_data(x[0], y))
     got, _ = one_step(method, setup, net, ms, aux, state, bx, by, task=0, cache=cache)
     bare, _ = one_step(finetune(setup), setup, net, ms, aux, (), bx, by, task=0)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, bare)

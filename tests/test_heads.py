@@ -53,7 +53,7 @@ def train(method, tasks, steps=6, optimizer=PUSHING, setup=SETUP):
 
     for task in tasks:
         data = jaxcl.array_data(X + task, Y + 2 * task, task)
-        cache = method.before_task(opt_state.strategy, data)
+        cache = jaxcl.before_task(method, params, opt_state, data, task=task)
         opt_state = opt_state._replace(inner=tx.init(params).inner)
         for i in range(steps):
             ctx = jaxcl.context(X + task, Y + 2 * task, task=task, step=i, cache=cache)

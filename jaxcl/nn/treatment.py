@@ -115,6 +115,11 @@ def active() -> Capture | None:
     return _CAPTURE.get()
 
 
+def is_treated() -> bool:
+    """Whether a treatment around the code that runs asks anything of a layer."""
+    return any(t.swaps or t.gates for t in _TREATMENTS.get())
+
+
 @contextmanager
 def capturing() -> Iterator[Capture]:
     """Opens a capture around a model's forward pass; an adapter's apply function does.

@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops.sampling import batch_positions, shuffled
+from jaxcl.ops.trees import starts_with
 from jaxcl.types import ApplyFn, Context, LayerSpec, PyTree, Setup, TaskData
+
+
+def head_layers(setup: Setup) -> list[LayerSpec]:
+    """The layers that the classifier consists of."""
+    return [layer for layer in setup.layers if starts_with(layer.path, setup.heads)]
+
+
+def reads_vectors(layer: LayerSpec) -> bool:
+    """Whether a layer is dense and reads one vector per example."""
+    return layer.kind == "dense" and layer.positions == 1 and not layer.refusal
 
 
 def head_layer(setup: Setup, method: str) -> LayerSpec:
@@ -23,11 +34,7 @@ def head_layer(setup: Setup, method: str) -> LayerSpec:
     Raises:
       ValueError: it is no such layer, by name.
     """
-    found = [
-        layer
-        for layer in setup.layers
-        if any(layer.path[: len(head)] == head for head in setup.heads)
-    ]
+    found = head_layers(setup)
     if len(found) != 1:
         raise ValueError(
             f"{method} reads the input of the classifier, one layer of setup.layers "
@@ -36,7 +43,7 @@ def head_layer(setup: Setup, method: str) -> LayerSpec:
             f"{[layer.name for layer in setup.layers]}"
         )
     (layer,) = found
-    if layer.kind != "dense" or layer.positions != 1 or layer.refusal:
+    if not reads_vectors(layer):
         why = layer.refusal or f"it is {layer.kind}, read at {layer.positions} places"
         raise ValueError(
             f"{method} needs a classifier that is dense and reads one vector per "

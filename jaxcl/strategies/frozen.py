@@ -10,8 +10,12 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
+from jaxcl.nn.products import Tag, product
+from jaxcl.nn.treatment import is_treated, treated
 from jaxcl.schema import Natural, checked
-from jaxcl.types import Setup
+from jaxcl.strategies._cache import has_room, is_of_task, of_all
+from jaxcl.strategies._closed_form import head_layers, reads_vectors
+from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
 
 @checked
@@ -27,6 +31,12 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
     *Updates* are masked, not gradients alone: weight decay moves a weight whose
     gradient is zero. The extractor's gradient is zero after the first task and not
     computed; a clip by the global norm sees the heads' alone.
+
+    What a frozen extractor makes of a task's examples never changes: where the
+    classifier is one dense layer its inputs are computed once, before the task, and a
+    step computes that layer alone. It computes the network where its batch holds
+    anything else (replayed or augmented examples), where another member of a chain has
+    a say in the network, and where the features of a task are over 1 GiB.
 
     Args:
       setup: ``setup.heads`` tells the classifier's leaves from the extractor's.
@@ -45,9 +55,31 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
     if not setup.heads:
         raise ValueError("frozen needs setup.heads to name the classifier, got ()")
 
+    layer = _readable(setup)
+
     def learns(ctx):
         first = ctx.task == 0
         return first if epochs is None else first & (ctx.epoch < epochs)
+
+    def never_learns(task):
+        return task >= (1 if epochs != 0 else 0)
+
+    def before_task(params, state, *, data, model_state, task):
+        if layer is None or not has_room(data, layer.d_in):
+            return ()
+
+        def read(batch, name=layer.name):
+            first, key = jnp.zeros_like(batch.task), jax.random.key(0)
+            out = setup.apply_fn(params.net, model_state, batch.x, first, key, False)
+            return out.taps[name]
+
+        def features():
+            return of_all(data, read)
+
+        none = jax.eval_shape(features)
+        return jax.lax.cond(
+            never_learns(task), features, lambda: jnp.zeros(none.shape, none.dtype)
+        )
 
     def forward(apply_fn, state, aux, *, ctx):
         def apply(net, model_state, x, task, key, train):
@@ -60,18 +92,21 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
                 return apply_fn(net, model_state, x, first, key, False)
 
             def train_heads(net):
-                is_head = head_mask(setup, net)
-                return keep(
-                    jax.tree.map(
-                        lambda leaf, h: leaf if h else jax.lax.stop_gradient(leaf),
-                        net,
-                        is_head,
-                    )
-                )
+                return keep(_heads_alone(setup, net))
+
+            def train_heads_on_features(net):
+                f = _reading(apply_fn, layer, ctx.cache[jnp.maximum(index, 0)])
+                return f(_heads_alone(setup, net), model_state, x, first, key, False)
 
             if not train:
                 return keep(net)
-            return jax.lax.cond(learns(ctx), learn, train_heads, net)
+            branches, which = [learn, train_heads], jnp.where(learns(ctx), 0, 1)
+            index, bare = ctx.batch.index, apply_fn is setup.apply_fn
+            if len(ctx.cache) and bare and not is_treated() and len(index) == len(x):
+                branches.append(train_heads_on_features)
+                ready = never_learns(ctx.task) & is_of_task(index)
+                which = jnp.where(ready, 2, which)
+            return jax.lax.switch(which, branches, net)
 
         return apply
 
@@ -84,4 +119,32 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
         net = jax.tree.map(mask, updates.net, head_mask(setup, updates.net))
         return updates._replace(net=net), state
 
-    return strategy(forward=forward, updates=updates)
+    return strategy(before_task=before_task, forward=forward, updates=updates)
+
+
+def _readable(setup: Setup) -> LayerSpec | None:
+    """The classifier, if its inputs can be computed ahead of it."""
+    found = head_layers(setup)
+    alone = len(found) == 1 and reads_vectors(found[0])
+    return found[0] if alone and not setup.mixes_examples else None
+
+
+def _reading(apply_fn: ApplyFn, layer: LayerSpec, features: jax.Array) -> ApplyFn:
+    """The network whose classifier reads given features.
+
+    What the rest of it computes nobody reads, and the compiler leaves it out.
+    """
+
+    def compute(spec, x, kernel):
+        tag = Tag(spec.name, spec.kind, spec.axis)
+        return product(tag, features.astype(x.dtype), kernel, None)
+
+    return treated(apply_fn, lambda task, train: ({layer.name: (layer, compute)}, {}))
+
+
+def _heads_alone(setup: Setup, net: PyTree) -> PyTree:
+    """The network, of which no gradient goes to anything but heads."""
+    is_head = head_mask(setup, net)
+    return jax.tree.map(
+        lambda leaf, head: leaf if head else jax.lax.stop_gradient(leaf), net, is_head
+    )

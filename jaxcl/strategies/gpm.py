@@ -16,6 +16,7 @@ from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, span_update
 from jaxcl.ops.sampling import shuffled
 from jaxcl.schema import Count, checked
+from jaxcl.strategies._cache import has_room, is_of_task, of_all
 from jaxcl.strategies._projection import (
     Form,
     Where,
@@ -31,10 +32,6 @@ from jaxcl.strategies._projection import (
 )
 from jaxcl.transforms import project_out
 from jaxcl.types import LayerSpec, Setup, TaskData
-
-CACHE_LIMIT = 2**30
-"""Bytes a seed may hold of a first layer's projected inputs."""
-_CHUNK = 1000
 
 
 class GPMState(NamedTuple):
@@ -60,13 +57,11 @@ def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
     """x − M x of all of a task's examples, [capacity, d]."""
     d = projector.shape[0]
 
-    def chunk(position):
-        x = data.take(jnp.minimum(position, data.size - 1)).x.reshape(-1, d)
+    def without(batch):
+        x = batch.x.reshape(-1, d)
         return x - jnp.matmul(x, projector, precision=EXACT)
 
-    size = min(_CHUNK, data.capacity)
-    position = jnp.arange(-(-data.capacity // size) * size).reshape(-1, size)
-    return jax.lax.map(chunk, position).reshape(-1, d)[: data.capacity]
+    return of_all(data, without)
 
 
 @checked
@@ -148,14 +143,14 @@ def gpm(
             count[layer.name] = jnp.zeros([], jnp.int32)
         return GPMState(basis, count)
 
-    def before_task(state, data):
+    def before_task(params, state, *, data, model_state, task):
         m = projectors(state.basis)
         inputs = {
             layer.name: projected_inputs(data, m[layer.name])
             for layer in layers
             if layer.name in by_input
             and _can_be_cached(layer)
-            and data.capacity * layer.d_in * 4 <= CACHE_LIMIT
+            and has_room(data, layer.d_in)
         }
         return GPMCache(m, inputs)
 
@@ -179,8 +174,7 @@ def gpm(
             if ready is None or x.shape[0] != index.shape[0]:
                 return anew()
             at_hand = ready[jnp.maximum(index, 0)]
-            # A batch that replay has mixed into holds examples that are not the task's.
-            return jax.lax.cond((index >= 0).all(), lambda: at_hand, anew)
+            return jax.lax.cond(is_of_task(index), lambda: at_hand, anew)
 
         swapped = [layer for layer in layers if layer.name in by_input]
         return project_inputs(apply_fn, swapped, out_of_used)

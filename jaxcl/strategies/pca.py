@@ -64,7 +64,7 @@ def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
         zero = jnp.zeros((d, layer.d_in))
         return PCAState(jnp.zeros(d), zero, jnp.ones(()), jnp.zeros((), bool))
 
-    def before_task(state, data):
+    def before_task(params, state, *, data, model_state, task):
         return jax.lax.cond(
             state.ready,
             lambda: state,

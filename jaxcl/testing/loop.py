@@ -14,13 +14,13 @@ import optax
 from jaxcl.contract import Strategy
 from jaxcl.hooks import (
     OptState,
-    after_task,
     init_params,
     transform_loss,
     transform_optimizer,
 )
 from jaxcl.inputs import array_data, context
 from jaxcl.nn import capture
+from jaxcl.tasks import after_task, before_task
 from jaxcl.testing.problem import BATCH, TASKS, small_problem
 from jaxcl.training.problem import make_setup
 from jaxcl.types import Params, PyTree, Setup
@@ -65,7 +65,9 @@ def _run(
     yield params, opt_state
     for task in range(TASKS):
         data = array_data(x, y + 2 * task, task)
-        cache = method.before_task(opt_state.strategy, data)
+        cache = before_task(
+            *(method, params, opt_state, data), task=task, model_state=model_state
+        )
         for i in range(2):
             rows = slice(i * BATCH, (i + 1) * BATCH)
             ctx = context(x[rows], y[rows] + 2 * task, task=task, cache=cache)

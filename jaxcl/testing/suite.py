@@ -13,8 +13,8 @@ import numpy as np
 import optax
 
 from jaxcl.contract import Strategy, strategy
-from jaxcl.hooks import after_task
 from jaxcl.inputs import array_data, context
+from jaxcl.tasks import after_task, before_task
 from jaxcl.testing.loop import Moment, examples, make_step, own_loop, parts, start
 from jaxcl.testing.problem import BATCH, small_problem
 from jaxcl.training import protocol
@@ -103,7 +103,7 @@ class StrategyContract:
             )
             moved = jax.tree.map(lambda leaf: leaf + 0.01, net)
             data = array_data(x, y + 2, 1)
-            cache = method.before_task(opt_state.strategy, data)
+            cache = before_task(method, params, opt_state, data, task=1)
             ctx = context(x[:BATCH], y[:BATCH] + 2, task=1, step=1, cache=cache)
             step = jax.jit(make_step(method, tx, setup))
             stepped.append(step(params._replace(net=moved), opt_state, ctx)[0].net)

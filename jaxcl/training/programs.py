@@ -75,7 +75,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
     def before_task(seed, mine, shared):
         base, task = shared
         data = stream.view(base, mine.data, "train", task, joint)
-        return trainer(mine).before_task(seed, data)
+        return trainer(mine).before_task(seed, data, task)
 
     def epoch(seed, given, shared):
         (mine, cache), (base, task, number, longest) = given, shared

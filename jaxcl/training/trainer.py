@@ -71,8 +71,14 @@ def make_trainer(
     tx = hook_in(strategy, inner, setup)
     evaluate = make_evaluate(setup, strategy, plan.eval_batch_size)
 
-    def before_task(seed: SeedState, data: TaskData) -> PyTree:
-        return strategy.before_task(seed.strategy_state, data)
+    def before_task(seed: SeedState, data: TaskData, task: jax.Array) -> PyTree:
+        return strategy.before_task(
+            seed.params,
+            seed.strategy_state,
+            data=data,
+            model_state=seed.model_state,
+            task=task,
+        )
 
     def report(seed: SeedState) -> Report:
         # Jit would sort the keys of a plain dict; a figure wants the strategy's order.

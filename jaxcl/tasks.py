@@ -1,0 +1,79 @@
+"""The beginning and the end of a task, in a training loop of one's own."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.contract import Strategy
+from jaxcl.hooks import OptState
+from jaxcl.types import Params, PyTree, TaskData
+
+
+def before_task(
+    strategy: Strategy,
+    params: Params,
+    opt_state: OptState,
+    data: TaskData,
+    *,
+    task: int | jax.Array,
+    model_state: PyTree | None = None,
+) -> PyTree:
+    """What the steps of a task read as ``cache``: `jaxcl.context` takes it.
+
+    Such as the inputs that GPM has projected and the features of a frozen extractor,
+    of each of the task's examples. A step finds an example's by ``context(index=...)``.
+    Without a cache the same is computed in every step.
+
+    Args:
+      strategy: any `Strategy`.
+      params: before the task's first step.
+      opt_state: of `transform_optimizer`'s transformation.
+      data: the task's training examples; see `jaxcl.array_data`.
+      task: counted from 0.
+      model_state: the model's running statistics, by default none.
+    """
+    return strategy.before_task(
+        params,
+        opt_state.strategy,
+        data=data,
+        model_state={} if model_state is None else model_state,
+        task=jnp.asarray(task, jnp.int32),
+    )
+
+
+def after_task(
+    strategy: Strategy,
+    params: Params,
+    opt_state: OptState,
+    data: TaskData,
+    *,
+    task: int | jax.Array,
+    key: jax.Array | None = None,
+    model_state: PyTree | None = None,
+) -> tuple[Params, OptState]:
+    """Ends a task in a training loop of one's own.
+
+    Args:
+      strategy: any `Strategy`.
+      params: after the task's last step.
+      opt_state: of `transform_optimizer`'s transformation.
+      data: the task's training examples; see `jaxcl.array_data`.
+      task: counted from 0.
+      key: a typed key, for what is drawn (examples of a Fisher); by default one of the
+        task's own.
+      model_state: the model's running statistics, by default none.
+
+    Returns:
+      The parameters and the state that the next task starts from. The optimizer's own
+      part is as it was: to restart it, ``opt_state._replace(inner=...)``.
+    """
+    params, state = strategy.after_task(
+        params,
+        opt_state.strategy,
+        data=data,
+        model_state={} if model_state is None else model_state,
+        task=jnp.asarray(task, jnp.int32),
+        key=jax.random.key(task) if key is None else key,
+    )
+    return params, opt_state._replace(strategy=state)
