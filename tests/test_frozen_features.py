@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from states import after_each_task
 
 import jaxcl
 from jaxcl.nn import models
@@ -13,7 +14,6 @@ from jaxcl.nn.capture import init_fn
 from jaxcl.ops.agreement import agreed
 from jaxcl.strategies import _cache, er, frozen, hat, slda
 from jaxcl.training.problem import make_setup
-from tests.states import after_each_task
 
 N, ROWS = 24, 8
 NETS = {

@@ -110,6 +110,7 @@ def inspect(
         )
     calls = Counter(call.tag.name for call in seen.calls)
     kernels = Counter(spec.path for spec in specs.values())
+    biases = Counter(s.bias_path for s in specs.values() if s.bias_path)
     for name, spec in specs.items():
         others = len({s.name for s in specs.values() if s.path == spec.path})
         used = readers(program, spec.path)
@@ -122,6 +123,12 @@ def inspect(
             specs[name] = spec._replace(
                 refusal=f"its kernel is read outside it too, by {used[0]}"
             )
+        elif spec.bias_path and not spec.refusal:
+            used = readers(program, spec.bias_path)
+            if biases[spec.bias_path] > 1 or used:
+                by = used[0] if used else "another layer"
+                refusal = f"its bias is read outside it too, by {by}"
+                specs[name] = spec._replace(refusal=refusal)
     norms = tuple(NormSpec(n.name, n.kind, n.path, n.follows) for n in seen.norms)
     specs = _wired(specs, seen, program, declared)
     for name, tag in seen.elsewhere.items():

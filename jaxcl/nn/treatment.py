@@ -47,7 +47,8 @@ class Treatment(NamedTuple):
 
     swaps: Swaps
     gates: Gates
-    met: set[str]
+    shifts: dict[str, jax.Array]
+    met: dict[str, jax.ShapeDtypeStruct]  # what is met, and what it puts out
 
 
 _TREATMENTS: ContextVar[tuple[Treatment, ...]] = ContextVar("treatments", default=())
@@ -81,15 +82,17 @@ class Capture:
             return y
         swapped = None
         for treatment in self._treatments:
-            if tag.name in treatment.swaps:
-                treatment.met.add(tag.name)
-                swapped = treatment.swaps[tag.name]
+            swapped = treatment.swaps.get(tag.name, swapped)
         if swapped is None:
             y = compute()
         else:
             spec, product_of = swapped
             x, kernel, bias = cast(x, kernel, bias) if cast else (x, kernel, bias)
             y = with_bias(tag, product_of(spec, x, kernel), bias)
+        for treatment in self._treatments:
+            treatment.met[tag.name] = jax.ShapeDtypeStruct(y.shape, y.dtype)
+            if tag.name in treatment.shifts:
+                y = y + treatment.shifts[tag.name]
         return self.gate(tag.name, y, 1 if is_channels_first(tag) else -1)
 
     def normalise(self, name: str, kind: str, path, x, y) -> jax.Array:
@@ -105,7 +108,7 @@ class Capture:
         for treatment in reversed(self._treatments):
             a = treatment.gates.get(name)
             if a is not None:
-                treatment.met.add(name)
+                treatment.met[name] = jax.ShapeDtypeStruct(y.shape, y.dtype)
                 y = _scale(y, a, channels)
         return y
 
@@ -117,7 +120,7 @@ def active() -> Capture | None:
 
 def is_treated() -> bool:
     """Whether a treatment around the code that runs asks anything of a layer."""
-    return any(t.swaps or t.gates for t in _TREATMENTS.get())
+    return any(t.swaps or t.gates or t.shifts for t in _TREATMENTS.get())
 
 
 @contextmanager
@@ -169,24 +172,56 @@ def treated(
     """
 
     def apply(net, model_state, x, task, key, train) -> Output:
-        swaps, gates = make(task, train)
-        treatment = Treatment(swaps, gates, set())
-        token = _TREATMENTS.set((*_TREATMENTS.get(), treatment))
-        try:
-            out = apply_fn(net, model_state, x, task, key, train)
-        finally:
-            _TREATMENTS.reset(token)
-        missed = [name for name in {**swaps, **gates} if name not in treatment.met]
+        treatment = Treatment(*make(task, train), {}, {})
+        out = _under(treatment, apply_fn, net, model_state, x, task, key, train)
+        missed = {**treatment.swaps, **treatment.gates}.keys() - treatment.met.keys()
         if missed:
             raise ValueError(
-                f"layer {', '.join(map(repr, missed))} is to be treated, but the model "
-                "does not compute it where it can be: through jaxcl.nn.dense or conv, "
-                "or as a Dense, Conv or Linear module of an adapter, and not inside "
-                "jit, scan or checkpoint"
+                f"layer {', '.join(map(repr, sorted(missed)))} is to be treated, but "
+                "the model does not compute it where it can be: through jaxcl.nn.dense "
+                "or conv, or as a Dense, Conv or Linear module of an adapter, and not "
+                "inside jit, scan or checkpoint"
             )
         return out
 
     return apply
+
+
+def shifted(apply_fn: ApplyFn, shifts: dict[str, jax.Array]) -> ApplyFn:
+    """An apply function that adds arrays to what layers put out, before their gates.
+
+    The gradient in a shift of zeros is the gradient in that output.
+
+    Args:
+      apply_fn: an adapter's, wrapped or not.
+      shifts: by layer name, of the shapes that `outputs_met` gives.
+    """
+
+    def apply(*args) -> Output:
+        return _under(Treatment({}, {}, shifts, {}), apply_fn, *args)
+
+    return apply
+
+
+def outputs_met(apply_fn: ApplyFn, *args) -> dict[str, jax.ShapeDtypeStruct]:
+    """What each layer that a capture meets in an apply function puts out.
+
+    Args:
+      apply_fn: an adapter's, wrapped or not.
+      *args: what it is called with.
+    """
+    treatment = Treatment({}, {}, {}, {})
+    *arrays, train = args
+    jax.eval_shape(lambda *a: _under(treatment, apply_fn, *a, train), *arrays)
+    return treatment.met
+
+
+def _under(treatment: Treatment, apply_fn: ApplyFn, *args) -> Output:
+    token = _TREATMENTS.set((*_TREATMENTS.get(), treatment))
+    try:
+        return apply_fn(*args)
+    finally:
+        _TREATMENTS.reset(token)
 
 
 def _scale(y: jax.Array, a: jax.Array, channels: int) -> jax.Array:

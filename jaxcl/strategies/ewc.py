@@ -12,13 +12,15 @@ from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.ops.trees import anchored, wide, zeros_wide
+from jaxcl.ops.trees import anchored, zeros_wide
 from jaxcl.schema import Count, NonNegative, OneOf, Share, checked
+from jaxcl.strategies._per_example import make_pass
 from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 FISHERS = ("exact", "sampled", "empirical")
@@ -62,7 +64,8 @@ def fisher_diagonal(
       key: chooses the examples and, for "sampled", the labels.
       kind: one of `FISHERS`.
       samples: at most this many examples; all if the task has fewer.
-      chunk: examples whose gradients are held at once.
+      chunk: examples at once, in one backward pass; a convolution's gradients are held
+        for each.
 
     Returns:
       A tree like ``net``.
@@ -72,51 +75,47 @@ def fisher_diagonal(
     n = jnp.minimum(samples, data.size)
     apply_fn = data.forward(setup.apply_fn)
 
-    def log_probs(net, batch: Batch):
-        out = apply_fn(net, model_state, batch.x, batch.task, label_key, False)
-        logits = mask_logits(setup, wide(out.logits), batch.task, task)
-        return jax.nn.log_softmax(logits)
+    run = make_pass(setup, apply_fn, net, model_state, label_key, jnp.square)
+    # Only outputs in play: the others have no probability.
+    mask = np.asarray(setup.logit_mask)
+    outputs = np.argsort(~mask, axis=1, kind="stable")[:, : mask.sum(1).max()]
 
-    def squares(batch: Batch, label: jax.Array, weight: jax.Array) -> PyTree:
-        """Σ_b weight_b (∂ log p(label_b|x_b))²."""
-        if setup.mixes_examples:
-            # An example's output depends on its batch: differentiate it within.
-            def chosen(net):
-                picked = log_probs(net, batch)
-                return jnp.take_along_axis(picked, label[:, None], 1)[:, 0]
+    def squares(batch: Batch, i: jax.Array) -> PyTree:
+        """Σ_b weight_b E_y (∂ log p(y|x_b)/∂θ)²."""
+        made = run(batch)
 
-            g = jax.jacrev(chosen)(net)
-        else:
+        def log_probs(logits):
+            return jax.nn.log_softmax(mask_logits(setup, logits, batch.task, task))
 
-            def one(net, example: Batch, y):
-                single = jax.tree.map(lambda a: a[None], example)
-                return log_probs(net, single)[0, y]
+        def of_labels(label, weight):
+            def chosen(logits):
+                picked = jnp.take_along_axis(log_probs(logits), label[:, None], 1)
+                return picked.sum()
 
-            g = jax.vmap(jax.grad(one), (None, 0, 0))(net, batch, label)
-        return jax.tree.map(
-            lambda a: jnp.einsum("b...,b->...", wide(a) * wide(a), weight), g
+            return made.sums(jax.grad(chosen)(made.logits), weight)
+
+        if kind == "empirical":
+            return of_labels(batch.y, batch.weight)
+        logp = log_probs(made.logits)
+        if kind == "sampled":
+            draw_key = jax.random.fold_in(label_key, i)
+            return of_labels(jax.random.categorical(draw_key, logp), batch.weight)
+        rows = (
+            batch.task if setup.mask_by == "example" else jnp.full_like(batch.y, task)
         )
+        p = jnp.exp(logp)
+
+        def of_class(total, label):
+            label = label[rows]
+            chance = jnp.take_along_axis(p, label[:, None], 1)[:, 0]
+            return add(total, of_labels(label, batch.weight * chance)), None
+
+        total, _ = jax.lax.scan(of_class, zeros_wide(net), jnp.asarray(outputs.T))
+        return total
 
     def body(i, total):
         position, weight = batch_positions(order, i, chunk, n)
-        batch = data.take(position)
-        if kind == "empirical":
-            new = squares(batch, batch.y, weight)
-        else:
-            logp = log_probs(net, batch)
-            if kind == "sampled":
-                step_key = jax.random.fold_in(label_key, i)
-                new = squares(batch, jax.random.categorical(step_key, logp), weight)
-            else:
-                p = jnp.exp(logp)
-
-                def class_squares(total, k):
-                    label = jnp.full(weight.shape, k)
-                    return add(total, squares(batch, label, weight * p[:, k])), None
-
-                zeros = zeros_wide(net)
-                new, _ = jax.lax.scan(class_squares, zeros, jnp.arange(p.shape[1]))
-        return add(total, new)
+        return add(total, squares(data.take(position)._replace(weight=weight), i))
 
     zeros = zeros_wide(net)
     total = jax.lax.fori_loop(0, (n + chunk - 1) // chunk, body, zeros)

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import quadratic_penalty
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.ops.trees import anchored, wide, zeros_wide
+from jaxcl.ops.trees import anchored, zeros_wide
 from jaxcl.schema import Count, NonNegative, checked
-from jaxcl.types import Batch, PyTree, Setup, TaskData
+from jaxcl.strategies._per_example import make_pass
+from jaxcl.types import PyTree, Setup, TaskData
 
 
 class MASState(NamedTuple):
@@ -49,7 +50,7 @@ def sensitivity(
       task: int32[] the current task.
       key: chooses the examples.
       samples: at most this many examples; all if the task has fewer.
-      chunk: examples whose gradients are held at once.
+      chunk: examples at once, in one backward pass.
 
     Returns:
       A tree like ``net``.
@@ -59,28 +60,16 @@ def sensitivity(
     n = jnp.minimum(samples, data.size)
     apply_fn = data.forward(setup.apply_fn)
 
-    def squared_norm(net, batch: Batch) -> jax.Array:
-        """‖f(x_b)‖² [B]."""
-        out = apply_fn(net, model_state, batch.x, batch.task, net_key, False)
-        rows = batch.task if setup.mask_by == "example" else task[None]
-        return jnp.sum(jnp.where(setup.logit_mask[rows], wide(out.logits), 0) ** 2, -1)
-
-    def one(net, example: Batch) -> jax.Array:
-        return squared_norm(net, jax.tree.map(lambda a: a[None], example))[0]
+    run = make_pass(setup, apply_fn, net, model_state, net_key, jnp.abs)
 
     def body(i, total):
         position, weight = batch_positions(order, i, chunk, n)
         batch = data.take(position)
-        if setup.mixes_examples:
-            # An example's output depends on its batch: differentiate it within.
-            g = jax.jacrev(squared_norm)(net, batch)
-        else:
-            g = jax.vmap(jax.grad(one), (None, 0))(net, batch)
-        return jax.tree.map(
-            lambda t, a: t + jnp.einsum("b...,b->...", jnp.abs(wide(a)), weight),
-            total,
-            g,
-        )
+        made = run(batch)
+        rows = batch.task if setup.mask_by == "example" else task[None]
+        # Of ‖f‖², in f.
+        slope = jnp.where(setup.logit_mask[rows], 2 * made.logits, 0)
+        return jax.tree.map(jnp.add, total, made.sums(slope, weight))
 
     zeros = zeros_wide(net)
     total = jax.lax.fori_loop(0, (n + chunk - 1) // chunk, body, zeros)

@@ -1,0 +1,150 @@
+"""Sums over examples of what is not linear in an example's gradient: squares, sizes.
+
+A dense layer's gradient of example b is a_b δ_bᵀ, a its input and δ the gradient in its
+output: its squares are those of a times those of δ, and their sum over a batch is one
+product, (a²)ᵀ δ². A convolution's is a sum over its windows, made per example from the
+windows and δ. So one backward pass, through a batch, gives what takes a pass per
+example otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcl.nn.products import is_channels_first
+from jaxcl.nn.treatment import outputs_met, shifted
+from jaxcl.ops.linalg import EXACT
+from jaxcl.ops.trees import leaf_names, wide
+from jaxcl.strategies._projection import rows
+from jaxcl.types import ApplyFn, Batch, LayerSpec, PyTree, Setup
+
+Sums = Callable[[jax.Array, jax.Array], PyTree]
+"""``(cotangents float[B, K], weight float[B]) -> tree like net``"""
+Path = tuple[str, ...]
+
+
+class Pass(NamedTuple):
+    """A batch's forward pass, and the way back from its logits."""
+
+    logits: jax.Array  # float32[B, K], not masked
+    sums: Sums  # Σ_b weight_b h(g_b), g_b = Σ_k cotangent_bk ∂logit_bk/∂θ
+
+
+def make_pass(
+    setup: Setup,
+    apply_fn: ApplyFn,
+    net: PyTree,
+    model_state: PyTree,
+    key: jax.Array,
+    h: Callable[[jax.Array], jax.Array],
+) -> Callable[[Batch], Pass]:
+    """Builds ``batch -> Pass`` of a network in evaluation mode.
+
+    Args:
+      setup: names the layers whose gradients are products; other parameters' are taken
+        per example, and all where an example's logits depend on its batch.
+      apply_fn: ``setup.apply_fn``, wrapped or not.
+      net: parameters.
+      model_state: running statistics.
+      key: for the network's call; in evaluation it draws nothing.
+      h: of each number, with h(uv) = h(u) h(v): a square, a size.
+    """
+
+    def logits_of(net, x, task, f=apply_fn):
+        return wide(f(net, model_state, x, task, key, False).logits)
+
+    def run(batch: Batch) -> Pass:
+        if setup.mixes_examples:
+            return _within(batch)
+        met = outputs_met(apply_fn, net, model_state, batch.x, batch.task, key, False)
+        layers = [
+            layer for layer in setup.layers if layer.name in met and not layer.refusal
+        ]
+        zeros = {
+            la.name: jnp.zeros(met[la.name].shape, met[la.name].dtype) for la in layers
+        }
+
+        def forward(shifts):
+            f = shifted(apply_fn, shifts)
+            out = f(net, model_state, batch.x, batch.task, key, False)
+            return wide(out.logits), out.taps
+
+        logits, back, taps = jax.vjp(forward, zeros, has_aux=True)
+
+        def sums(cotangents, weight):
+            (delta,) = back(cotangents)
+            made: dict[Path, jax.Array] = {}
+            for layer in layers:
+                made |= _of_layer(layer, taps[layer.name], delta[layer.name], weight, h)
+            return _with_rest(net, made, batch, cotangents, weight)
+
+        return Pass(logits, sums)
+
+    def _with_rest(net, made, batch, cotangents, weight):
+        """What the layers have made, and the other leaves from a pass per example."""
+        leaves, form = jax.tree_util.tree_flatten_with_path(net)
+        at = [i for i, (path, _) in enumerate(leaves) if leaf_names(path) not in made]
+
+        def one(rest, x, task, cotangent):
+            whole = [leaf for _, leaf in leaves]
+            for i, leaf in zip(at, rest, strict=True):
+                whole[i] = leaf
+            logits = logits_of(form.unflatten(whole), x[None], task[None])
+            return jnp.vdot(logits[0], cotangent)
+
+        g = []
+        if at:
+            rest = [leaves[i][1] for i in at]
+            each = jax.vmap(jax.grad(one), (None, 0, 0, 0))
+            g = each(rest, batch.x, batch.task, cotangents)
+        others = dict(zip(at, (_weighted(h, a, weight) for a in g), strict=True))
+        return form.unflatten(
+            [
+                others[i] if i in others else made[leaf_names(path)].reshape(leaf.shape)
+                for i, (path, leaf) in enumerate(leaves)
+            ]
+        )
+
+    def _within(batch):
+        """An example's output depends on its batch: differentiate it within."""
+
+        def sums(cotangents, weight):
+            def each(net):
+                return jnp.sum(logits_of(net, batch.x, batch.task) * cotangents, -1)
+
+            g = jax.jacrev(each)(net)
+            return jax.tree.map(lambda a: _weighted(h, a, weight), g)
+
+        return Pass(logits_of(net, batch.x, batch.task), sums)
+
+    return run
+
+
+def _of_layer(
+    layer: LayerSpec, x: jax.Array, delta: jax.Array, weight: jax.Array, h: Callable
+) -> dict[Path, jax.Array]:
+    """A layer's kernel and bias: Σ_b weight_b h(g_b), with the kernel's elements."""
+    b = len(weight)
+    delta = delta.transpose(0, 2, 3, 1) if is_channels_first(layer) else delta
+    delta = wide(delta).reshape(b, -1, layer.n_out)
+    x = rows(layer, x).reshape(b, -1, layer.d_in)
+    if x.shape[1] == 1:
+        scaled = h(delta[:, 0]) * weight[:, None]
+        kernel = jnp.matmul(h(x[:, 0]).T, scaled, precision=EXACT)
+    else:
+        g = jnp.einsum("bpd,bpn->bdn", x, delta, precision=EXACT)
+        kernel = _weighted(h, g, weight)
+    made = {layer.path: kernel.T if layer.axis == 0 else kernel}
+    if layer.bias:
+        path = layer.bias_path or (*layer.path[:-1], "bias")
+        made[path] = _weighted(h, delta.sum(1), weight)
+    return made
+
+
+def _weighted(h: Callable, g: jax.Array, weight: jax.Array) -> jax.Array:
+    """Σ_b weight_b h(g_b)."""
+    return jnp.einsum("b...,b->...", h(wide(g)), weight)
