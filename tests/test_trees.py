@@ -24,3 +24,16 @@ def test_total_is_more_exact_than_adding_one_by_one():
     assert abs(trees.total(jnp.asarray(values)) - exact) < 1e-3 * abs(
         one_by_one - exact
     )
+
+
+def test_a_quadratics_gradient_is_its_own():
+    """By rule; under jit, and in the weight too."""
+    rng = np.random.default_rng(0)
+    w, d = (rng.normal(size=(7, 5)).astype(np.float32) for _ in range(2))
+    value, (of_w, of_d) = jax.jit(
+        jax.value_and_grad(lambda w, d: 3 * trees.tree_quadratic([w], [d]), (0, 1))
+    )(w, d)
+    w, d = np.float64(w), np.float64(d)
+    np.testing.assert_allclose(value, 3 * (w * d * d).sum(), rtol=1e-5)
+    np.testing.assert_allclose(of_w, 3 * d * d, rtol=1e-5)
+    np.testing.assert_allclose(of_d, 6 * w * d, rtol=1e-5)
