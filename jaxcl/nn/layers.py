@@ -61,9 +61,9 @@ class Dense(nn.Module):
         if self.start == "normal":
             kernel = nn.initializers.truncated_normal(0.1)
             bias = nn.initializers.constant(0.1)
-        y = x @ self.param("kernel", kernel, (d, self.features))
+        y = x @ self.param("kernel", kernel, (d, self.features), jnp.float32)
         if self.use_bias:
-            y = y + self.param("bias", bias, (self.features,))
+            y = y + self.param("bias", bias, (self.features,), jnp.float32)
         return y
 
 
@@ -79,11 +79,11 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (*self.window, x.shape[-1], self.features)
-        kernel = self.param("kernel", kernel_init, shape)
+        kernel = self.param("kernel", kernel_init, shape, jnp.float32)
         y = jnp.asarray(convolve(x, kernel, self.strides, self.padding))
         if self.use_bias:
             fan_in = shape[0] * shape[1] * shape[2]
-            bias = self.param("bias", _bias_init(fan_in), (self.features,))
+            bias = self.param("bias", _bias_init(fan_in), (self.features,), jnp.float32)
             y = jnp.asarray(add_bias(y, bias))
         return y
 
@@ -101,7 +101,7 @@ class Depthwise(nn.Module):
         start = nn.initializers.variance_scaling(
             1 / 3, "fan_in", "uniform", in_axis=(0, 1), out_axis=(), batch_axis=2
         )
-        kernel = self.param("kernel", start, (side, side, channels))
+        kernel = self.param("kernel", start, (side, side, channels), jnp.float32)
         return jnp.asarray(depthwise(x, kernel, self.stride, "SAME"))
 
 
@@ -154,8 +154,8 @@ class CurrentBatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         axes, dtype, x = tuple(range(x.ndim - 1)), x.dtype, wide(x)
         mean = x.mean(axes)
         variance = jnp.square(x - mean).mean(axes)
@@ -187,8 +187,8 @@ class TaskBatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
         shape = (self.num_tasks, x.shape[-1])
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         variance = self.variable("batch_stats", "var", jnp.ones, shape)
 

@@ -60,9 +60,7 @@ def tree_quadratic(weight: PyTree, difference: PyTree) -> jax.Array:
       A scalar, 0 for an empty tree; float32 at least, as the arithmetic is.
     """
 
-    terms = jax.tree.map(
-        lambda w, d: _quadratic(wide(w), wide(d)), weight, difference
-    )
+    terms = jax.tree.map(lambda w, d: _quadratic(wide(w), wide(d)), weight, difference)
     return reduce(jnp.add, jax.tree.leaves(terms), jnp.zeros(()))
 
 

@@ -102,12 +102,12 @@ def make_pass(
             each = jax.vmap(jax.grad(one), (None, 0, 0, 0))
             g = each(rest, batch.x, batch.task, cotangents)
         others = dict(zip(at, (_weighted(h, a, weight) for a in g), strict=True))
-        return form.unflatten(
-            [
-                others[i] if i in others else made[leaf_names(path)].reshape(leaf.shape)
-                for i, (path, leaf) in enumerate(leaves)
-            ]
-        )
+
+        def of(i, path, leaf):
+            found = others[i] if i in others else made[leaf_names(path)]
+            return found.reshape(leaf.shape).astype(wide(leaf).dtype)
+
+        return form.unflatten([of(i, *pair) for i, pair in enumerate(leaves)])
 
     def _within(batch):
         """An example's output depends on its batch: differentiate it within."""

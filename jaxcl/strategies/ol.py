@@ -113,8 +113,10 @@ def ol(
 
     def init(params):
         owners(setup, stages, params.net)  # refuses what nothing would train
-        zeros = {s.layer.name: jnp.zeros(()) for s in stages}
-        return OLState(zeros, {name: jnp.zeros(()) for name in zeros})
+        names = [s.layer.name for s in stages]
+        return OLState(
+            *({name: jnp.zeros((), jnp.float32) for name in names} for _ in range(2))
+        )
 
     def forward(apply_fn, state, aux, *, ctx):
         def apply(net, model_state, x, task, key, train):
@@ -167,7 +169,8 @@ def ol(
             value = orthogonal_loss(y, norm=norm, of=of, weight=weight)
             zero = (y.reshape(n, -1) == 0).all(1)
             found.loss[s.layer.name] = value.astype(jnp.float32)
-            found.dead[s.layer.name] = jnp.sum(zero * weight) / weight.sum()
+            dead = jnp.sum(zero * weight) / weight.sum()
+            found.dead[s.layer.name] = dead.astype(jnp.float32)
         return params, found
 
     def report(state):

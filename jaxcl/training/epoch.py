@@ -207,7 +207,8 @@ def make_epoch(
         if valid is not None:
             valid_accuracy, valid_loss = evaluate(seed, valid, task)
             state = seed.strategy_state
-            valid_loss = valid_loss + strategy.validation(seed.params, state, task=task)
+            charged = strategy.validation(seed.params, state, task=task)
+            valid_loss = (valid_loss + charged).astype(jnp.float32)
             seed = select(plan, seed, valid_accuracy, valid_loss, trained)
         if plan.max_steps is not None:
             over = seed.progress.step >= plan.max_steps

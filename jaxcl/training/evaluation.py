@@ -82,9 +82,12 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
                 out.logits, batch._replace(weight=weight * known), current
             )
             n = weight.sum()
-            return totals[0] + right, totals[1] + loss * n, totals[2] + n
+            new = right, loss * n, n
+            return tuple(
+                t + v.astype(t.dtype) for t, v in zip(totals, new, strict=True)
+            )
 
-        zeros = (jnp.zeros(()),) * 3
+        zeros = (jnp.zeros((), jnp.float32),) * 3
         bound = (data.size + size - 1) // size
         right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
         n = jnp.maximum(n, 1)

@@ -133,9 +133,9 @@ def make_init(
             best=(params, model_state) if plan.select == "best" else (),
             progress=Progress(
                 step=zero,
-                lr_scale=jnp.ones(()),
-                best_score=jnp.full((), -jnp.inf),
-                patience_score=jnp.full((), -jnp.inf),
+                lr_scale=jnp.ones((), jnp.float32),
+                best_score=jnp.full((), -jnp.inf, jnp.float32),
+                patience_score=jnp.full((), -jnp.inf, jnp.float32),
                 bad_epochs=zero,
                 done=jnp.zeros((), bool),
                 failed_task=none,
@@ -163,8 +163,8 @@ def make_begin(
         progress = seed.progress._replace(
             step=zero,
             lr_scale=rate,
-            best_score=jnp.full((), -jnp.inf),
-            patience_score=jnp.full((), -jnp.inf),
+            best_score=jnp.full((), -jnp.inf, jnp.float32),
+            patience_score=jnp.full((), -jnp.inf, jnp.float32),
             bad_epochs=zero,
             done=~real | seed.progress.failed,
         )
