@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxcl.benchmark import base, finish, variant
 
 ROWS = {"equinox": ("bp", "hat"), "nnx": ("bp", "gpm")}
-METHODS = {"gpm": {"threshold": 0.97}, "hat": {"strength": 0.25}}
+METHODS = {"gpm": {"threshold": 0.995}, "hat": {"strength": 0.25}}
 
 
 def get_config(argument: str = "") -> ConfigDict:
