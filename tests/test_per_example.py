@@ -27,9 +27,10 @@ def expected(apply_fn, net, state, x, cotangents, h):
         out = apply_fn(net, state, x[None], task, KEY, False)
         return (out.logits[0].astype(jnp.float32) * cotangent).sum()
 
+    gradient = jax.jit(jax.grad(scalar))
     total = jax.tree.map(lambda a: np.zeros(a.shape), net)
     for b in range(B):
-        g = jax.jit(jax.grad(scalar))(net, x[b], cotangents[b])
+        g = gradient(net, x[b], cotangents[b])
         own = jax.tree.map(lambda a, w=WEIGHT[b]: w * h(np.asarray(a, np.float64)), g)
         total = jax.tree.map(np.add, total, own)
     return total
@@ -76,11 +77,12 @@ class Normed(nn.Module):
 SIZES = pytest.mark.parametrize("h", [jnp.square, jnp.abs], ids=["square", "size"])
 
 
-@SIZES
 @pytest.mark.parametrize("framework", four.FRAMEWORKS)
 @pytest.mark.parametrize("model", four.MODELS)
-def test_any_framework(framework, model, h):
+def test_any_framework(framework, model):
     """Kernels of either orientation, images of either, a residual sum."""
+    odd = (four.FRAMEWORKS.index(framework) + list(four.MODELS).index(model)) % 2
+    h = (jnp.square, jnp.abs)[odd]
     net = four.initial(model)
     made = four.framework(framework, model, net, B)
     rng = np.random.default_rng(0)
