@@ -1,8 +1,9 @@
 """Ctrl-C while a command's modules are still imported: one line, status 130.
 
-Importing JAX takes a second or two, in which an exception would end in a traceback of
-whoever is being imported, or be swallowed there. A command that has begun takes Ctrl-C
-as Python does; a program that imports jaxcl is none of its commands and left alone.
+Importing JAX takes a second or two. A KeyboardInterrupt in this time would end in a
+traceback from the module being imported, or that module would swallow it. Once a
+command has begun, Python handles Ctrl-C as usual. A program that only imports jaxcl is
+not one of its commands, and Ctrl-C is left alone there.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ def _is_command(words: list[str]) -> bool:
 
 
 def until_begun() -> None:
-    """Takes Ctrl-C, if this process is a command and was not told to ignore it."""
+    """Handles Ctrl-C if this process is a command and was not told to ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         if _is_command(sys.orig_argv):
             signal.signal(signal.SIGINT, _stop)
 
 
 def begun() -> None:
-    """Gives Ctrl-C back."""
+    """Gives Ctrl-C back to Python."""
     if signal.getsignal(signal.SIGINT) is _stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""From a model's apply function to its `Setup`: what all of `jaxcl.setup` share."""
+"""Builds a `Setup` from a model's apply function; all of `jaxcl.setup` uses it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jaxcl.types import AS_IT_IS, ApplyFn, Codec, PyTree, Setup
 
 Heads = Sequence[Sequence[str | int]]
 Mask = tuple[jax.Array, str]
-"""The logits of each task, bool[T, K], and whose row applies: see `scenario_mask`."""
+"""The outputs of each task, bool[T, K], and which row applies; see `scenario_mask`."""
 
 
 def even_scenario(scenario: str, num_tasks: int, num_outputs: int) -> Mask:
-    """Logit mask and whose row applies, of K outputs that T tasks share evenly."""
+    """The `Mask` of a scenario in which T tasks share K outputs evenly."""
     share = num_outputs if scenario == "domain" else num_outputs // num_tasks
     if scenario != "domain" and share * num_tasks != num_outputs:
         raise ValueError(
@@ -49,9 +49,9 @@ def adapted(
       mask: the logits of each task.
       heads: paths of the classifier.
       of: the model's class, for messages.
-      axis: of kernels: which runs over their outputs.
+      axis: which axis of a kernel runs over its outputs.
       codec: how memories keep inputs.
-      dtype: that the model computes in.
+      dtype: the dtype that the model computes in.
 
     Raises:
       ValueError: as `jaxcl.setup_for`.
@@ -89,7 +89,7 @@ def assembled(
     net: PyTree | None,
     **fields: Any,
 ) -> Setup:
-    """A `Setup`, its other fields as given; heads are checked against ``net``."""
+    """Builds a `Setup` from its fields; checks the heads against ``net``."""
     if net is not None:
         require_heads(heads, net)
     logit_mask, mask_by = mask
@@ -113,17 +113,17 @@ def shapes(tree: PyTree) -> PyTree:
 def require_logits(
     run: Callable[..., Any], args: tuple, model: Any, num_outputs: int, example: Any
 ) -> None:
-    """Refuses a model that is not called as it should be or gives something else.
+    """Refuses a model with another call signature or other outputs than logits.
 
     Args:
-      run: computes it.
-      args: what that is given.
-      model: for messages.
+      run: computes the logits.
+      args: the arguments of ``run``.
+      model: named in messages.
       num_outputs: K of its logits [B, K].
       example: the inputs among the arguments, for messages.
 
     Raises:
-      ValueError: it.
+      ValueError: the model cannot be called so, or its output is not [B, K].
     """
     name = getattr(model, "__name__", repr(model))
     try:

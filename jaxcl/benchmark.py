@@ -1,8 +1,8 @@
-"""What the file of a benchmark is written with: fields, rows, variants, layers.
+"""Helpers to write the config file of a benchmark: fields, rows, variants, layers.
 
 A file in `configs/`, or one of a user's own, holds ``get_config(argument)``. It calls
-`base`, fills in the benchmark's fields and ends with `finish`, which lays what is more
-specific over what is less:
+`base`, fills in the benchmark's fields and ends with `finish`, in which more specific
+settings override more general ones:
 
     base < benchmark < variant < method < method in that variant < command line
 
@@ -31,16 +31,16 @@ Settings = Mapping[str, Any]
 """A field of a config, or a setting of its method -> its value.
 
 A dotted key ("optimizer.lr") or one that a config has ("joint") is a field: papers
-train some methods otherwise. Any other key is a setting of the method.
+train some methods differently. Any other key is a setting of the method.
 """
 
 
 class Variant(NamedTuple):
-    """A benchmark otherwise: smaller, another scenario, another paper's network.
+    """A changed benchmark: smaller, another scenario, or another paper's network.
 
     Attributes:
-      fields: field -> value, for all rows; a method's own preset goes before it.
-      methods: row -> settings in this variant, which go before both.
+      fields: field -> value, for all rows; a method's own preset overrides it.
+      methods: row -> settings in this variant, which override both.
     """
 
     fields: Mapping[str, Any] = {}
@@ -53,17 +53,17 @@ def finish(
     methods: Mapping[str, Settings],
     chosen: Variant | None = None,
 ) -> ConfigDict:
-    """Makes a benchmark's config that of one row; called once, at the end.
+    """Turns a benchmark's config into that of one row; call it once, at the end.
 
     Args:
       config: from `base`, filled in.
-      row: of `METHODS`, or an import path "package.module:factory".
+      row: one of `METHODS`, or an import path "package.module:factory".
       methods: row -> its settings in this benchmark.
-      chosen: the variant, if there is one; it is laid under what is a method's.
+      chosen: the variant, if any; a method's settings override its fields.
 
     Returns:
       The config; ``config.method`` lists every setting of the strategy, with None for
-      one that is required and not given.
+      a required setting that is not given.
 
     Raises:
       ValueError: an unknown row or field.
@@ -85,13 +85,13 @@ def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None
         if "." not in key and key not in config:
             method[key] = value
             continue
-        if key == "model":  # another network: the first one's fields go with it
+        if key == "model":  # another network: the old one's fields are dropped
             model: Any = config.model
             common = base("").to_dict()["model"] | {"dtype": model.dtype}
             config.model = ConfigDict(common | dict(value))
             continue
         node, _, leaf = key.rpartition(".")
-        # A model's fields are the model's own: who builds it knows them.
+        # A model has fields of its own: only its builder knows them.
         fields: Any = config[node] if node else config
         if node != "model" and leaf not in fields:
             raise ValueError(f"{config.name} has no field {key!r}")
@@ -99,7 +99,7 @@ def _set(config: ConfigDict, method: dict[str, Any], settings: Settings) -> None
 
 
 def settable(value: Any) -> Any:
-    """None as a field that the command line may still give any value."""
+    """Replaces None by a field that the command line may set to any value."""
     return config_dict.placeholder(object) if value is None else value
 
 
@@ -139,7 +139,7 @@ def variant(argument: str, names: Iterable[str] = ()) -> tuple[str, str]:
       The row ("bp" if none is given) and the variant ("" if none is given).
 
     Raises:
-      ValueError: a part that is neither, or given twice.
+      ValueError: a part is neither a row nor a variant, or is given twice.
     """
     names = tuple(names)
     row, chosen = "", ""

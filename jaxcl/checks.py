@@ -16,34 +16,34 @@ from jax.core import Tracer
 
 
 def require(holds: Any, message: str) -> None:
-    """Refuses a setting; one that is traced passes.
+    """Refuses a setting that breaks a rule; a traced condition passes.
 
     A setting that differs between the seeds of a run (`Problem.settings`) reaches a
     factory as a tracer, after each of its values has been checked.
 
     Args:
-      holds: bool, or a traced one.
+      holds: whether the setting keeps the rule: a bool, or a traced one.
       message: quotes the value and the rule.
 
     Raises:
-      ValueError: it does not hold.
+      ValueError: ``holds`` is False.
     """
     if not isinstance(holds, Tracer) and not holds:
         raise ValueError(message)
 
 
 def require_range(name: str, value: Any, stop: int) -> None:
-    """Refuses integers outside [0, stop), where they are values and not tracers.
+    """Refuses integers outside [0, stop); tracers pass.
 
-    Inside jit an index out of range is clipped without a word, and so is one outside.
+    JAX clips an index out of range without a warning, inside jit and outside.
 
     Args:
-      name: of what they are, for the message.
+      name: what the integers are, for the message.
       value: int or int[...].
-      stop: one past the last that is allowed.
+      stop: one more than the largest allowed value.
 
     Raises:
-      ValueError: one lies outside.
+      ValueError: an integer lies outside.
     """
     if isinstance(value, Tracer):
         return
@@ -54,10 +54,10 @@ def require_range(name: str, value: Any, stop: int) -> None:
 
 
 def require_finite(value: Any, name: str) -> None:
-    """Refuses NaN and infinity, where there are values and not tracers.
+    """Refuses NaN and infinity; tracers pass.
 
     Raises:
-      ValueError: there is one.
+      ValueError: a value is NaN or infinite.
     """
     if isinstance(value, Tracer):
         return
@@ -67,14 +67,14 @@ def require_finite(value: Any, name: str) -> None:
 
 
 def require_room(what: str, needed: int) -> None:
-    """Refuses what no memory here can hold, before it is asked for.
+    """Refuses arrays larger than this machine's memory, before they are allocated.
 
     Args:
-      what: for the message, in the plural.
+      what: names the arrays in the message, in the plural.
       needed: bytes, at least.
 
     Raises:
-      ValueError: it says how much that is, and how much there is.
+      ValueError: the memory is too small; the message gives both sizes.
     """
     has = _memory()
     if needed > has:
@@ -85,7 +85,7 @@ def require_room(what: str, needed: int) -> None:
 
 
 def bytes_of(shapes: Any) -> int:
-    """What arrays of some shapes and dtypes, in any tree, take."""
+    """Bytes that the arrays of a tree need, given their shapes and dtypes."""
     total = 0
     for leaf in jax.tree.leaves(shapes):
         # Keys have a dtype of their own.
@@ -94,7 +94,7 @@ def bytes_of(shapes: Any) -> int:
 
 
 def _memory() -> int:
-    """Bytes of memory that all devices have together; of a CPU those of its host."""
+    """Bytes of memory of all devices together; on a CPU, those of the host."""
     devices = jax.devices()
     if devices[0].platform != "cpu":
         limits = [(d.memory_stats() or {}).get("bytes_limit", 0) for d in devices]
@@ -112,7 +112,7 @@ def imported(path: str, what: str) -> Callable[..., Any]:
 
     Args:
       path: as above.
-      what: it is to be, for the message.
+      what: the function's or class's role, for the message.
 
     Raises:
       ValueError: it cannot be imported, or cannot be called.
@@ -130,25 +130,25 @@ def imported(path: str, what: str) -> Callable[..., Any]:
 
 
 def called(path: str, build: Callable[..., Any], *args: Any, **fields: Any) -> Any:
-    """What a function or class from elsewhere gives; whatever it raises is one line.
+    """Calls a function or class from elsewhere; any error becomes a one-line message.
 
     Args:
-      path: where it is from, for the message.
-      build: it.
-      *args: given to it.
-      **fields: as well.
+      path: where ``build`` comes from, for the message.
+      build: the function or class.
+      *args: its positional arguments.
+      **fields: its keyword arguments.
 
     Raises:
-      ValueError: it raised something; the message says what, and where.
+      ValueError: ``build`` raised; the message says what, and where.
     """
     try:
         return build(*args, **fields)
     except Exception as error:
         if isinstance(error, ValueError) and "\n" not in str(error).strip():
-            raise  # a checked setting's, worded for whoever set it
+            raise  # of a checked setting, already worded for the user
         shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in fields.items())]
         text = " ".join(f"{path}({', '.join(shown)}) raised {error!r}".split())
         _, *inside = traceback.extract_tb(error.__traceback__)
-        if inside:  # of its own code, not of the call itself
+        if inside:  # raised in its own code, not by the call itself
             text += f" ({Path(inside[-1].filename).name}:{inside[-1].lineno})"
         raise ValueError(text) from error

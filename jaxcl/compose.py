@@ -28,11 +28,12 @@ def chain(*members: Strategy) -> Strategy:
     ``forward`` and ``loss`` nest, the first member innermost; gradients, updates, model
     state and parameters thread through the members in order. State, aux and cache are
     tuples with an entry per member, and each member sees a key of its own (member i
-    gets ``fold_in(key, i)``). What they add to the validation loss is summed. Reports
-    are merged; a layer of a quantity that two members report is told apart by the
-    member's number, as in ``{"taken": {"0:hidden_0": …, "1:hidden_0": …}}``. At a
-    task's end ``data.forward`` tells a member what those before it, consolidated
-    already, make of the network: HAT's gates, the first task's statistics.
+    gets ``fold_in(key, i)``). The terms that they add to the validation loss are
+    summed. Reports are merged; if two members report the same layer of a quantity, the
+    layer's name begins with the member's number, as in ``{"taken": {"0:hidden_0": …,
+    "1:hidden_0": …}}``. At a task's end ``data.forward`` wraps the network for a member
+    as the members before it, already consolidated, do: with HAT's gates, or the first
+    task's statistics.
 
     Args:
       *members: strategies, at least one.
@@ -187,12 +188,12 @@ def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> Lo
 def _evaluated(
     ended: tuple[tuple[Strategy, State, PyTree], ...], data: TaskData, task: jax.Array
 ) -> Callable[[ApplyFn], ApplyFn]:
-    """Wraps the network as members that have ended a task do when it is evaluated.
+    """Wraps the network as in evaluation, by the members that have ended the task.
 
     Args:
       ended: each member with its new state and aux, the innermost first.
-      data: the task's, with what an outer chain puts around the network.
-      task: int32[] the one that has ended.
+      data: the task's; its ``forward`` is what an outer chain puts around the network.
+      task: int32[] the task that has ended.
     """
 
     def wrap(apply_fn: ApplyFn) -> ApplyFn:

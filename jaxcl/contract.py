@@ -2,7 +2,7 @@
 
 A strategy is a `Strategy`: a NamedTuple of pure functions over explicit state. The
 state is always a traced argument, never an attribute: a jitted method that reads its
-own fields keeps for ever what they held at its first trace.
+own fields would always see their values at the first trace.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Init(Protocol):
 class BeforeTask(Protocol):
     """Makes what the hooks read as ``ctx.cache``, at the start of every task.
 
-    It is never checkpointed but made anew when a run resumes, in the middle of a task
-    too: of the arguments it may read only what training does not change.
+    The cache is never checkpointed. It is made again when a run resumes, also in the
+    middle of a task, so it may depend only on values that training does not change.
     """
 
     def __call__(
@@ -77,7 +77,7 @@ class TransformGrads(Protocol):
 
 
 class TransformUpdates(Protocol):
-    """An optax update function on the updates: the last word on what moves."""
+    """An optax update function on the updates; it decides last what moves."""
 
     def __call__(
         self,
@@ -102,15 +102,15 @@ class TransformModelState(Protocol):
 class InPlay(Protocol):
     """Outputs that a step trains beside those of the batch's tasks: bool[K] or bool[].
 
-    By replay or a reference gradient; those that the step's gradient reaches need not
-    be named.
+    Replay or a reference gradient may do so. Outputs that the step's gradient reaches
+    need not be named.
     """
 
     def __call__(self, state: State, *, ctx: Context) -> jax.Array: ...
 
 
 class Validation(Protocol):
-    """What the method charges for beside errors, added to the validation loss."""
+    """The method's terms beside the task's loss, added to the validation loss."""
 
     def __call__(
         self, params: Params, state: State, *, task: jax.Array
@@ -141,7 +141,7 @@ class Report(Protocol):
 class Strategy(NamedTuple):
     """A continual-learning method as pure functions; see `strategy` for the defaults.
 
-    ``grads`` and ``updates`` take and return what an optax update function does: the
+    ``grads`` and ``updates`` have the form of an optax update function: they take the
     subject, the state, the parameters, then keywords.
 
     Attributes:
@@ -154,7 +154,7 @@ class Strategy(NamedTuple):
       grads: `TransformGrads`, ``(grads, state, params, *, ctx, out)``
         ``-> (grads, state)``.
       updates: `TransformUpdates`, ``(updates, state, params, *, grads, ctx, out)``
-        ``-> (updates, state)``. Outputs that are not in play stand still already.
+        ``-> (updates, state)``. Outputs not in play have updates of 0 by then.
       in_play: `InPlay`, ``(state, *, ctx) -> bool[K]``.
       model_state: `TransformModelState`, ``(new, state, *, old, ctx) -> model_state``.
       validation: `Validation`, ``(params, state, *, task) -> scalar``.
@@ -164,9 +164,9 @@ class Strategy(NamedTuple):
         depend on the state.
       needs_linear: whether the method protects earlier tasks only under an optimizer
         whose updates stay in the subspace that its gradients lie in: SGD, momentum.
-        Judged where the optimizer is first seen, outside jit.
-      needs_every_step: whether the method takes each update for one that its own step's
-        gradient has made, which under `optax.MultiSteps` it is not. Judged on init.
+        Checked where the optimizer is first given, outside jit.
+      needs_every_step: whether the method assumes that each update comes from its own
+        step's gradient. This is false under `optax.MultiSteps`. Checked on init.
     """
 
     init_aux: InitAux

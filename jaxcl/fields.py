@@ -1,7 +1,7 @@
-"""The fields of a config: what each may be, its default and what it means.
+"""The fields of a config: their allowed values, defaults and meanings.
 
-A new field is one line in `FIELDS`: it is then in every config, is checked however it
-is set, and is told by ``--help``. Needs ml_collections, as the commands do.
+A new field is one line in `FIELDS`: every config then has it, it is checked however it
+is set, and ``--help`` lists it. Needs ml_collections, as the commands do.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Field(NamedTuple):
     """A field of a config.
 
     Attributes:
-      default: neutral.
-      kind: what it may be; see `jaxcl.schema`.
-      comment: what it means.
+      default: a neutral value.
+      kind: the allowed values; see `jaxcl.schema`.
+      comment: the field's meaning.
     """
 
     default: Any
@@ -37,7 +37,7 @@ class Field(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """A rule: a row of the table of methods, or a path to import one by."""
+    """A rule: a row of the table of methods, or a method's import path."""
 
     def __str__(self) -> str:
         return f"be one of {', '.join(METHODS)}, or 'package.module:factory'"
@@ -163,12 +163,12 @@ def base(name: str) -> ConfigDict:
 
 
 def require_fields(config: Any) -> None:
-    """Refuses a config whose fields are not those of `FIELDS`, or of another kind.
+    """Refuses a config with a missing or unknown field, or a value of another kind.
 
-    A model's and a method's fields are for those to judge.
+    The fields of a model and of a method are checked by the model and the method.
 
     Raises:
-      ValueError: it names the field, what came and what is allowed.
+      ValueError: the message names the field, the value and what is allowed.
     """
     if not isinstance(config, ConfigDict):
         raise ValueError(f"a config must be a ConfigDict, got {config!r}")
@@ -191,7 +191,7 @@ def require_fields(config: Any) -> None:
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted name, value of every field of a nested dict, in their names' order."""
+    """Dotted name and value of every field of a nested dict, sorted by name."""
     for name, value in sorted(fields.items()):
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there; folders that one process at a time works in."""
+"""Files that are written whole or not at all; folders for one process at a time."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LOCK_NAME = ".lock"
 
 
 def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
-    """Writes a file, replacing one of its name in a single step.
+    """Writes a file and replaces an old one of that name in a single step.
 
-    A reader sees the old file or the new one, never a part; so does who comes after a
-    kill or a power cut.
+    A reader sees the old file or the new one, never a part, also after a kill or a
+    power cut.
 
     Args:
       file: in a folder that exists.
       data: its content; text is written as UTF-8, pieces of text one after another.
 
     Raises:
-      OSError: it cannot be written; an old file is as it was.
+      OSError: the file cannot be written; an old file stays unchanged.
     """
     pieces = [data] if isinstance(data, bytes | str) else data
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -44,8 +44,8 @@ def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
 
 
 def settle(path: Path) -> None:
-    """Waits until what a file or a folder holds is on the disk."""
-    with contextlib.suppress(OSError):  # some file systems cannot for a folder
+    """Waits until the content of a file or a folder is on the disk."""
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
         number = os.open(path, os.O_RDONLY)
         try:
             os.fsync(number)
@@ -54,9 +54,9 @@ def settle(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed writers have left under a folder; its lock must be held.
+    """Removes files that killed writers left under a folder; hold its lock for this.
 
-    That is every name that begins with a dot and has ``.tmp`` in it.
+    These are all names that begin with a dot and contain ``.tmp``.
     """
     for left in list(folder.rglob(".*.tmp*")):
         if left.is_dir() and not left.is_symlink():
@@ -70,10 +70,10 @@ class InUse(RuntimeError):
 
 
 class Lock:
-    """Holds a folder: of all processes that ask for it one gets it.
+    """Holds a folder: only one of the processes that ask for it gets it.
 
-    The operating system lets go of it when the process ends, however it ends: a dead
-    holder's folder is free. The file `.lock` says who holds it, to whoever is refused.
+    The operating system frees the folder when the process ends, however it ends: the
+    folder of a dead holder is free. The file `.lock` tells others who holds it.
     """
 
     def __init__(self, folder: Path):
@@ -87,7 +87,7 @@ class Lock:
         self._file = folder / LOCK_NAME
         self._number: int | None = None
         there = next(p for p in folder.absolute().parents if p.exists())
-        with _one_at_a_time(there):  # or one would make it and another hold it
+        with _one_at_a_time(there):  # else one makes the folder and another holds it
             self._made = [p for p in (folder, *folder.parents) if not p.exists()]
             while self._number is None:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Lock:
         os.pwrite(self._number, json.dumps(me).encode(), 0)
 
     def _taken(self) -> int | None:
-        """The lock's file, held; None if its last holder removes it just now."""
+        """The locked file's descriptor; None if the last holder is just removing it."""
         try:
             number = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
@@ -113,7 +113,7 @@ class Lock:
         return None
 
     def release(self) -> None:
-        """Lets go; a folder that was made here and is still empty goes too."""
+        """Frees the folder, and removes it if it was made here and is still empty."""
         if self._number is None:
             return
         self._file.unlink(missing_ok=True)
@@ -132,7 +132,7 @@ class Lock:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Of all who say so one at a time, for a second at most, and where flock works."""
+    """Lets one caller in at a time; waits a second at most, and only if flock works."""
     number = None
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
@@ -167,7 +167,7 @@ def in_use(folder: Path) -> str | None:
 
 
 def _told(folder: Path) -> str:
-    """Who holds a folder; its holder writes that just after it has taken it."""
+    """Who holds a folder; the holder writes this just after it took the folder."""
     who = "another process"
     for _ in range(20):
         try:
@@ -191,7 +191,7 @@ def _now() -> str:
 
 
 def tail_key(path: Path) -> str:
-    """Returns what tells one archive from another: "<bytes>-<CRC-32 of its tail>".
+    """Returns a key that identifies an archive: "<bytes>-<CRC-32 of its tail>".
 
     A zip archive's tail holds the sums of the last files in it.
     """

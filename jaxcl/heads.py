@@ -1,8 +1,8 @@
-"""Which outputs of the one classifier are in play, and the loss on them.
+"""Which outputs of the classifier are in play, and the loss on them.
 
 An output is in play in a step if a loss, a replayed example or a reference gradient of
-the step reaches it. The others' weights stand still: without a gradient they would
-still follow momentum and weight decay, and what they say of their task would change.
+the step reaches it. The weights of all other outputs are held still: without a
+gradient, momentum and weight decay would still move them and change their predictions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SCENARIOS = ("task", "domain", "class")
 def scenario_mask(
     scenario: str, num_tasks: int, classes_per_task: list[int]
 ) -> tuple[jax.Array, str]:
-    """The logit mask of a scenario and whose row of it applies.
+    """The logit mask of a scenario, and which of its rows applies.
 
-    task:   each task its own outputs; row of the example's task, known at test time.
+    task:   each task has its own; row of the example's task, known at test time.
     domain: all tasks share one set of outputs; every row is full.
     class:  outputs of the tasks seen so far; row of the task in training.
 
@@ -66,7 +66,7 @@ def scenario_mask(
 def mask_logits(
     setup: Setup, logits: jax.Array, example_task: jax.Array, current: jax.Array
 ) -> jax.Array:
-    """Puts outputs that are not in play at the lowest finite value.
+    """Sets the logits of outputs that are not in play to the lowest finite value.
 
     Args:
       setup: gives the mask.
@@ -95,14 +95,14 @@ def head_mask(setup: Setup, net: PyTree) -> PyTree:
 
 
 def require_heads(heads: Sequence[Sequence[Any]], net: PyTree) -> None:
-    """Refuses a name of the classifier that no parameter has.
+    """Refuses a path of the classifier that matches no parameter.
 
     Args:
       heads: path prefixes, as in `Setup.heads`.
       net: the network's parameters, or their shapes.
 
     Raises:
-      ValueError: such a name, with those that there are.
+      ValueError: a path matches none; the message lists those that exist.
     """
     paths = [leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
     for head in heads:
@@ -119,7 +119,7 @@ def outputs_of(setup: Setup, batch: Batch, current: jax.Array) -> jax.Array:
 
     Args:
       setup: gives the mask.
-      batch: [B] examples; those of weight 0 count for nothing.
+      batch: [B] examples; those of weight 0 are ignored.
       current: int32[] the task in training.
     """
     real = batch.weight > 0
@@ -129,7 +129,7 @@ def outputs_of(setup: Setup, batch: Batch, current: jax.Array) -> jax.Array:
 
 
 def with_gradient(setup: Setup, *nets: PyTree) -> jax.Array:
-    """bool[K], the outputs whose weights have a gradient in one of some trees.
+    """bool[K], the outputs whose weights have a gradient in any of the trees.
 
     Args:
       setup: names the classifier.
@@ -140,7 +140,7 @@ def with_gradient(setup: Setup, *nets: PyTree) -> jax.Array:
 
     Raises:
       ValueError: ``setup.heads`` names no leaf that has the K outputs on that axis, or
-        none but a bias although a kernel has them on another.
+        only a bias although a kernel has them on another axis.
     """
     outputs = setup.logit_mask.shape[1]
     found: list[jax.Array] = []
@@ -175,9 +175,9 @@ def with_gradient(setup: Setup, *nets: PyTree) -> jax.Array:
 
 
 def hold_still(setup: Setup, net: PyTree, in_play: jax.Array) -> PyTree:
-    """Zeros in a head's leaves where an output is not in play, bool[K].
+    """Sets a head's leaves to 0 where an output is not in play, bool[K].
 
-    The rest of ``net`` is left as it is, layers of a head before its last included.
+    The rest of ``net`` is unchanged, also the layers of a head before its last.
     """
 
     def one(path, leaf: jax.Array) -> jax.Array:
@@ -191,7 +191,7 @@ def hold_still(setup: Setup, net: PyTree, in_play: jax.Array) -> PyTree:
 
 
 def _outputs_axis(setup: Setup, path: tuple[str, ...], leaf: jax.Array) -> int | None:
-    """Which axis of a leaf runs over the K outputs; None of what is in no head."""
+    """Which axis of a leaf runs over the K outputs; None if the leaf is in no head."""
     if not starts_with(path, setup.heads) or leaf.ndim == 0:
         return None
     of_layer = {layer.path: layer.axis for layer in setup.layers}
@@ -200,7 +200,7 @@ def _outputs_axis(setup: Setup, path: tuple[str, ...], leaf: jax.Array) -> int |
 
 
 def shares_all_outputs(setup: Setup) -> bool:
-    """Whether every output is every task's: domain-incremental learning."""
+    """Whether all tasks use all outputs, as in domain-incremental learning."""
     return bool(np.asarray(setup.logit_mask).all())
 
 

@@ -1,6 +1,6 @@
-"""A strategy turned into a plain loss and a plain optax transformation.
+"""Turns a strategy into a plain loss and a plain optax transformation.
 
-For a training loop of one's own; the loop of this project runs on the same functions.
+For your own training loop; this project's loop uses the same functions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
       A `Params` of ``net`` itself and the strategy's ``aux``.
 
     Raises:
-      ValueError: a leaf of ``net`` that is no array of numbers to train, by name.
+      ValueError: a leaf of ``net`` cannot be trained; the message names it.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(net):
         kind = getattr(leaf, "dtype", None)
@@ -73,7 +73,7 @@ def transform_loss(strategy: Strategy, setup: Setup):
       ``jax.value_and_grad(..., has_aux=True)``. Called outside jit it raises a
       ValueError for a task or a target out of range.
 
-    Example: one step in a loop of one's own is in `jaxcl.transform_optimizer`.
+    Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
 
     def loss_fn(params: Params, state: State, ctx: Context):
@@ -97,23 +97,23 @@ def transform_optimizer(
 
     ``update`` computes g' = strategy.grads(g) and u = optimizer(g'), sets u to 0 for
     the outputs of the classifier that are not in play, and returns strategy.updates(u):
-    the strategy has the last word, whatever momentum or weight decay the optimizer
-    adds. In play are, in each step by itself,
+    the strategy decides last, after the optimizer's momentum and weight decay. In each
+    step, these outputs are in play:
 
-    - the outputs that the loss of the batch's own examples is over,
-    - those that g or g' is not zero at,
+    - the outputs in the loss of the batch's own examples,
+    - those where g or g' is not zero,
     - those that the strategy names, ``strategy.in_play``: a saturated replayed example,
       or a reference gradient that did not conflict, reaches outputs without a trace in
       g'.
 
-    Nothing is held where all tasks share all outputs.
+    If all tasks share all outputs, none is held still.
 
     Args:
       strategy: any `Strategy`.
       optimizer: an optax transformation over `Params`.
-      setup: the run's `Setup`; its ``heads`` name the classifier, whose leaves have the
-        K outputs as their last axis, or where a layer or ``setup.axis`` says 0, as
-        their first.
+      setup: the run's `Setup`; its ``heads`` name the classifier. The K outputs are the
+        last axis of its leaves, or the first one where a layer's or ``setup``'s
+        ``axis`` is 0.
 
     Returns:
       An optax transformation whose state is an `OptState` and whose
@@ -121,12 +121,12 @@ def transform_optimizer(
       `Output`; further keywords go on to ``optimizer``.
 
     Raises:
-      ValueError: on init, a head that matches no parameter, and an optimizer that
-        gathers gradients over several steps where the strategy cannot have that; on
-        update, no parameter that ``setup.heads`` names has K outputs.
+      ValueError: on init, a head matches no parameter, or the optimizer gathers
+        gradients over several steps and the strategy does not allow that; on update,
+        no parameter that ``setup.heads`` names has K outputs.
 
-    Warns where the strategy needs an optimizer whose updates stay in the subspace of
-    its gradients and this one's do not. Must not be called inside jit.
+    Warns if the strategy needs an optimizer whose updates stay in the subspace of its
+    gradients and this optimizer's do not. Must not be called inside jit.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl

@@ -1,6 +1,6 @@
-"""What a strategy's hooks are called with: a `Context`, a `TaskData`.
+"""Makes the arguments of a strategy's hooks: a `Context` and a `TaskData`.
 
-A training loop of one's own makes them here; the loop of this project does too.
+Your own training loop makes them here; this project's loop does too.
 """
 
 from __future__ import annotations
@@ -27,19 +27,20 @@ def context(
     setup: Setup | None = None,
     **moment: Any,
 ) -> Context:
-    """A `Context` for a training loop of one's own.
+    """A `Context` for your own training loop.
 
     Args:
       x: [B, ...] inputs.
       y: int[B] targets.
-      task: the task they belong to, which is the one in training.
-      step: since the task's start.
+      task: the task that the examples belong to, which is the one in training.
+      step: the step's number since the task's start.
       seed: of the run; the step's default key is drawn from it.
       key: a typed key of this step's own; by default one that differs between seeds,
         tasks and steps.
       index: int[B], where each example lies in the `TaskData` that ``before_task`` was
-        given; by default not known, so that nothing made of it then is used.
-      setup: with it tasks and targets are held against its T and K.
+        given; by default unknown, and the step then uses nothing of what
+        ``before_task`` made.
+      setup: if given, tasks and targets are checked against its T and K.
       **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
         task_progress, model_state, cache.
 
@@ -47,9 +48,9 @@ def context(
       A `Context` in which every example has weight 1.
 
     Raises:
-      ValueError: x and y differ in length; a task, a target or an index out of range,
-        where it is a value and not a tracer: inside jit it would be clipped without a
-        word.
+      ValueError: x and y differ in length; a task, a target or an index is out of
+        range. Tracers are not checked: inside jit such a value is clipped without a
+        warning.
     """
     n = x.shape[0]
     _require_labels(x, y, task, setup)
@@ -88,8 +89,8 @@ def context_of(
       batch: the step's examples.
       task: the task in training.
       key: a typed key of this step's own.
-      step: since the task's start.
-      epoch: of the task, from 0.
+      step: the step's number since the task's start.
+      epoch: the epoch of the task, from 0.
       epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
       epoch_fraction: share of the epoch's examples that came before this batch.
       task_progress: share of the task done.
@@ -123,14 +124,14 @@ def array_data(
       x: [N, ...] network inputs.
       y: int[N] targets.
       task: the task they belong to.
-      setup: with it tasks and targets are held against its T and K.
+      setup: if given, tasks and targets are checked against its T and K.
 
     Returns:
       A `TaskData` of N examples.
 
     Raises:
-      ValueError: x and y differ in length, or are empty; a task or a target out of
-        range, where it is a value and not a tracer.
+      ValueError: x and y differ in length, or are empty; a task or a target is out of
+        range. Tracers are not checked.
     """
     x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
     if x.shape[0] != y.shape[0] or x.shape[0] == 0:
@@ -153,7 +154,7 @@ def array_data(
 
 
 def _require_labels(x, y, task, setup: Setup | None) -> None:
-    """Refuses targets and tasks that an index would be clipped at."""
+    """Refuses targets and tasks that JAX would clip as indices."""
     if jnp.shape(y)[:1] != x.shape[:1]:
         raise ValueError(
             f"x and y need the same number of rows, got {x.shape[0]} and "

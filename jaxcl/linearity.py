@@ -15,13 +15,14 @@ def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
     """Whether an optimizer's updates stay in any subspace its gradients stay in.
 
     Found by trial: a few steps on gradients orthogonal to a random direction, at
-    parameters that are not, must give updates orthogonal to it. True of SGD, momentum,
-    schedules and clipping by norm; false of Adam and whatever else scales coordinates
-    apart, of clipping by value, of weight decay and of noise.
+    parameters that are not, must give updates orthogonal to that direction. True for
+    SGD, momentum, schedules and clipping by norm. False for Adam and all others that
+    scale each coordinate separately, for clipping by value, for weight decay and for
+    noise.
 
     Args:
       optimizer: any optax transformation; it is called with an extra argument
-        ``value``, as those that search a line want.
+        ``value``, which line searches need.
 
     Returns:
       A Python bool. Must not be called inside jit.
@@ -58,7 +59,7 @@ def warn_unless_linear(
         return
     try:
         kept = keeps_subspace(optimizer)
-    except Exception as error:  # it may want the parameters it was written for
+    except Exception as error:  # it may work only on the parameters it was written for
         warnings.warn(
             "this strategy projects gradients; whether this optimizer's updates stay "
             f"in the subspace of its gradients could not be tried: {error}",

@@ -75,14 +75,14 @@ def distillation(
     strength: float | jax.Array,
     of: Callable[[Any], Any] = lambda aux: aux.logits,
 ) -> Callable[..., tuple[jax.Array, Any]]:
-    """Adds to a loss how far a network's outputs are from given ones.
+    """Adds to a loss the divergence of a network's outputs from given ones.
 
     L'(θ) = L(θ) + strength · D(z(θ), target)
 
     Args:
       loss_fn: ``(params, *args) -> (scalar, aux)``; the outputs are read from ``aux``,
         so that one forward pass serves both terms.
-      target: what another network said on the same inputs; no gradient flows to it.
+      target: another network's outputs on the same inputs; no gradient flows to it.
       divergence: D, ``(outputs, target) -> scalar``; see `soft_divergence` and
         `squared_error`.
       strength: ≥ 0. May be traced.
@@ -131,17 +131,17 @@ def soft_divergence(
     """Divergence of softened predictions, over groups of outputs at once.
 
     D = τ² Σ_b w_b Σ_g KL(softmax_g(target_b/τ) ‖ softmax_g(z_b/τ)) / Σ_b w_b,
-    softmax_g being that over the outputs of group g alone. τ² keeps the gradient's
+    softmax_g is the softmax over the outputs of group g alone. τ² keeps the gradient's
     scale whatever the temperature.
 
     Args:
       logits: float[B, K], z.
       target: float[B, K].
       temperature: τ > 0.
-      mask: bool[G, K], the groups; a group without outputs counts nothing.
+      mask: bool[G, K], the groups; a group without outputs adds nothing.
       weight: float[B], w.
-      target_mask: bool[G, K], the outputs within each group that the target has; the
-        others' probability in it is 0. By default all of the group.
+      target_mask: bool[G, K], the outputs of each group that the target has; in the
+        target, all others have probability 0. By default all outputs of the group.
 
     Returns:
       A scalar, 0 where the two distributions agree.
@@ -168,7 +168,7 @@ def squared_error(
     Args:
       logits: float[B, K], z.
       target: float[B, K].
-      weight: float[B], w; by default 1 each. None of it above 0 gives 0.
+      weight: float[B], w; by default 1 each. If none is above 0, the result is 0.
 
     Returns:
       A scalar.
@@ -186,12 +186,13 @@ def gate_sparsity(
     strength: float | jax.Array,
     has_aux: bool = False,
 ) -> Callable[..., Any]:
-    """Makes it cost to open the gate of a unit that no earlier task has opened.
+    """Adds a cost for opening the gate of a unit that no earlier task has opened.
 
     L' = L + strength · Σ_l Σ_i a_li (1 − u_li) / Σ_l Σ_i (1 − u_li)
 
-    Units that earlier tasks use are free to share. All layers count jointly: the term
-    is the share of the free units taken, at most ``strength``; 0 if none is free.
+    Units that earlier tasks use are free to share. All layers count together: the term
+    is the share of the free units that are taken, times ``strength``; 0 if none is
+    free.
 
     Args:
       loss_fn: ``(*args) -> scalar``, or ``(scalar, aux)`` with `has_aux`.

@@ -1,9 +1,8 @@
 """Continual-learning metrics of an accuracy matrix.
 
 ``A[..., i, j]`` is the accuracy on task j after training task i, both from 0, T tasks.
-Leading axes (seeds) are kept. An entry a metric needs and that is NaN makes that
-metric NaN: a seed that failed is never averaged away here;
-`jaxcl.statistics.interval` counts it.
+Leading axes (seeds) are kept. A metric is NaN if an entry that it needs is NaN: a
+failed seed is never averaged away here; `jaxcl.statistics.interval` counts it.
 """
 
 import numpy as np
@@ -30,7 +29,7 @@ def average_accuracy(matrix: ArrayLike) -> Array:
 
 
 def backward_transfer(matrix: ArrayLike) -> Array:
-    """BWT: what later tasks did to earlier ones; negative where they were forgotten.
+    """BWT: the effect of later tasks on earlier ones; negative if these are forgotten.
 
     BWT = mean_{j<T−1} (A[T−1, j] − A[j, j]); NaN for T = 1.
     Lopez-Paz & Ranzato 2017 (GEM).
@@ -49,7 +48,7 @@ def backward_transfer(matrix: ArrayLike) -> Array:
 
 
 def forward_transfer(matrix: ArrayLike, baseline: ArrayLike) -> Array:
-    """FWT: what earlier tasks did for one not trained yet, over random initialisation.
+    """FWT: the gain on a task before its training, over random initialisation.
 
     FWT = mean_{j>0} (A[j−1, j] − b_j); NaN for T = 1.
     Lopez-Paz & Ranzato 2017 (GEM).
@@ -78,11 +77,11 @@ def forward_transfer(matrix: ArrayLike, baseline: ArrayLike) -> Array:
 
 
 def forgetting(matrix: ArrayLike) -> Array:
-    """Forgetting: the best a task ever was before the last one, less what is left.
+    """Forgetting: a task's best accuracy before the last task, minus its final one.
 
     F = mean_{j<T−1} (max_{i<T−1} A[i, j] − A[T−1, j]); NaN for T = 1. The maximum runs
-    over *every* earlier row, those before task j was trained too. Such an entry above
-    the diagonal may be NaN (not measured) and is then left out of the maximum.
+    over *every* earlier row, including those before task j was trained. Such an entry
+    above the diagonal may be NaN (not measured) and is then left out of the maximum.
     Chaudhry et al. 2018 (RWalk).
 
     Args:
@@ -105,7 +104,7 @@ def forgetting(matrix: ArrayLike) -> Array:
 
 
 def intransigence(matrix: ArrayLike, joint_matrix: ArrayLike) -> Array:
-    """Intransigence: how far learning a task stays below joint training at that point.
+    """Intransigence: how far a task just learned stays below joint training.
 
     I = mean_j (A_joint[j, j] − A[j, j]), where row j of A_joint was trained on the data
     of tasks 0…j together. Chaudhry et al. 2018 (RWalk), who give it for each j; this is

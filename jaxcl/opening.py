@@ -1,4 +1,4 @@
-"""A finished run, opened again."""
+"""Opens a finished run again."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 
 def load_run(workdir: str | PathLike[str]) -> Any:
-    """Opens the folder of a run for questions of one's own.
+    """Opens the folder of a run for your own analysis.
 
     Args:
-      workdir: what the run's ``--workdir`` was. Weights are there where it was told
+      workdir: the run's ``--workdir``. It holds weights if the run had
         ``--config.keep_weights=last``, ``tasks`` or ``epochs``.
 
     Returns:
       An `experiments.runs.opened.Run`: ``config``, ``problem``, ``seeds``, ``result``,
       ``weights(seed, task, epoch)``, ``apply(weights, x, task)`` with the layers'
       inputs as taps, ``data(seed, task, part)`` as arrays, and ``records()``, a long
-      table for ``pandas.DataFrame``. Seeds go by their numbers, tasks count from 0,
-      task −1 is the untrained network. It needs the extra ``jaxcl[experiments]``.
+      table for ``pandas.DataFrame``. Seeds are given by their numbers, tasks count from
+      0, task −1 is the untrained network. It needs the extra ``jaxcl[experiments]``.
 
     Raises:
       FileNotFoundError: the folder holds no run.
-      ValueError: its config describes nothing that can be built.
+      ValueError: nothing can be built from the run's config.
 
     Example, ``workdir`` being a run's folder:
 
@@ -35,7 +35,7 @@ def load_run(workdir: str | PathLike[str]) -> Any:
       >>> out = run.apply(run.weights(seed=0, task=1), x, task=0)
       >>> rank = jaxcl.features.effective_rank(out.taps["head"])
     """
-    # In a checkout the commands lie beside the library, once installed inside it.
+    # In a checkout the commands lie beside the library; once installed, inside it.
     found = importlib.util.find_spec("experiments")
     origin = found.origin if found else None
     beside = origin and Path(origin).parents[1] == Path(__file__).parents[1]

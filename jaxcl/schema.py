@@ -1,10 +1,10 @@
-"""What values a field takes: its type, range and choices, written as its annotation.
+"""The values that a field takes: type, range, choices, written as its annotation.
 
     def ewc(setup, *, strength: NonNegative, fisher: Annotated[str, OneOf(FISHERS)])
 
-`checked` holds what a function is given by keyword against its annotations, and
-`require_fields` what an object's fields are; both name what came and what is allowed.
-A new field needs no check, only an annotation.
+`checked` checks a function's keyword arguments against its annotations, and
+`require_fields` an object's fields; both name the value and what is allowed. A new
+field needs no check, only an annotation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jax.core import Tracer
 
 
 class Range(NamedTuple):
-    """A rule: a number between two ends, which belong to it unless they are open."""
+    """A rule: a number between two ends; an end is allowed unless it is open."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -52,7 +52,7 @@ class Range(NamedTuple):
 
 
 class Length(NamedTuple):
-    """A rule: a sequence of so many entries at least."""
+    """A rule: a sequence with at least so many entries."""
 
     least: int
 
@@ -98,14 +98,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def require(name: str, value: Any, kind: Any) -> None:
-    """Refuses a value that is not of a kind; one that is traced passes.
+    """Refuses a value that is not of a kind; a traced value passes.
 
     Args:
-      name: whose value it is, for the message.
+      name: the value's name, for the message.
       value: any.
       kind: an annotation: float, int, bool, str, None, Literal, a union of them, a
         tuple or Sequence of them, Annotated with one of the rules here. Numbers are
-        finite. Of any other kind is everything.
+        finite. Any other kind allows every value.
 
     Raises:
       ValueError: "NAME must RULE, got VALUE".
@@ -122,12 +122,12 @@ def broken(value: Any, kind: Any) -> str | None:
     if origin is Annotated:
         if rule := broken(value, of[0]):
             return rule
-        # As it is trained with: what is above 0 in 64 bits may be 0 in 32.
+        # Checked in float32, as in training: a value above 0 in 64 bits may be 0 there.
         seen = np.float32(value) if of[0] is float else value
         return next((str(r) for r in of[1:] if not r.holds(seen)), None)
     if origin in (Union, types.UnionType):
         rules = [broken(value, each) for each in of]
-        # Of several kinds the rule of the one that it nearly is: a number out of range.
+        # Of several kinds, the rule that the value nearly keeps: a number out of range.
         near = [r for r in rules if r and r[:4] != "be (" and r[3:] not in _TYPES]
         return None if None in rules else (near or [f"be {words(kind)}"])[0]
     if origin is Literal:
@@ -177,7 +177,7 @@ def words(kind: Any) -> str:
     origin, of = get_origin(kind), get_args(kind)
     if origin is Annotated:
         rule = str(of[1]).removeprefix("be ").removeprefix("lie ")
-        # That names are text goes without saying.
+        # Names are always text, so this need not be said.
         return rule if isinstance(of[1], OneOf) else f"{words(of[0])} {rule}"
     if origin in (Union, types.UnionType):
         return " or ".join(map(words, of))
@@ -205,7 +205,7 @@ def plain(kind: Any) -> type:
 def kinds_of(thing: Callable[..., Any]) -> Mapping[str, Any]:
     """Name -> kind of a function's parameters or a class's fields.
 
-    Empty where an annotation cannot be read: whoever wrote it checks by hand.
+    Empty if an annotation cannot be read: its author has to check by hand.
     """
     try:
         return get_type_hints(inspect.unwrap(thing), include_extras=True)
@@ -216,7 +216,7 @@ def kinds_of(thing: Callable[..., Any]) -> Mapping[str, Any]:
 def require_all(
     where: str, values: Mapping[str, Any], kinds: Mapping[str, Any]
 ) -> None:
-    """`require` of all those values whose kind is known; `where` precedes their names.
+    """Applies `require` to each value of known kind; `where` precedes its name.
 
     Raises:
       ValueError: as `require`.
@@ -227,7 +227,7 @@ def require_all(
 
 
 def checked(function: F) -> F:
-    """Holds what a function is given by keyword against its annotations.
+    """Checks a function's keyword arguments against its annotations.
 
     Raises:
       ValueError: when it is called, "FUNCTION: NAME must RULE, got VALUE".

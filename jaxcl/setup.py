@@ -1,6 +1,6 @@
-"""What a strategy is built from: the `Setup` of a model, whatever it is written in.
+"""Makes the `Setup` of a model, which strategies are built from, in any framework.
 
-A training loop of one's own makes it here; the loop of this project does too.
+Your own training loop makes it here; this project's loop does too.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def setup_for(
       heads: path prefixes of the classifier's leaves in ``net``.
       scenario: one of `jaxcl.heads.SCENARIOS`.
       net: the parameters, or their shapes. With them the layers are found, and heads
-        and signature checked here; heads are else checked where parameters are met.
-      layers: the layers, where ``net`` is not given.
-      axis: of kernels that are in no layer: which runs over their outputs, -1 or 0 for
+        and signature are checked here. Without them, heads are checked as soon as
+        parameters are given.
+      layers: the layers, if ``net`` is not given.
+      axis: the axis over the outputs, for kernels that are in no layer: -1, or 0 for
         [outputs, inputs].
 
     Returns:
@@ -57,7 +58,7 @@ def setup_for(
 
     Raises:
       ValueError: unknown scenario; K that T tasks cannot share evenly; a head that
-        matches no parameter; a model called otherwise.
+        matches no parameter; a model with another call signature.
     """
 
     def apply_fn(net, model_state, x, task, key, train):
@@ -179,14 +180,14 @@ def setup_for_linen(
       mask_by: "example" or "task"; likewise.
       heads: path prefixes of the classifier's leaves.
       codec: how memories keep inputs.
-      dtype: that the model computes in; see `jaxcl.nn.precision.compute_in`.
+      dtype: the dtype that the model computes in; see `jaxcl.nn.precision.compute_in`.
 
     Returns:
       A `Setup` with the model's layers and normalisations.
 
     Raises:
-      ValueError: the model has parameters per task for fewer tasks than there are, is
-        called otherwise, or has no parameter that a head names; an unknown dtype.
+      ValueError: the model has parameters per task for fewer tasks than there are, has
+        another call signature, or has no parameter that a head names; an unknown dtype.
     """
     num_tasks = logit_mask.shape[0]
     declared = getattr(model, "num_tasks", None)

@@ -49,18 +49,17 @@ def interval(
 ) -> Interval:
     """Mean, spread and 95 % interval of a sample, NaN values counted as failed.
 
-    mean ± t_{0.975, n−1} · std / √n, Student's t, cut at the ends of the scale. What is
-    cut off holds no possible mean, so that the interval covers the mean as often as
-    before. Near an end, where a sample is skewed, neither covers it in just 95 %.
+    mean ± t_{0.975, n−1} · std / √n, Student's t, cut at the ends of the scale. No mean
+    can lie in the part cut off, so the interval covers the mean as often as before.
+    Near an end, where a sample is skewed, neither interval covers it in exactly 95 %.
 
     Args:
       values: one number per seed [S]; S = 0 is allowed.
-      lowest: the least that a value can be: 0 for an accuracy, −1 for a difference of
-        two.
-      highest: the most that it can be.
+      lowest: the lowest possible value: 0 for an accuracy, −1 for a difference of two.
+      highest: the highest possible value.
 
     Returns:
-      An `Interval`; what n values do not define is NaN.
+      An `Interval`; a statistic that n values do not define is NaN.
 
     Raises:
       ValueError: values are not one-dimensional, or one lies off the scale by more
@@ -90,8 +89,8 @@ def interval(
 def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     """Two-sided paired t-test of values against a reference, seed by seed.
 
-    t = mean(d) / (std(d) / √n), d = values − reference. If all d are alike (to
-    rounding) t is 0/0 or infinite: p is then 1 where d = 0, else its limit 0.
+    t = mean(d) / (std(d) / √n), d = values − reference. If all d are equal (up to
+    rounding) t is 0/0 or infinite: p is then 1 if d = 0, else its limit 0.
 
     Args:
       values: one number per seed [S].
@@ -119,9 +118,9 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
 def sign_flip_test(values: ArrayLike) -> float:
     """Exact two-sided sign-flip test of a mean of zero.
 
-    p = #{s ∈ {−1, 1}ⁿ : |Σ sᵢ xᵢ| ≥ |Σ xᵢ|} / 2ⁿ, over all 2ⁿ choices of signs; it
-    needs values that are symmetric about their mean, not normal ones. It cannot go
-    below 2/2ⁿ: .0625 with five values.
+    p = #{s ∈ {−1, 1}ⁿ : |Σ sᵢ xᵢ| ≥ |Σ xᵢ|} / 2ⁿ, over all 2ⁿ choices of signs; the
+    values need to be symmetric about their mean, but not normal. p cannot go below
+    2/2ⁿ: .0625 with five values.
 
     Args:
       values: differences [S], NaN ones left out.
@@ -185,14 +184,14 @@ def sd_ratio(
     """Ratio of two standard deviations over the same seeds, with a paired bootstrap.
 
     SD(values)/SD(reference), ddof = 1. The interval's ends are the .025 and .975
-    quantiles of the ratio over resamples of the seeds, both samples taking the same
-    seeds of a resample. Efron & Tibshirani, An introduction to the bootstrap, 1993.
+    quantiles of the ratio over resamples of the seeds; both samples use the same seeds
+    in each resample. Efron & Tibshirani, An introduction to the bootstrap, 1993.
 
     Args:
       values: one number per seed [S].
       reference: the same seeds' numbers [S].
-      resamples: how many.
-      seed: of the draws: the same numbers give the same interval.
+      resamples: the number of resamples.
+      seed: of the random draws: the same numbers give the same interval.
 
     Returns:
       A `Ratio`; all NaN below two seeds or where a value is NaN. A reference without
@@ -208,7 +207,7 @@ def sd_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = x[drawn].std(1, ddof=1) / y[drawn].std(1, ddof=1)
         ratio = float(x.std(ddof=1) / y.std(ddof=1))
-    ratios = ratios[~np.isnan(ratios)]  # 0/0: every draw took one seed alone
+    ratios = ratios[~np.isnan(ratios)]  # 0/0: a resample of one seed only
     if not ratios.size:
         return Ratio(ratio, np.nan, np.nan)
     low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
@@ -219,7 +218,7 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
     """Exact 95 % interval of a share (Clopper & Pearson 1934).
 
     Args:
-      count: of n trials that had the outcome.
+      count: how many of n trials had the outcome.
       n: ≥ 1.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The beginning and the end of a task, in a training loop of one's own."""
+"""The beginning and the end of a task, in your own training loop."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def before_task(
     task: int | jax.Array,
     model_state: PyTree | None = None,
 ) -> PyTree:
-    """What the steps of a task read as ``cache``: `jaxcl.context` takes it.
+    """Makes the ``cache`` that the steps of a task read; pass it to `jaxcl.context`.
 
-    Such as the inputs that GPM has projected and the features of a frozen extractor,
-    of each of the task's examples. A step finds an example's by ``context(index=...)``.
-    Without a cache the same is computed in every step.
+    For example GPM's projected inputs, or the features of a frozen extractor, for each
+    of the task's examples. A step finds an example's entry by ``context(index=...)``.
+    Without a cache every step computes it again.
 
     Args:
       strategy: any `Strategy`.
@@ -52,7 +52,7 @@ def after_task(
     key: jax.Array | None = None,
     model_state: PyTree | None = None,
 ) -> tuple[Params, OptState]:
-    """Ends a task in a training loop of one's own.
+    """Ends a task in your own training loop.
 
     Args:
       strategy: any `Strategy`.
@@ -60,13 +60,13 @@ def after_task(
       opt_state: of `transform_optimizer`'s transformation.
       data: the task's training examples; see `jaxcl.array_data`.
       task: counted from 0.
-      key: a typed key, for what is drawn (examples of a Fisher); by default one of the
-        task's own.
+      key: a typed key for random draws (examples of a Fisher); by default one that
+        differs between tasks.
       model_state: the model's running statistics, by default none.
 
     Returns:
       The parameters and the state that the next task starts from. The optimizer's own
-      part is as it was: to restart it, ``opt_state._replace(inner=...)``.
+      part is unchanged; to restart it, use ``opt_state._replace(inner=...)``.
     """
     params, state = strategy.after_task(
         params,

@@ -22,23 +22,23 @@ from jaxcl.types import PyTree
 def project_out(
     given: str = "basis", *, axis: int | PyTree = -1
 ) -> optax.GradientTransformationExtraArgs:
-    """Keeps updates out of a subspace that each leaf may have.
+    """Keeps the update of each leaf out of the leaf's subspace, if it has one.
 
     With G a leaf as a matrix [d, n] of d inputs and n outputs (see
     `jaxcl.ops.projection.remove`): G ← G − U Uᵀ G, or G − M G.
 
-    The subspaces are an argument of ``update``, so that one compiled step serves while
-    they grow. Put before an optimizer it projects gradients, which keeps *parameters*
-    out of the subspace only under SGD, momentum and what else preserves a linear
-    subspace (see `keeps_subspace`); put last in the chain it projects what moves, which
-    is exact whatever comes before.
+    The subspaces are an argument of ``update``, so one compiled step serves while they
+    grow. Before an optimizer, gradients are projected; this keeps *parameters* out of
+    the subspace only if the optimizer preserves linear subspaces, as SGD and momentum
+    do (see `keeps_subspace`). Last in the chain, the updates themselves are projected,
+    which is exact whatever comes before.
 
     Args:
-      given: what ``subspace`` holds: "basis", U [d, r] with orthonormal columns, padded
-        with zero columns at will; or "projector", M = U Uᵀ [d, d].
-      axis: of a kernel that runs over its outputs: -1, [..., outputs], as Flax lays
-        kernels out, or 0, [outputs, ...], as Equinox and PyTorch do; a tree of these
-        like ``subspace`` where leaves differ.
+      given: what ``subspace`` holds: "basis", U [d, r] with orthonormal columns and any
+        number of zero columns; or "projector", M = U Uᵀ [d, d].
+      axis: the axis of a kernel over its outputs: -1, [..., outputs], as in Flax, or 0,
+        [outputs, ...], as in Equinox and PyTorch; if leaves differ, a tree of these
+        like ``subspace``.
 
     Returns:
       An optax transformation without state whose
@@ -79,14 +79,14 @@ def project_out(
 
 
 def project_onto(*, axis: int | PyTree = -1) -> optax.GradientTransformationExtraArgs:
-    """Multiplies updates by a projector that each leaf may have: G ← P G.
+    """Multiplies the update of each leaf by the leaf's projector, if any: G ← P G.
 
     With G a leaf as a matrix [d, n] of d inputs and n outputs; an HWIO kernel is
     [kh * kw * C, O]. P need not be a projector in the strict sense: OWM's shrinks each
     direction by how much of it is taken.
 
     Args:
-      axis: of a kernel that runs over its outputs, as for `project_out`.
+      axis: the axis of a kernel over its outputs, as for `project_out`.
 
     Returns:
       An optax transformation without state whose
@@ -124,7 +124,7 @@ def project_onto(*, axis: int | PyTree = -1) -> optax.GradientTransformationExtr
 
 
 def project_conflicting() -> optax.GradientTransformationExtraArgs:
-    """Removes from a gradient what would raise, to first order, a reference loss.
+    """Removes the part of a gradient that would raise a reference loss, to first order.
 
     With g the whole tree as one vector and r the gradient of the reference loss:
 
@@ -135,8 +135,8 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
     Returns:
       An optax transformation without state whose
       ``update(updates, state, params, reference=tree)`` takes a tree of the structure
-      and shapes of ``updates``; dtypes stay. Under `optax.masked` both vectors are of
-      the leaves that are not masked, and ``reference`` may be the whole tree.
+      and shapes of ``updates``; dtypes stay. Under `optax.masked` both vectors consist
+      of the leaves that are not masked, and ``reference`` may be the whole tree.
 
     Raises:
       ValueError: on update, no reference, or a tree unlike the updates.
@@ -181,9 +181,9 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
 def mask_updates() -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by a mask: u ← m ⊙ u.
 
-    Put last in a chain it holds whatever comes before: a weight of mask 0 does not move
-    under momentum, Adam or weight decay, which move weights whose *gradient* is zero.
-    Masks are an argument of ``update``, so that one compiled step serves all tasks.
+    Last in a chain, it holds whatever comes before: a weight with mask 0 does not move
+    by momentum, Adam or weight decay, which move weights even if their *gradient* is
+    zero. Masks are an argument of ``update``, so one compiled step serves all tasks.
 
     Returns:
       An optax transformation without state whose
@@ -215,7 +215,7 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
 
 
 def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
-    """Undoes what annealing the gates' slope does to the embeddings' gradients.
+    """Undoes the effect of annealing the gates' slope on the embeddings' gradients.
 
     g ← g · (s_max/s) · (cosh(clip(s·e, ±50)) + 1)/(cosh(e) + 1); see
     `jaxcl.ops.gates.compensate`. Belongs before a clip and the optimizer.
@@ -225,7 +225,7 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
 
     Returns:
       An optax transformation without state over a tree of embeddings alone (use
-      `optax.masked` for one among other parameters); ``update(grads, state, params,
+      `optax.masked` if there are other parameters); ``update(grads, state, params,
       s=slope)`` needs the embeddings and the slope that the gradients were taken at.
 
     Raises:

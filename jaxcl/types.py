@@ -30,7 +30,7 @@ class Params(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What a forward pass gave."""
+    """The result of a forward pass."""
 
     logits: jax.Array  # float[B, K], not masked
     model_state: PyTree  # e.g. running statistics after this pass
@@ -38,7 +38,7 @@ class Output(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What a hook may know of the moment it is called in; arrays only."""
+    """What a hook may know about the step it is called in; arrays only."""
 
     task: jax.Array  # int32[] task in training, traced and shared by all seeds
     step: jax.Array  # int32[] step since the start of the task
@@ -64,11 +64,11 @@ class LayerSpec(NamedTuple):
     d_in: int  # rows of the kernel as a matrix: kh * kw * channels
     n_out: int
     bias: bool
-    feeds_on: tuple[str, ...] | None  # layers before it; () the input; None unknown
+    feeds_on: tuple[str, ...] | None  # layers before; (): the input; None: unknown
     refusal: str  # why methods that treat layers must refuse it, or ""
-    positions: int = 1  # rows an example gives it: windows; dense on [B, D]: 1
-    reads_input: bool = False  # its input is the network's, reshaped at most
-    axis: int = -1  # of the kernel that runs over its outputs: -1, or 0: [out, in, ...]
+    positions: int = 1  # rows per example: windows; dense on [B, D]: 1
+    reads_input: bool = False  # its input is the network's, at most reshaped
+    axis: int = -1  # the kernel's axis over its outputs: -1, or 0: [out, in, ...]
     repeats: bool = False  # reads flattened [C, H, W]: a unit's inputs lie together
     bias_path: tuple[str, ...] | None = None  # None: "bias" beside the kernel
 
@@ -84,7 +84,7 @@ class Codec(NamedTuple):
 
 
 def same(x: jax.Array) -> jax.Array:
-    """What it is given: the codec, both ways, of inputs that are kept as they are."""
+    """Returns its argument: encodes and decodes inputs that are kept as they are."""
     return x
 
 
@@ -101,7 +101,7 @@ class NormSpec(NamedTuple):
 
 
 class Setup(NamedTuple):
-    """What is fixed for a whole run and closed over by the hooks."""
+    """Everything that is fixed for a whole run; the hooks close over it."""
 
     apply_fn: ApplyFn
     task_loss: TaskLoss
@@ -111,11 +111,11 @@ class Setup(NamedTuple):
     mask_by: str  # "example": row of the example's task; "task": of the current one
     num_tasks: int
     example: jax.ShapeDtypeStruct  # one batch of inputs
-    mixes_examples: bool  # in evaluation an example's logits depend on its batch
+    mixes_examples: bool  # whether logits depend on the batch in evaluation
     codec: Codec = AS_IT_IS  # how memories store inputs
     model_state: PyTree = {}  # shapes (`jax.ShapeDtypeStruct`) of running statistics
     norms: tuple[NormSpec, ...] = ()
-    axis: int = -1  # of kernels that no layer names: which runs over their outputs
+    axis: int = -1  # of kernels in no layer: their axis over the outputs
 
 
 class TaskData(NamedTuple):
@@ -124,8 +124,8 @@ class TaskData(NamedTuple):
     take: Callable[[jax.Array], Batch]  # int32[B] positions in [0, size) -> Batch
     size: jax.Array  # int32[] number of examples
     capacity: int  # static upper bound of size
-    # What a chain's members before this one make of the network when a task has ended:
-    # put around `Setup.apply_fn`, it gives what this one will be evaluated on.
+    # How the members of a chain before this one wrap the network when a task has ended:
+    # applied to `Setup.apply_fn`, it gives the network that is evaluated.
     forward: Callable[[ApplyFn], ApplyFn] = lambda apply_fn: apply_fn
 
 
