@@ -1,4 +1,4 @@
-"""Data sets, shipped ones and one's own, and streams of tasks cut from them."""
+"""Data sets, shipped ones and your own, and streams of tasks cut from them."""
 
 from jaxcl.data.arrays import from_arrays
 from jaxcl.data.cache import DataError, Source

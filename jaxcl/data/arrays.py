@@ -1,4 +1,4 @@
-"""Arrays as a data set: given in Python, in an .npz file, or by a function."""
+"""Data sets from arrays: given in Python, in an .npz file, or by a function."""
 
 from __future__ import annotations
 
@@ -28,29 +28,30 @@ def from_arrays(
     reading: Reading = AS_IT_LIES,
     cache_dir: str | None = None,
 ) -> Source:
-    """Arrays as a data set, kept in the cache by their content.
+    """Makes a data set from arrays; the cache stores it under a key of its content.
 
     Args:
       x_train: [N, H, W, C] images, [N, H, W] of one channel, or [N, D] features. Whole
-        numbers within 0 and 255 are kept as uint8, 255 meaning 1; all else as float32,
-        as it is.
+        numbers from 0 to 255 are kept as uint8, and 255 means 1; all others are kept
+        unchanged as float32.
       y_train: [N] labels, numbers or text.
-      x_test: [M, ...] like x_train; without it a share of each class is drawn.
+      x_test: [M, ...] like x_train; without it a share of each class is drawn for
+        testing.
       y_test: [M].
-      class_names: of label 0, 1, …; by default the labels themselves, in order.
+      class_names: names of label 0, 1, …; by default the labels themselves, in order.
       reading: gives the share for testing and its seed.
       cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
 
     Returns:
-      A `Source`. Its ``name``, "arrays:KEY", is a ``data.dataset`` for as long as the
-      cache has it.
+      A `Source`. Its ``name``, "arrays:KEY", can be used as ``data.dataset`` as long as
+      the cache holds it.
 
     Raises:
-      ValueError: shapes or labels that contradict each other, or pixels that are not
-        finite, quoted with the rule.
+      ValueError: shapes or labels contradict each other, or pixels are not finite; the
+        message gives value and rule.
 
-    From arrays to a table and a figure; installed, the commands' code lies in
-    ``jaxcl.experiments``:
+    From arrays to a table and a figure (once installed, the code of the commands is in
+    ``jaxcl.experiments``):
 
     >>> import pathlib, tempfile
     >>> from sklearn.datasets import load_digits
@@ -93,7 +94,7 @@ def from_arrays(
         numbers = [numbers[0][~test], numbers[0][test]]
         require(test.any(), f"no class has two examples to draw a test part from: {y}")
     (x, _), (other, _) = parts
-    if x.dtype != other.dtype:  # one of them has fractions or is out of [0, 255]
+    if x.dtype != other.dtype:  # one has fractions or values outside [0, 255]
         x, other = x.astype(np.float32), other.astype(np.float32)
     require(
         x.shape[1:] == other.shape[1:],
@@ -110,7 +111,7 @@ _PAIRS = (NAMES[:2], NAMES[2:])
 
 
 def from_cache(name: str, cache_dir: str | None) -> Source:
-    """What `from_arrays` has stored under a name "arrays:KEY".
+    """Reads the data set that `from_arrays` stored under the name "arrays:KEY".
 
     Raises:
       DataError: the cache does not have it.
@@ -125,7 +126,7 @@ def from_cache(name: str, cache_dir: str | None) -> Source:
 
 
 def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
-    """The arrays x_train, y_train and, if there are, x_test, y_test of an .npz file.
+    """Makes a data set from x_train, y_train, and x_test, y_test if given, of an .npz.
 
     Raises:
       DataError: there is no such file, or it cannot be read.
@@ -141,14 +142,14 @@ def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
 
 
 def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
-    """What the function at "package.module:function", called without arguments, gives.
+    """Makes a data set by calling "package.module:function" without arguments.
 
-    That is a mapping with x_train, y_train and perhaps x_test, y_test, a tuple of these
-    two or four, or a `Source`.
+    The function returns a mapping with x_train, y_train and perhaps x_test, y_test, a
+    tuple of these two or four, or a `Source`.
 
     Raises:
-      ValueError: it cannot be imported or called, or gives something else; as
-        `from_arrays`.
+      ValueError: the function cannot be imported or called, or returns something else;
+        as `from_arrays`.
     """
     given = called(path, imported(path, "dataset"))
     if isinstance(given, Source):
@@ -178,7 +179,7 @@ def _of(name: str, found: dict, others: list, reading: Reading, cache_dir) -> So
 
 
 def _stored(arrays: list[np.ndarray], names: list[str], cache_dir) -> Source:
-    """The arrays in the cache, written if they are not there."""
+    """Reads the arrays from the cache; writes them first if they are not there."""
     digest = hashlib.sha256(repr((_FORMAT, names)).encode())
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())

@@ -1,4 +1,4 @@
-"""Images changed at random in each step, on the device."""
+"""Changes images at random in each step, on the device."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jaxcl.checks import require
 
 
 class Augment(NamedTuple):
-    """What training does to each image of a batch anew.
+    """The random changes that training makes to each image, newly drawn in each batch.
 
     Attributes:
-      flip: mirrors it left to right, half of the time.
-      crop_padding: so many black pixels are put on each side, and the image's own size
-        is cut out of that anywhere.
+      flip: mirrors the image left to right, half of the time.
+      crop_padding: number of black pixels added on each side; a window of the image's
+        own size is then cut out at a random place.
     """
 
     flip: bool = False
@@ -25,10 +25,10 @@ class Augment(NamedTuple):
 
 
 def require_augment(augment: Augment, shape: tuple[int, ...]) -> None:
-    """Refuses what cannot be done to examples of a shape.
+    """Refuses changes that are impossible for examples of a shape.
 
     Raises:
-      ValueError: the value and the rule.
+      ValueError: a change is impossible; the message gives value and rule.
     """
     pad = augment.crop_padding
     require(pad >= 0, f"crop_padding must be at least 0, got {pad}")
@@ -41,14 +41,14 @@ def require_augment(augment: Augment, shape: tuple[int, ...]) -> None:
 def augmented(
     augment: Augment, black: jax.Array
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """Makes what changes a batch, or None if nothing does.
+    """Makes the function that changes a batch, or None if nothing is changed.
 
     Args:
-      augment: what is done.
-      black: float32[C], what a pixel of 0 is as the network's input.
+      augment: the changes.
+      black: float32[C], the network's input for a pixel of 0.
 
     Returns:
-      ``(x [B, H, W, C], key) -> x [B, H, W, C]``; every image is drawn for apart.
+      ``(x [B, H, W, C], key) -> x [B, H, W, C]``; draws for each image separately.
     """
     if augment == Augment():
         return None

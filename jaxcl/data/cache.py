@@ -1,12 +1,12 @@
 """Decoded data sets as plain .npy files, so that a second start decodes nothing.
 
-One folder a data set and source:
+Each data set and source has one folder:
 
     <cache>/<name>/<fingerprint>/{train_x,train_y,test_x,test_y}.npy  meta.json
 
 The cache is `JAXCL_CACHE`, else `$XDG_CACHE_HOME/jaxcl`, else `~/.cache/jaxcl`.
-A folder appears whole or not at all, is checked against its CRC-32 sums at every
-start (0.05 s for the 184 MB of CIFAR-100) and is never repaired or deleted here.
+A folder appears whole or not at all. At every start it is checked against its CRC-32
+sums (0.05 s for the 184 MB of CIFAR-100). It is never repaired or deleted here.
 """
 
 import json
@@ -27,7 +27,7 @@ _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 
 
 class DataError(RuntimeError):
-    """A data set could not be had; the message says where it was sought, and a cure."""
+    """A data set is not available; the message says where it was sought, and a cure."""
 
 
 class Source(NamedTuple):
@@ -43,12 +43,12 @@ class Source(NamedTuple):
     mean: tuple[float, ...]  # [C], of train_x / max_value
     std: tuple[
         float, ...
-    ]  # [C], of train_x / max_value; 1 of a channel that is constant
-    notes: tuple[str, ...] = ()  # what a reader of its results has to know
+    ]  # [C], of train_x / max_value; 1 for a channel that is constant
+    notes: tuple[str, ...] = ()  # what readers of its results have to know
 
 
 class Split(NamedTuple):
-    """What `write` stores as one split: its x shape and the batches that make it up."""
+    """One split for `write` to store: the shape of x, and all its batches."""
 
     shape: tuple[int, ...]  # [N, ..., C]
     batches: Iterable[tuple[np.ndarray, np.ndarray]]  # (x [b, ..., C], int [b])
@@ -56,10 +56,10 @@ class Split(NamedTuple):
 
 
 def cache_root(cache_dir: str | None = None) -> Path:
-    """Returns the cache folder: `cache_dir`, else by environment, else in the home.
+    """The cache folder: `cache_dir`, else by the environment, else in the home folder.
 
     Raises:
-      DataError: it is in the home, and there is none.
+      DataError: the cache should be in the home folder, and there is none.
     """
     folder = cache_dir or os.environ.get("JAXCL_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -77,7 +77,7 @@ def local(path: str | Path, variable: str) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Creates `folder` and its parents; raises DataError where that is refused."""
+    """Creates `folder` and its parents; raises DataError if this fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,12 +96,12 @@ def write(
 ) -> None:
     """Stores a data set as `folder`, whole or not at all; pixels stream in batches.
 
-    Where two processes race, the first to finish wins and the other's copy is dropped.
+    If two processes write, the first to finish wins and the other's copy is dropped.
 
     Raises:
       DataError: the folder cannot be written, a label is not a class, a pixel is above
-        `max_value` or not finite, or a split holds another number of examples than it
-        says.
+        `max_value` or not finite, or the number of examples differs from a split's
+        shape.
     """
     make_folder(folder.parent)
     names = list(class_names)
@@ -119,7 +119,7 @@ def write(
                 raise DataError(f"{name}: a {split_name} pixel {fault}.")
             if split_name == "train":
                 mean, std = seen.mean_std(max_value)
-                # What is divided by it is 0 where a channel never changes.
+                # A constant channel gives 0 / 1 = 0 when it is normalised.
                 meta |= {"mean": mean.tolist(), "std": np.where(std, std, 1.0).tolist()}
         (temp / "meta.json").write_text(json.dumps(meta, indent=1))
         try:
@@ -134,10 +134,10 @@ def write(
 
 
 def read(folder: Path, name: str) -> Source:
-    """Returns the data set stored as `folder`, checked: sizes, headers, labels, sums.
+    """Reads the data set stored in `folder` and checks sizes, headers, labels and sums.
 
     Raises:
-      DataError: the folder is not what `write` made of the data set `name`.
+      DataError: the folder differs from what `write` stored for the data set `name`.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text())
@@ -171,7 +171,7 @@ def read(folder: Path, name: str) -> Source:
 def _write_split(
     temp: Path, name: str, split_name: str, split: Split, meta: dict[str, Any]
 ) -> Counts | Moments:
-    """Writes one split's x and y, notes them in `meta`; returns the tally of x."""
+    """Writes one split's x and y, records them in `meta`; returns the tally of x."""
     total, dtype, labels = split.shape[0], np.dtype(split.dtype), []
     seen = tally(dtype, split.shape[-1])
     with _Writer(temp / f"{split_name}_x.npy", split.shape, split.dtype) as file:
@@ -196,9 +196,9 @@ def _write_split(
 
 
 class _Writer:
-    """Writes a .npy file piece by piece, summing as it goes.
+    """Writes a .npy file piece by piece, and computes its checksum meanwhile.
 
-    Not a memory map: on a full disk a write to a map kills the process.
+    It is not a memory map: on a full disk, writing to a map kills the process.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
@@ -237,7 +237,7 @@ def _read_array(folder: Path, meta: dict[str, Any], key: str) -> np.ndarray:
 
 
 def _check_labels(name: str, y: np.ndarray, num_classes: int) -> None:
-    """Raises DataError where a label is outside [0, num_classes)."""
+    """Raises DataError if a label is outside [0, num_classes)."""
     for value in (y.min(initial=0), y.max(initial=0)):
         if not 0 <= value < num_classes:
             raise DataError(f"{name}: label {value} is outside [0, {num_classes}).")

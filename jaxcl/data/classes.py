@@ -1,4 +1,4 @@
-"""Which classes a task has: shared evenly, in an order, or as they are given."""
+"""Which classes each task has: shared evenly, in an order, or as given."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def cut_classes(
     """The order of the classes, and how many of them each task has.
 
     Args:
-      names: of all classes.
+      names: the names of all classes.
       num_tasks: T.
-      whole: each task has all of them.
-      per_task: how many each task has; None shares all as evenly as can be, the first
-        tasks having one more.
-      order: "fixed", "seed" or the classes, numbers or names, in a sequence or with
-        commas between.
+      whole: whether each task has all classes.
+      per_task: how many each task has; None shares all classes as evenly as possible,
+        and the first tasks then have one more.
+      order: "fixed", "seed", or the classes as numbers or names, in a sequence or in
+        text separated by commas.
       given: each task's classes.
 
     Returns:
-      int[K] the labels, task after task, and the number per task; None for labels that
-      each seed draws.
+      int[K], the labels task after task, and the number per task. The labels are None
+      if each seed draws them.
 
     Raises:
-      ValueError: a class that is not there, or twice; fewer classes than are asked for;
-        settings that exclude each other.
+      ValueError: a class is unknown or given twice; there are fewer classes than asked
+        for; settings exclude each other.
     """
     total = len(names)
     if whole:
@@ -81,7 +81,7 @@ def cut_classes(
 def numbers_of(
     names: Sequence[str], classes: Sequence[int | str], what: str
 ) -> np.ndarray:
-    """Labels of classes that are named or numbered; a name goes before a number."""
+    """Labels of classes given by name or number; text is read as a name first."""
     number = {str(i): i for i in range(len(names))} | {
         n: i for i, n in enumerate(names)
     }
@@ -100,6 +100,6 @@ def numbers_of(
 
 
 def _shared(total: int, num_tasks: int) -> list[int]:
-    """Classes per task, as even as can be: the first tasks have the ones left over."""
+    """Classes per task, as evenly as possible; the first tasks have one more."""
     share, left = divmod(total, num_tasks)
     return [share + (t < left) for t in range(num_tasks)]

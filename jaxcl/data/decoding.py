@@ -1,4 +1,4 @@
-"""Examples of a prepared TFDS folder as images and labels."""
+"""Reads the images and labels of a prepared TFDS folder."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def decode(name: str, prepared: Path, reading: Reading) -> dict[str, Any]:
         sources = {"train": builder.as_data_source(split="train")}
         for split in tests_of(splits_of(prepared)):
             sources["test"] = builder.as_data_source(split=split)
-            if sources["test"][0][keys[1]] >= 0:  # else its labels are not given away
+            if sources["test"][0][keys[1]] >= 0:  # else its labels are not public
                 break
     except DataError:
         raise
@@ -57,7 +57,7 @@ def _image_and_label(name: str, info: Any, kinds: Any) -> tuple[tuple[str, str],
     found = dict(info.features)
     keys = info.supervised_keys
     if keys is None:
-        # A data set may have several kinds of label: "label" is what it is known for.
+        # A data set may have several kinds of label: "label" is the usual one.
         keys = [
             usual if isinstance(found.get(usual), kind) else _first(found, kind)
             for usual, kind in (("image", kinds.Image), ("label", kinds.ClassLabel))
@@ -84,12 +84,12 @@ def splits_of(prepared: Path) -> list[str]:
 
 
 def tests_of(splits: list[str]) -> list[str]:
-    """Splits that may be tested on, the first that has labels is."""
+    """Splits that can serve for testing; the first one with labels is used."""
     return [split for split in ("test", "validation") if split in splits]
 
 
 def _drawn(whole: Split, reading: Reading) -> dict[str, Split]:
-    """Train and test, of a data set that says nothing of it."""
+    """Draws train and test parts, for a data set that defines no test part."""
     x, y = (np.concatenate(part) for part in zip(*whole.batches, strict=True))
     test = drawn_for_test(y, reading)
     return {

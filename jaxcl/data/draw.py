@@ -1,4 +1,4 @@
-"""What one seed draws of a data set: classes, validation rows, how pixels lie."""
+"""One seed's random draws from a data set: classes, validation rows, pixel order."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ def starts(sizes: list[int]) -> list[int]:
 
 
 def _by_class(rows: np.ndarray, label: np.ndarray, held: int) -> np.ndarray:
-    """Moves to the front `held` rows with each class's share of them.
+    """Moves `held` rows to the front, with a proportional number of each class.
 
-    A class of n of the N rows gives n · held/N, rounded down; what is then missing
-    comes from the classes that rounding cost most, one row each.
+    A class with n of the N rows gives n · held/N, rounded down. The rows still missing
+    come from the classes that lost most by rounding, one row each.
     """
     classes, which, count = np.unique(label, return_inverse=True, return_counts=True)
     exact = count * held / len(rows)
     quota = np.floor(exact).astype(int)
     missing = held - quota.sum()
     quota[np.argsort(quota - exact, kind="stable")[:missing]] += 1
-    place = np.empty(len(rows), int)  # of a row among those of its class
+    place = np.empty(len(rows), int)  # of a row within its class
     for c in range(len(classes)):
         place[which == c] = np.arange(count[c])
     return rows[np.argsort(place >= quota[which], kind="stable")]
@@ -96,7 +96,7 @@ def _part(tasks: list[np.ndarray]) -> Part:
 
 
 def stack_views(views: list[SeedView]) -> SeedView:
-    """Adds the leading [S]; the index arrays of seeds may differ a little in length."""
+    """Stacks views to a leading [S]; index arrays may differ a little in length."""
 
     def stack(*leaves):
         longest = max(len(leaf) for leaf in leaves)

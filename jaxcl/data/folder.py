@@ -1,7 +1,7 @@
-"""A folder of images as a data set: a folder per class, or train/ and test/ of such.
+"""A data set from a folder of images: a folder per class, or train/ and test/ of such.
 
-What is not an image that can be used is counted and named, once, and left out or
-refused. Names that begin with a dot are not looked at.
+Entries that are not usable images are counted and named, once, and left out or refused.
+Names that begin with a dot are ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _FORMAT = 1
 _SHOWN = 3
-# What is found -> in words: one, several, and what became of it.
+# Kind of finding -> in words: one, several, and what was done with it.
 _FAULTS = {
     "broken": ("file cannot be read", "files cannot be read", "left out"),
     "stray": ("entry is no image", "entries are no images", "left out"),
@@ -59,22 +59,23 @@ _CHANGES = {
 
 
 def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
-    """Reads a folder of images, or its copy in the cache, which goes by content.
+    """Reads a folder of images, or its copy in the cache, found by its content.
 
     Args:
-      path: holds a folder per class, or train/ and test/ (val/) that do. Classes are
-        in the order of their names, and their folders may have folders.
-      reading: the size of the images, the share for testing, and what is done about
-        files that cannot be used.
+      path: holds a folder per class, or train/ and test/ (val/) folders that do.
+        Classes are sorted by name, and their folders may contain folders.
+      reading: the size of the images, the share for testing, and how to treat files
+        that cannot be used.
       cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
 
     Returns:
-      A `Source` with notes of what was left out or changed; of one channel if all
+      A `Source` whose notes say what was left out or changed. It has one channel if all
       images are gray.
 
     Raises:
-      DataError: there is no such folder or no image in it; images of several sizes and
-        no image_size; something that cannot be used, where that is refused.
+      DataError: there is no such folder or no image in it; images have several sizes
+        and image_size is not set; an entry cannot be used and ``reading.faulty`` is
+        "refuse".
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -99,7 +100,7 @@ def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
 
 
 def _key(root: Path, parts, found: Found, reading: Reading) -> str:
-    """What tells the data set from any other: names, bytes and how they are read."""
+    """A key that identifies the data set, made of names, bytes and the reading."""
     files = [f for classes in parts.values() for own in classes.values() for f in own]
     sums = _each(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files)
     named = [(name_of(root, f), digest) for f, digest in zip(files, sums, strict=True)]
@@ -109,15 +110,15 @@ def _key(root: Path, parts, found: Found, reading: Reading) -> str:
 
 
 def _each(fn: Callable[[Path], T], files: list[Path]) -> list[T]:
-    """fn of every file, in their order; Pillow decodes outside Python's lock."""
+    """Applies fn to every file, in order; Pillow decodes outside Python's lock."""
     workers = min(8, os.cpu_count() or 1)
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
-        warnings.simplefilter("ignore")  # what is wrong with a file is told in notes
+        warnings.simplefilter("ignore")  # the notes tell what is wrong with a file
         return list(pool.map(fn, files))
 
 
 def _decoded(name: str, root: Path, parts, found: Found, reading: Reading) -> dict:
-    """What `cache.write` is given; tells of all that was found."""
+    """Makes the arguments of `cache.write`; logs all findings."""
     from jaxcl.data import images  # Pillow is not needed for a copy in the cache
 
     def header(file: Path) -> Any:
@@ -168,7 +169,7 @@ def _decoded(name: str, root: Path, parts, found: Found, reading: Reading) -> di
 
 
 def _usable(root: Path, rows: list, values: list, found: Found) -> tuple[list, list]:
-    """The rows whose value, or the first of its two, is no fault; notes the others."""
+    """The rows whose value, or first value of two, is no fault; records the others."""
     kept = []
     for row, value in zip(rows, values, strict=True):
         fault = value[0] if type(value) is tuple else value
@@ -193,7 +194,7 @@ def _common_side(name: str, sizes: set[tuple[int, int]]) -> tuple[int, int]:
 
 
 def _labelled(name: str, parts, rows: list, found: Found, reading: Reading):
-    """Class names, labels (−1: of no class) and which rows are for testing."""
+    """Class names, labels (−1: no class) and which rows are for testing."""
     learnt = {label for part, label, _ in rows if part != "test"}
     tested = {label for part, label, _ in rows if part == "test"}
     for part, classes in parts.items():
@@ -214,7 +215,7 @@ def _labelled(name: str, parts, rows: list, found: Found, reading: Reading):
 
 
 def _told(found: Found, kinds: dict[str, tuple[str, str, str]]) -> list[str]:
-    """A line per kind: how many, which, and what became of them."""
+    """A line per kind: how many, which, and what was done with them."""
     lines = []
     for kind, (one, several, done) in kinds.items():
         if names := found.get(kind):

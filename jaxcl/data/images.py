@@ -1,4 +1,4 @@
-"""An image file as pixels: any size, mode and orientation, or what is wrong with it."""
+"""Reads an image file of any size, mode and orientation, or says what is wrong."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# What is asked of a file is decided by its content. Formats that Pillow hands to other
-# programs are left out.
+# The content of a file decides its format, not its name. Formats that Pillow hands to
+# other programs are left out.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 SUFFIXES = frozenset(
     ".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm .pbm .avif .mpo".split()
@@ -26,7 +26,7 @@ class Fault(Exception):
 
 
 class Header(NamedTuple):
-    """What a file says of its image before it is decoded."""
+    """What a file tells about its image before it is decoded."""
 
     size: tuple[int, int]  # height, width, upright
     gray: bool
@@ -34,7 +34,7 @@ class Header(NamedTuple):
 
 
 def header(file: Path) -> Header:
-    """Reads what a file says of its image.
+    """Reads what a file tells about its image, without decoding it.
 
     Raises:
       Fault: "stray", "animated" or "broken".
@@ -58,16 +58,16 @@ def header(file: Path) -> Header:
 
 
 def pixels(file: Path, side: tuple[int, int], channels: int) -> np.ndarray:
-    """An image, upright, scaled to cover `side` and cropped to about its centre.
+    """Reads an image, turns it upright, scales it to cover `side` and crops its centre.
 
     Args:
-      file: of an image that `header` has read.
+      file: an image file that `header` has read.
       side: (height, width).
       channels: 1 or 3.
 
     Returns:
       uint8 [height, width, channels]. Transparency is dropped; of 16 bits the upper
-      eight are kept.
+      eight bits are kept.
 
     Raises:
       Fault: "broken".
@@ -83,9 +83,9 @@ def pixels(file: Path, side: tuple[int, int], channels: int) -> np.ndarray:
 
 
 def fitted(image: Image.Image, side: tuple[int, int]) -> np.ndarray:
-    """Scales an image to cover (height, width) and crops about its centre.
+    """Scales an image to cover (height, width) and crops around its centre.
 
-    Scaling is bilinear, over all that a new pixel covers.
+    Scaling is bilinear, over the whole area that a new pixel covers.
 
     Returns:
       uint8 [height, width, C].
@@ -106,18 +106,18 @@ def _opened(file: Path) -> Image.Image:
         raise Fault("broken" if known else "stray") from error
     except _DAMAGE as error:
         raise Fault("broken") from error
-    # A camera's MPO holds a photograph and its previews.
+    # The MPO file of a camera holds a photograph and its previews.
     if several and image.format != "MPO":
         raise Fault("animated")
     return image
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """What EXIF says of it, 1 where it says nothing, None if that cannot be read."""
+    """The orientation by EXIF: 1 if it gives none, None if it cannot be read."""
     try:
         exif = image.getexif()
         raw = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-        if raw and not exif:  # Pillow reads over what it cannot read
+        if raw and not exif:  # Pillow ignores EXIF that it cannot read
             order = {b"II": "<", b"MM": ">"}[raw[:2]]
             (at,) = struct.unpack(f"{order}I", raw[4:8])
             if struct.unpack(f"{order}H", raw[at : at + 2]) != (0,):
@@ -135,7 +135,7 @@ def _is_gray(image: Image.Image) -> bool:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except _DAMAGE:  # `header` has told of it
+    except _DAMAGE:  # `header` has reported it
         return image
 
 

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: classes and their files, and what is neither."""
+"""Lists a folder of images: classes and their files, and all other entries."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 _TEST = ("test", "val", "valid", "validation")
 Found = dict[str, list[str]]
-"""kind -> the entries that are of it"""
+"""kind -> the entries of this kind"""
 
 
 def listed(root: Path, found: Found) -> dict[str, dict[str, list[Path]]]:
-    """Which files are of which class, by names alone.
+    """Lists which files belong to which class, by their names alone.
 
     Args:
-      root: holds a folder per class, or train/ and test/ (val/) that do.
-      found: gets what is neither a folder nor a file to look at: "stray", "loop" and
-        "dead" symlinks.
+      root: holds a folder per class, or train/ and test/ (val/) folders that do.
+      found: receives entries that are not used: "stray" ones, and symlinks of kind
+        "loop" and "dead".
 
     Returns:
-      part -> class -> files, in the order of their names; the parts are "train" and
-      "test", or "" where the folders are classes.
+      part -> class -> files, sorted by name; the parts are "train" and "test", or ""
+      if the folders are classes.
 
     Raises:
       OSError: a folder cannot be read.
@@ -39,12 +39,12 @@ def listed(root: Path, found: Found) -> dict[str, dict[str, list[Path]]]:
 
 
 def name_of(root: Path, entry: Path) -> str:
-    """An entry as messages name it."""
+    """An entry's name in messages."""
     return entry.relative_to(root).as_posix()
 
 
 def add(found: Found, kind: str, names: Iterable[str]) -> None:
-    """Notes entries of a kind."""
+    """Records entries of a kind."""
     if names := list(names):
         found.setdefault(kind, []).extend(names)
 
@@ -65,7 +65,7 @@ def _classes(root: Path, folder: Path, found: Found) -> dict[str, list[Path]]:
 def _files(
     root: Path, folder: Path, above: tuple[Path, ...], found: Found
 ) -> Iterator[Path]:
-    """The files of a folder and of those in it, symlinks followed but in a circle."""
+    """All files under a folder; symlinks are followed unless they lead in a circle."""
     for entry in _entries(folder):
         if kind := _kind_of_link(entry, above):
             add(found, kind, [name_of(root, entry)])
@@ -80,7 +80,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _kind_of_link(entry: Path, above: tuple[Path, ...]) -> str | None:
-    """What is wrong with a symlink that cannot be followed; None if nothing is."""
+    """Why a symlink cannot be followed, "loop" or "dead"; None if it can be."""
     if not entry.is_symlink():
         return None
     try:

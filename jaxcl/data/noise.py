@@ -1,4 +1,4 @@
-"""Labels that contradict the images: drawn per seed, from training labels alone."""
+"""Wrong labels: drawn per seed, among training labels only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Noise(NamedTuple):
     Attributes:
       share: ρ in [0, 1), of each class's examples.
       confusion: label -> label; a class that is not in it keeps its labels. None: any
-        other class of the task, each alike.
+        other class of the task, with equal probability.
     """
 
     share: float = 0.0
@@ -30,16 +30,16 @@ def noise_of(
     share: float,
     confusion: Sequence[Sequence[int | str]] | None,
 ) -> Noise:
-    """Label noise from what a config says.
+    """Makes a `Noise` from the fields of a config.
 
     Args:
-      names: of all classes.
+      names: the names of all classes.
       share: ρ.
-      confusion: pairs (class, what it is called), numbers or names.
+      confusion: pairs (class, wrong class), as numbers or names.
 
     Raises:
-      ValueError: a class that is not there, that has two entries, or that is confused
-        with itself; a table without a share.
+      ValueError: a class is unknown, has two entries, or is confused with itself; a
+        confusion table is given with share 0.
     """
     if confusion is None:
         return Noise(share)
@@ -61,14 +61,15 @@ def redrawn(
     noise: Noise,
     rng: np.random.Generator,
 ) -> NDArray[np.int32]:
-    """Labels of which some are contradicted.
+    """Replaces some labels by wrong ones.
 
-    Of each class c with n examples round(ρ n) are drawn; each is then called what the
-    confusion table says, or one of the other classes of c's task, all alike.
+    For each class c with n examples, round(ρ n) of them are drawn. Each drawn example
+    gets the label of the confusion table, or that of one of the other classes of c's
+    task, with equal probability.
 
     Args:
       labels: int[N].
-      tasks: each task's classes; a class in several has the first one's others.
+      tasks: each task's classes; a class in several tasks counts to the first one.
       noise: a `Noise`.
       rng: draws the examples and, without a table, the classes.
 
@@ -76,7 +77,7 @@ def redrawn(
       int32[N].
 
     Raises:
-      ValueError: a class would be called one of another task, or is alone in its own.
+      ValueError: a label would be one of another task, or a class is alone in its task.
     """
     changed = np.array(labels, np.int32)
     done: set[int] = set()

@@ -1,4 +1,4 @@
-"""Mean and spread of images that stream by in batches, per channel."""
+"""Mean and standard deviation per channel of images that come in batches."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Counts:
-    """Of uint8 images: how often each value occurs in each channel."""
+    """For uint8 images: counts how often each value occurs in each channel."""
 
     def __init__(self, channels: int):
         self.counts = np.zeros((channels, 256), np.int64)
 
     def add(self, x: np.ndarray) -> None:
-        """Takes in a batch uint8 [b, ..., C]."""
+        """Adds a batch uint8 [b, ..., C]."""
         for c in range(len(self.counts)):
             self.counts[c] += np.bincount(x[..., c].ravel(), minlength=256)
 
@@ -26,16 +26,16 @@ class Counts:
         value = np.arange(256) / max_value
         share = self.counts / self.counts.sum(1, keepdims=True)
         mean = share @ value
-        varies = (self.counts > 0).sum(1) > 1  # else rounding alone would be left
+        varies = (self.counts > 0).sum(1) > 1  # else only rounding errors remain
         return mean, np.sqrt(np.where(varies, share @ value**2 - mean**2, 0))
 
 
 class Moments:
-    """Of float32 images: sums around the mean, in float64.
+    """For float32 images: sums of squares around the mean, in float64.
 
     Batches are merged as in Chan, Golub & LeVeque, 1983,
-    https://doi.org/10.1080/00031305.1983.10483115: no difference of large sums is
-    taken.
+    https://doi.org/10.1080/00031305.1983.10483115, without any difference of large
+    sums.
     """
 
     def __init__(self, channels: int):
@@ -45,7 +45,7 @@ class Moments:
         self.finite = True
 
     def add(self, x: np.ndarray) -> None:
-        """Takes in a batch float32 [b, ..., C]."""
+        """Adds a batch float32 [b, ..., C]."""
         flat = x.reshape(-1, x.shape[-1]).astype(np.float64)
         self.finite &= bool(np.isfinite(flat).all())
         n, mean = len(flat), flat.mean(0)
@@ -61,10 +61,10 @@ class Moments:
     def mean_std(self, max_value: float) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation [C] of x / max_value."""
         std = np.sqrt(self.squares / self.n)
-        varies = std > 1e-7 * np.abs(self.mean)  # else rounding alone would be left
+        varies = std > 1e-7 * np.abs(self.mean)  # else only rounding errors remain
         return self.mean / max_value, np.where(varies, std, 0) / max_value
 
 
 def tally(dtype: np.dtype, channels: int) -> Counts | Moments:
-    """What takes in batches of a dtype, uint8 or float32."""
+    """The tally for batches of a dtype, uint8 or float32."""
     return Counts(channels) if dtype == np.uint8 else Moments(channels)

@@ -1,15 +1,15 @@
-"""Data sets of TFDS: read from prepared folders, downloaded and prepared where absent.
+"""Data sets of TFDS: read from prepared folders, downloaded and prepared if absent.
 
 They come from a prepared folder, `<data_dir>/<name>/<version>`, and are decoded once
-into the cache (see `cache`). Which cached copy is taken:
+into the cache (see `cache`). The cached copy is chosen in this way:
 
-- There is a prepared folder: the copy made of that folder and no other. Its version and
-  the size and start of each of its files (Tiny-ImageNet: its archive) tell it apart.
-- There is none and no data_dir was named, by argument or TFDS_DATA_DIR: the one cached
-  copy there is, so that a machine without TFDS runs from a cache it was given.
-- There is none: it is downloaded and prepared, in the data_dir if that can be written,
-  else in the cache. Tiny-ImageNet is prepared without network from
-  `<data_dir>/downloads/manual/tiny-imagenet-200.zip` where that exists.
+- There is a prepared folder: only a copy made from this folder is used. It is known by
+  the version and the size and start of each file (Tiny-ImageNet: by its archive).
+- There is none, and no data_dir is given by argument or TFDS_DATA_DIR: the only cached
+  copy is used, so that a machine without TFDS can run from a cache given to it.
+- There is neither: the data set is downloaded and prepared, in the data_dir if that can
+  be written, else in the cache. Tiny-ImageNet is prepared without network from
+  `<data_dir>/downloads/manual/tiny-imagenet-200.zip` if that exists.
 """
 
 import functools
@@ -29,7 +29,7 @@ from jaxcl.data.decoding import decode, splits_of, tests_of
 from jaxcl.data.reading import Reading
 
 _log = logging.getLogger(__name__)
-# What has to answer before TFDS is asked to download: it would retry for minutes.
+# Hosts that must answer before TFDS is asked to download: it would retry for minutes.
 HOSTS = {
     "mnist": "https://storage.googleapis.com",
     "fashion_mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
@@ -37,7 +37,7 @@ HOSTS = {
     "cifar100": "https://www.cs.toronto.edu",
     "tiny_imagenet": "https://cs231n.stanford.edu",
 }
-# What TFDS asks first, for a data set whose own host is not known here.
+# The host that TFDS asks first, for data sets whose own host is not known here.
 _HOST = "https://storage.googleapis.com"
 _ARCHIVE = Path("downloads/manual/tiny-imagenet-200.zip")
 _HEAD = 1 << 16
@@ -49,16 +49,16 @@ def from_tfds(
     """Returns a data set of TFDS, decoding it into the cache if it is not there yet.
 
     Args:
-      name: as TFDS has it, with its config ("imagenette/160px-v2").
-      reading: the size of the images, where they have none in common; the share for
-        testing, where there is neither a test nor a validation split.
+      name: the TFDS name with its config ("imagenette/160px-v2").
+      reading: the size of the images, if they differ in size; the share for testing, if
+        there is neither a test nor a validation split.
       data_dir: the TFDS folder; TFDS_DATA_DIR, else ~/tensorflow_datasets.
       cache_dir: the cache.
 
     Raises:
-      DataError: the data set is absent and cannot be prepared, is no image
-        classification, its prepared folder or cached copy is damaged, or the cache
-        cannot be written.
+      DataError: the data set is absent and cannot be prepared, or is not one for image
+        classification; its prepared folder or cached copy is damaged; the cache cannot
+        be written.
     """
     named = data_dir or os.environ.get("TFDS_DATA_DIR")
     if "://" in (named or ""):
@@ -88,10 +88,10 @@ def from_tfds(
 
 
 def data_root(data_dir: str | None = None) -> Path:
-    """The TFDS folder: `data_dir`, else by environment, else in the home.
+    """The TFDS folder: `data_dir`, else from the environment, else in the home folder.
 
     Raises:
-      DataError: it is in the home, and there is none.
+      DataError: it should be in the home folder, and there is none.
     """
     named = data_dir or os.environ.get("TFDS_DATA_DIR")
     return cache.local(named or "~/tensorflow_datasets", "TFDS_DATA_DIR")
@@ -112,7 +112,7 @@ def _find_prepared(name: str, root: Path, own: Path) -> Path | None:
 
 
 def _check_archive(name: str, prepared: Path, archive: Path) -> None:
-    """Raises DataError where `prepared` was made of another archive than is there."""
+    """Raises DataError if `prepared` was made from another archive than `archive`."""
     made_of = _archive_key(prepared)
     if name != "tiny_imagenet" or made_of is None or not archive.is_file():
         return
@@ -124,7 +124,7 @@ def _check_archive(name: str, prepared: Path, archive: Path) -> None:
 
 
 def _archive_key(prepared: Path) -> str | None:
-    """Returns which archive a folder was prepared from, where our builder noted it."""
+    """The archive that a folder was prepared from, if our builder recorded it."""
     metadata = prepared / "metadata.json"
     content = json.loads(metadata.read_text()) if metadata.is_file() else {}
     return content.get("archive")
@@ -133,7 +133,8 @@ def _archive_key(prepared: Path) -> str | None:
 def _own_root(name: str, root: Path, own: Path) -> Path:
     """Where this data set is prepared when its data_dir cannot be written.
 
-    One folder an archive, so that a subset of Tiny-ImageNet never passes for the whole.
+    Each archive has its own folder, so that a subset of Tiny-ImageNet never passes for
+    the whole.
     """
     by_hand = name == "tiny_imagenet" and (root / _ARCHIVE).is_file()
     key = files.tail_key(root / _ARCHIVE) if by_hand else "download"
@@ -156,7 +157,7 @@ def _prepare(name: str, root: Path, own: Path, store: Path) -> Path:
         if name != "tiny_imagenet" or not (root / _ARCHIVE).is_file():
             requests.head(
                 HOSTS.get(name, _HOST), timeout=10
-            )  # heeds proxies, as TFDS does
+            )  # uses proxies, as TFDS does
         if base != root:
             cache.make_folder(base)
         config = tfds.download.DownloadConfig(manual_dir=root / _ARCHIVE.parent)
@@ -175,7 +176,7 @@ def _prepare(name: str, root: Path, own: Path, store: Path) -> Path:
 def _writable(folder: Path) -> bool:
     """Whether files can be made in `folder`, or in the nearest parent that exists.
 
-    The mode is looked at too: to root a folder that was made read-only seems writable.
+    The mode is checked too: for root, even a read-only folder seems writable.
     """
     while not folder.exists():
         folder = folder.parent
@@ -183,7 +184,7 @@ def _writable(folder: Path) -> bool:
 
 
 def _copies(store: Path, reading: Reading | None = None) -> list[Path]:
-    """Cached copies; with `reading`, not those whose test part is another."""
+    """Cached copies; with `reading`, only those with the same test part."""
     found = sorted(path.parent for path in store.glob("[!.]*/meta.json"))
     key = None if reading is None else reading.split_key
     return [c for c in found if key is None or "-test" not in c.name or key in c.name]
@@ -192,8 +193,8 @@ def _copies(store: Path, reading: Reading | None = None) -> list[Path]:
 def _fingerprint(name: str, prepared: Path, reading: Reading) -> str:
     """Returns "<version>-<archive>", else "<version>-<CRC-32 of the files' heads>".
 
-    The archive is preferred: TFDS writes the same records as other bytes each time.
-    What is drawn for testing is told after it.
+    The archive is preferred: TFDS writes the same records as different bytes each time.
+    If a test part is drawn, its key is appended.
     """
     drawn = "" if tests_of(splits_of(prepared)) else f"-{reading.split_key}"
     if archive := _archive_key(prepared):

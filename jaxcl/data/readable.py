@@ -1,4 +1,4 @@
-"""Arrays of anybody's as pixels and labels, or why they are neither."""
+"""Converts a user's arrays to pixels and labels, or says why this is impossible."""
 
 from __future__ import annotations
 

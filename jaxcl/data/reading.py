@@ -1,4 +1,4 @@
-"""How a data set of one's own is read, and cut where it has no test part."""
+"""How your own data set is read, and split if it has no test part."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ FAULTY = ("skip", "refuse")
 
 
 class Reading(NamedTuple):
-    """How images are made alike, and which become test examples.
+    """How images are brought to one size, and which become test examples.
 
     Attributes:
-      image_size: (height, width), or (side,), that images are scaled to cover and then
-        cropped to about their centre; None leaves them as they are.
-      test_fraction: share of each class that is for testing, where the data says
-        nothing of it.
-      test_seed: what that share is drawn with. It is not a run's seed: all seeds of a
+      image_size: (height, width), or (side,). Images are scaled to cover this size and
+        then cropped around their centre; None leaves them unchanged.
+      test_fraction: share of each class that is used for testing, if the data has no
+        test part.
+      test_seed: seed for drawing that share. It is not a run's seed: all seeds of a
         run are tested on the same examples.
-      faulty: "skip" leaves out what cannot be used and says so; "refuse" ends there.
+      faulty: "skip" leaves out unusable files and says so; "refuse" raises an error.
     """
 
     image_size: tuple[int, ...] | None = None
@@ -31,25 +31,25 @@ class Reading(NamedTuple):
 
     @property
     def side(self) -> tuple[int, int] | None:
-        """(height, width) of every image, if that is given."""
+        """(height, width) of every image, or None if not given."""
         size = self.image_size
         return None if size is None else (size[0], size[-1])
 
     @property
     def split_key(self) -> str:
-        """What tells one drawn test part from another."""
+        """A key that identifies the drawn test part."""
         return f"test{self.test_fraction:g}-{self.test_seed}"
 
 
 AS_IT_LIES = Reading()
-"""Images as they are; where there is no test part, a fifth of each class."""
+"""Images unchanged; without a test part, a fifth of each class is used for testing."""
 
 
 def require_reading(reading: Reading) -> None:
-    """Refuses what cannot be done.
+    """Refuses an impossible reading.
 
     Raises:
-      ValueError: the value and the rule.
+      ValueError: a field breaks a rule; the message gives value and rule.
     """
     size = reading.image_size
     require(
@@ -68,10 +68,10 @@ def require_reading(reading: Reading) -> None:
 
 
 def drawn_for_test(y: np.ndarray, reading: Reading) -> np.ndarray:
-    """Which examples are for testing, drawn class by class.
+    """Draws which examples are for testing, class by class.
 
-    Of a class of n examples round(test_fraction · n) are, at least one and never all;
-    of a single example none.
+    Of a class with n examples, round(test_fraction · n) are drawn, at least one and
+    never all; of a class with a single example, none.
 
     Args:
       y: int[N] labels.

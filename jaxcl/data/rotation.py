@@ -1,4 +1,4 @@
-"""Rotated images: the angles of tasks, and pixels turned on the device."""
+"""Rotated images: the angles of tasks, and the rotation on the device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Angles(NamedTuple):
     """The angle of task t = 0, 1, …: ``step · t + U(draw)``, or a list; in degrees.
 
     Attributes:
-      given: one per task, the same for every seed; the other fields are then not used.
-      step: from one task to the next.
-      draw: (low, high) of what is drawn per task and seed and added; None draws none.
-      first: the first task's angle, whatever the rule says; None leaves it to the rule.
+      given: one angle per task, the same for every seed; other fields are then unused.
+      step: difference from one task to the next.
+      draw: (low, high) of an angle drawn per task and seed and added; None: no draw.
+      first: the first task's angle, instead of the rule's; None: the rule's.
     """
 
     given: tuple[float, ...] | None = None
@@ -39,10 +39,10 @@ class Angles(NamedTuple):
 
 
 def require_angles(angles: Angles, num_tasks: int) -> None:
-    """Refuses angles that contradict themselves, or that turn nothing.
+    """Refuses angles that contradict each other, or that rotate nothing.
 
     Raises:
-      ValueError: the values and the rule.
+      ValueError: a rule is broken; the message gives values and rule.
     """
     given, step, draw, first = angles
     require(
@@ -65,13 +65,14 @@ def require_angles(angles: Angles, num_tasks: int) -> None:
 
 
 def rotate(x: jax.Array, angle: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Turns images about their centre, counter-clockwise; what comes in is 0.
+    """Rotates images about their centre, counter-clockwise; new pixels are 0.
 
-    Bilinear. Whole numbers stay whole, rounded, as in a file of a rotated image.
+    Bilinear. Whole numbers are rounded to whole numbers, as in a file of a rotated
+    image.
 
     Args:
       x: [B, H·W·C] pixels.
-      angle: float32[], or float32[B] of each image, in degrees.
+      angle: float32[], or float32[B] with one per image, in degrees.
       shape: (H, W, C).
 
     Returns:
@@ -81,7 +82,7 @@ def rotate(x: jax.Array, angle: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         index, weight = jax.vmap(lambda a: _corners(a, shape))(angle)
         corners = [jnp.take_along_axis(x, index[:, k], axis=1) for k in range(4)]
         parts = [corner * weight[:, k] for k, corner in enumerate(corners)]
-    else:  # one map for all: moving whole columns is cheaper
+    else:  # one map for all: gathering whole columns is cheaper
         index, weight = _corners(angle, shape)
         parts = [x.T[index[k]].T * weight[k] for k in range(4)]
     turned = parts[0] + parts[1] + parts[2] + parts[3]

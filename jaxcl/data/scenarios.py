@@ -53,52 +53,52 @@ def make_stream(
     """Cuts a data set into tasks.
 
     Everything random (class order, permutations, angles, the validation split) is drawn
-    here, once, from each seed alone: seed k's stream is the same whichever seeds run
-    beside.
+    here, once, from each seed alone: the stream of seed k does not depend on the other
+    seeds of the run.
 
     Args:
       source: the data set.
       seeds: one view each.
-      kind: "split" (each task some of the classes), "permuted" (each task all classes,
-        its pixels in an order of its own) or "rotated" (all classes, its images turned
-        by an angle of its own).
+      kind: "split" (each task has some of the classes), "permuted" (each task has all
+        classes and its own order of pixels) or "rotated" (each task has all classes and
+        its own angle of rotation).
       scenario: "task", "domain" or "class"; see `jaxcl.heads.scenario_mask`.
       num_tasks: T.
-      classes_per_task: split only; the same for every task, classes beyond are left
-        out. By default all classes are shared as evenly as can be, the first tasks
-        having one more: ten classes in three tasks are 4, 3 and 3.
+      classes_per_task: split only; the same for every task, and further classes are
+        left out. By default all classes are shared as evenly as possible, and the first
+        tasks have one more: ten classes in three tasks are 4, 3 and 3.
       class_order: split only; "fixed" (0, 1, 2, …), "seed" (drawn per seed), or the
-        classes themselves, numbers or names, in a sequence or with commas between; what
-        is not among them is left out.
-      task_classes: split only; each task's classes, numbers or names: as many as each
-        is given, no class twice.
+        classes as numbers or names, in a sequence or in text separated by commas; all
+        other classes are left out.
+      task_classes: split only; each task's classes as numbers or names. Tasks may
+        differ in size; no class may occur twice.
       valid_fraction: share of each task's training data held out, drawn per seed.
       stratified: True holds out that share of each class of a task, to within one
-        example; False draws from all of a task's examples alike.
+        example; False draws from all examples of a task together.
       first_permuted: permuted only; False leaves task 1 as it is.
-      angles: rotated only; a degree per task, counter-clockwise.
+      angles: rotated only; an angle in degrees per task, counter-clockwise.
       angle_step: rotated only; degrees from one task to the next.
-      angle_draw: rotated only; (low, high) in degrees of what is drawn per task and
-        seed and added.
-      first_angle: rotated only; the first task's, whatever step and draw say.
+      angle_draw: rotated only; (low, high) in degrees of an angle that is drawn per
+        task and seed and added.
+      first_angle: rotated only; the first task's, instead of that by step and draw.
       train_per_task: at most so many training examples (before the validation split).
       test_per_task: at most so many test examples.
-      label_noise: share of each class's training labels, those held out too, that are
-        another class of the task, drawn per seed; test labels are the data set's.
-      confusion: pairs (class, what it is called), numbers or names: which classes
-        label_noise is of, and to which it goes. By default all, to all others alike.
+      label_noise: share of each class's training labels (also of held-out examples)
+        that are changed to another class of the task, drawn per seed; test labels stay.
+      confusion: pairs (class, wrong class), numbers or names: which classes label_noise
+        changes, and to what. By default all, to each other class equally often.
       mean: per channel, on the [0, 1] scale; by default the source's own.
       std: likewise.
-      flip: in training images are mirrored left to right, half of the time.
-      crop_padding: in training images are cut out of themselves with so many black
-        pixels on each side.
+      flip: in training, images are mirrored left to right, half of the time.
+      crop_padding: in training, so many black pixels are added on each side of an
+        image, and a window of its own size is cut out at random.
 
     Returns:
       A `Stream`.
 
     Raises:
-      ValueError: an unknown name or a number the data set cannot give, quoted;
-        domain-incremental tasks that would not have equally many classes.
+      ValueError: an unknown name, or a number that the data set cannot give (the
+        message quotes it); domain-incremental tasks with unequal numbers of classes.
 
     Source: permuted — Goodfellow et al., An empirical investigation of catastrophic
     forgetting, 2013, https://arxiv.org/abs/1312.6211. Rotated — Lopez-Paz and Ranzato,
@@ -112,7 +112,7 @@ def make_stream(
         "stratified=True needs a valid_fraction above 0",
     )
     _require_source(source)
-    if kind != "split":  # of each seed and task all rows, and an order of pixels
+    if kind != "split":  # per seed and task: all rows, and an order of pixels
         each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
         require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
     turned = Angles(_tuple(angles), angle_step, _tuple(angle_draw), first_angle)
@@ -176,7 +176,7 @@ def make_stream(
 
 
 def _require_source(source: Source) -> None:
-    """Refuses images that are NaN, and labels that are not one class for each."""
+    """Refuses images with NaN, and labels that are not one known class per image."""
     classes = len(source.class_names)
     for part in ("train", "test"):
         x, y = getattr(source, f"{part}_x"), getattr(source, f"{part}_y")
@@ -191,7 +191,7 @@ def _require_source(source: Source) -> None:
 
 
 def _require_kind(source, kind, num_tasks, first_permuted, angles: Angles) -> None:
-    """Refuses settings that are another kind's."""
+    """Refuses settings that belong to another kind."""
     require(
         first_permuted or kind == "permuted",
         "first_permuted=False is for permuted streams",

@@ -12,7 +12,7 @@
     tiny_imagenet  Le & Yang, "Tiny ImageNet Visual Recognition Challenge", 2015 (see
                    `tiny_imagenet`); its validation images serve as the test split.
 
-and those of anybody's own:
+and your own data sets:
 
     tfds:NAME      any image classification set of TFDS (see `prepared`)
     folder:PATH    a folder per class, or train/ and test/ of such (see `folder`)
@@ -20,7 +20,7 @@ and those of anybody's own:
     arrays:KEY     what `jaxcl.data.from_arrays` has been given
     package.module:function  gives such arrays when it is called
 
-All are decoded once into the cache (see `cache`) and go by their content there.
+All are decoded once into the cache (see `cache`), which finds them by their content.
 """
 
 from pathlib import Path
@@ -50,9 +50,9 @@ def load(
     """Returns a data set, decoding it into the cache if it is not there yet.
 
     Args:
-      name: one of `SOURCES`, or one of anybody's own as above.
-      reading: how images are made alike, and what is tested on where the data says
-        nothing of it.
+      name: one of `SOURCES`, or your own data set as above.
+      reading: how images are brought to one size, and which examples are tested on if
+        the data has no test part.
       data_dir: the TFDS folder; TFDS_DATA_DIR, else ~/tensorflow_datasets.
       cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
 
@@ -60,7 +60,7 @@ def load(
       A Source: train_x [N, H, W, C], train_y int32 [N], test_x, test_y, ...
 
     Raises:
-      ValueError: `name` is none of these, or `reading` or arrays contradict themselves.
+      ValueError: `name` is none of these, or `reading` or the arrays are inconsistent.
       DataError: the data set is absent and cannot be prepared, its folder or cached
         copy is damaged, or the cache cannot be written.
     """
@@ -81,7 +81,7 @@ def load(
         f"{name!r} have theirs",
     )
     if name == "digits":
-        folder = cache.cache_root(cache_dir) / name / "1"  # of the split below
+        folder = cache.cache_root(cache_dir) / name / "1"  # version of the split below
         if not folder.exists():
             cache.write(folder, name, **_decode_digits())
         return cache.read(folder, name)

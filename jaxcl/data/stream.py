@@ -1,8 +1,9 @@
 """A stream: one base data set seen as a sequence of tasks, per seed, without a copy.
 
 A task is a run of positions in an index array plus small maps: pixel permutation or
-angle, and labels. Indices lie one task after another with their offsets (no padding
-between tasks of unequal size), so that "all data up to task t" is a prefix.
+angle, and labels. The indices of all tasks lie one after another, with an offset for
+each task (no padding between tasks of unequal size), so that "all data up to task t" is
+a prefix.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxcl.types import AS_IT_IS, Batch, Codec, TaskData
 
 
 class Base(NamedTuple):
-    """What all seeds and tasks share; uint8 images stay uint8 on the device."""
+    """Data that all seeds and tasks share; uint8 images stay uint8 on the device."""
 
     train_x: jax.Array | np.ndarray  # uint8 [N, D]: flat rows gather ten times faster
     train_y: jax.Array | np.ndarray  # int32[N]
@@ -43,8 +44,8 @@ class SeedView(NamedTuple):
     test: Part
     label: jax.Array | np.ndarray  # int32[T, classes] target, or -1 if not in the task
     pixel: jax.Array | np.ndarray  # int32[T, D] permutation; int32[T, 0] without one
-    angle: jax.Array | np.ndarray | tuple[()] = ()  # float32[T] degrees; () without
-    noisy: jax.Array | np.ndarray | tuple[()] = ()  # int32[N] training labels; likewise
+    angle: jax.Array | np.ndarray | tuple[()] = ()  # float32[T] degrees; (): none
+    noisy: jax.Array | np.ndarray | tuple[()] = ()  # int32[N] training labels; (): none
 
 
 class Stream(NamedTuple):
@@ -61,7 +62,7 @@ class Stream(NamedTuple):
     scale: float  # pixel value that means 1.0
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    notes: tuple[str, ...] = ()  # of the data set, for a reader of the results
+    notes: tuple[str, ...] = ()  # of the data set, for readers of the results
     augment: Augment = Augment()
 
     @property
@@ -74,10 +75,10 @@ class Stream(NamedTuple):
 
     @property
     def codec(self) -> Codec:
-        """Network inputs to the base arrays' uint8 and back, without loss.
+        """Converts network inputs to the base arrays' uint8 and back, without loss.
 
-        encode undoes `inputs_of`, and its rounding is off by far less than half a step.
-        Inputs of base arrays that are not uint8 are kept as they are.
+        encode inverts `inputs_of`; the float error is far below half a step, so its
+        rounding is exact. If base arrays are not uint8, inputs are kept unchanged.
         """
         if self.base.train_x.dtype != np.uint8:
             return AS_IT_IS
@@ -90,7 +91,7 @@ class Stream(NamedTuple):
 
     @property
     def change(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-        """What a step of training does to its inputs: ``(x, key) -> x``, or None."""
+        """What a training step applies to its inputs: ``(x, key) -> x``, or None."""
         decode = self.inputs_of(*self._scales())
         return augmented(self.augment, decode(jnp.zeros(self.input_shape[-1:])))
 
@@ -101,7 +102,7 @@ class Stream(NamedTuple):
 
     @staticmethod
     def inputs_of(mean: jax.Array, factor: jax.Array):
-        """What makes float32 inputs of base arrays' rows: (p − mean) · 1/std."""
+        """Makes the function from base arrays' rows to inputs: (p − mean) · 1/std."""
 
         def decode(pixels: jax.Array) -> jax.Array:
             return (pixels.astype(jnp.float32) - mean) * factor
@@ -109,10 +110,10 @@ class Stream(NamedTuple):
         return decode
 
     def between(self, first: int, stop: int) -> Stream:
-        """The tasks from number `first` on, up to but without `stop`, counted from 0.
+        """The tasks `first`, …, `stop` − 1, counted from 0.
 
         Raises:
-          ValueError: no such tasks.
+          ValueError: there are no such tasks.
         """
         if not 0 <= first < stop <= self.num_tasks:
             raise ValueError(
@@ -195,7 +196,7 @@ class Stream(NamedTuple):
             if mine.pixel.shape[-1]:
                 if joint:
                     x = jnp.take_along_axis(x, mine.pixel[owner], axis=1)
-                else:  # one order for all: moving whole columns is cheaper
+                else:  # one order for all: gathering whole columns is cheaper
                     x = x.T[mine.pixel[task]].T
             if not isinstance(mine.angle, tuple):
                 x = rotate(x, mine.angle[owner if joint else task], self.input_shape)

@@ -4,10 +4,11 @@ Le and Yang, "Tiny ImageNet Visual Recognition Challenge", Stanford CS 231N, 201
 http://cs231n.stanford.edu/reports/2015/pdfs/yle_project.pdf. 200 classes of ImageNet,
 500 training, 50 validation and 50 test images of each, JPEG, 64 x 64.
 
-The archive is `<manual_dir>/tiny-imagenet-200.zip` where that exists (fewer images or
-classes in the same layout will do), else it is downloaded from its official address.
-No TensorFlow is needed because the images are handed over as the JPEG bytes they are,
-and because TFDS shuffles and writes array_record files in memory, short of 1 GB.
+The archive is `<manual_dir>/tiny-imagenet-200.zip` if that exists (fewer images or
+classes in the same layout are allowed), else it is downloaded from its official
+address. No TensorFlow is needed because the images are passed on as their JPEG bytes,
+and because TFDS shuffles and writes array_record files in memory if they are below 1
+GB.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from jaxcl.data.cache import DataError
 from jaxcl.files import tail_key
 
 ARCHIVE = "tiny-imagenet-200.zip"
-# The largest of the real archive's have 17 kB and 2.7 MB.
+# The largest files of the real archive have 17 kB and 2.7 MB.
 _MOST_IMAGE, _MOST_TEXT = 1 << 20, 1 << 24
 URL = f"https://cs231n.stanford.edu/{ARCHIVE}"
 
@@ -36,8 +37,8 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     """Splits "train" and "validation"; the official test labels are not public.
 
     Features: image uint8 [64, 64, 3], label int in the order of the sorted WordNet ids,
-    named by the first of a class's synonyms, id the file's name. Examples come sorted
-    by label and number in "train", by number in "validation".
+    named by the first synonym of the class, id the file's name. Examples are sorted by
+    label and number in "train", by number in "validation".
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -89,7 +90,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
 
 
 def class_names(wnids: list[str], words: dict[str, str]) -> list[str]:
-    """Returns each class's first synonym, with its WordNet id where two share one."""
+    """Each class's first synonym, with its WordNet id if two classes share it."""
     first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
     shared = {name for name, n in Counter(first).items() if n > 1}
     return [
@@ -101,19 +102,19 @@ def class_names(wnids: list[str], words: dict[str, str]) -> list[str]:
 def _manual_archive(dl_manager: tfds.download.DownloadManager) -> Path | None:
     try:
         archive = Path(dl_manager.manual_dir) / ARCHIVE
-    except (AssertionError, ValueError):  # how TFDS says: absent or empty
+    except (AssertionError, ValueError):  # raised by TFDS if absent or empty
         return None
     return archive if archive.is_file() else None
 
 
 def downloaded(dl_manager: tfds.download.DownloadManager) -> Path:
-    """The archive from its official address; the same as the first that came from it.
+    """Downloads the archive from its official address and compares it to the first one.
 
-    No checksum of it is published. That of the first download is remembered in the
-    cache, as `archives/tiny-imagenet-200.zip.sha256`.
+    No checksum is published. The checksum of the first download is kept in the cache,
+    as `archives/tiny-imagenet-200.zip.sha256`.
 
     Raises:
-      DataError: it is another one.
+      DataError: the archive differs from the first download.
     """
     archive = Path(dl_manager.download(URL))
     with archive.open("rb") as file:
@@ -131,10 +132,10 @@ def downloaded(dl_manager: tfds.download.DownloadManager) -> Path:
 
 
 def member(file: zipfile.ZipFile, path: str, most: int) -> bytes:
-    """What an archive holds under a name, if it is no larger than that can be.
+    """Reads a file of an archive, if it has at most `most` bytes.
 
     Raises:
-      DataError: it is, or says that it is; no more than `most` was decompressed.
+      DataError: the file is larger, or says so; at most `most` was decompressed.
     """
     size = file.getinfo(path).file_size
     with file.open(path) as stream:
@@ -147,7 +148,7 @@ def member(file: zipfile.ZipFile, path: str, most: int) -> bytes:
 
 
 def _image(file: zipfile.ZipFile, path: str) -> bytes:
-    """A JPEG of 64 x 64; its header is read, its pixels are not."""
+    """Reads a JPEG of 64 x 64; its header is checked, its pixels are not decoded."""
     content = member(file, path, _MOST_IMAGE)
     with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
         if image.size != (64, 64):
