@@ -1,8 +1,8 @@
-"""The one table of methods: what runs, compares, reports and draws them reads it.
+"""The table of methods, read by all code that runs, compares, reports or draws them.
 
 A new method is one file with a factory ``(setup, *, settings) -> Strategy``, and one
-line in `METHODS`. One from elsewhere is named by its import path,
-"package.module:factory", wherever a row of the table is.
+line in `METHODS`. A method from elsewhere is given by its import path,
+"package.module:factory", wherever a row's name is allowed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jaxcl.strategies.si import si
 from jaxcl.strategies.slda import random_features, slda
 from jaxcl.types import Setup
 
-# How a method keeps what it has learned; "elsewhere" is a factory's from outside.
+# How a method keeps what it has learned; "elsewhere": its factory is from outside.
 FAMILIES = (
     *("baseline", "constraint", "division", "memory", "features"),
     *("head", "elsewhere"),
@@ -49,9 +49,9 @@ class Method(NamedTuple):
       factory: ``(setup, *, settings) -> Strategy``.
       family: one of `FAMILIES`.
       label: its name in tables and figures.
-      colour: in figures, "#RRGGBB"; None for a method from elsewhere, which the
-        figures give a spare one.
-      presets: field of a config -> the value that makes a run this method's.
+      colour: in figures, "#RRGGBB"; None for a method from elsewhere, which gets a
+        spare colour.
+      presets: field of a config -> the value that this method needs.
     """
 
     row: str
@@ -64,7 +64,7 @@ class Method(NamedTuple):
 
 _FROZEN_NCM = chain_factories(frozen, ncm)
 _FROZEN_SLDA = chain_factories(frozen, slda)
-# What no training of a network goes into takes one step per task for form's sake.
+# Rows that use no trained network still take one step per task, as a formality.
 _UNTRAINED = {
     "train.epochs": 1,
     "train.max_steps": 1,
@@ -74,8 +74,8 @@ _UNTRAINED = {
 _ON_PIXELS = {"model": {"name": "linear"}, **_UNTRAINED}
 
 # In the order of a table. A family shares a hue: baselines are grey, penalties blue to
-# teal, projections green, HAT purple, memories red to orange. Told apart under the
-# common colour deficiencies by lightness; every bar and panel carries its name besides.
+# teal, projections green, HAT purple, memories red to orange. Lightness separates them
+# under common colour deficiencies, and every bar and panel also carries its name.
 _TABLE = (
     Method("bp", finetune, "baseline", "BP", "#B3B3B3", {"train.select": "last"}),
     Method(
@@ -180,12 +180,12 @@ def family(row: str) -> str:
 
 
 def strategy_name(found: Method) -> str:
-    """The name that `factory` knows a method's factory by."""
+    """The name under which `factory` finds a method's factory."""
     return found.row if ":" in found.row else found.factory.__name__
 
 
 def row_of(strategy: str) -> str:
-    """The row that a strategy's name stands for: the first of the table's, or itself.
+    """The first row with a strategy's factory; for an import path, the path itself.
 
     Raises:
       ValueError: an unknown strategy.
@@ -241,7 +241,7 @@ def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
     schema.require_all(f"{name}: ", settings, schema.kinds_of(build))
     try:
         made = build(setup, **settings)
-    except (ValueError, JAXTypeError):  # the latter of a setting that is traced
+    except (ValueError, JAXTypeError):  # JAXTypeError: of a traced setting
         raise
     except Exception as error:
         raise ValueError(f"strategy {name!r} raised {error!r}") from error

@@ -1,4 +1,4 @@
-"""What strategies compute once, before a task, of each of its examples."""
+"""Values that strategies compute once for each example, before a task."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from jaxcl.ops.agreement import agreed
 from jaxcl.types import Batch, TaskData
 
 CACHE_LIMIT = 2**30
-"""Bytes a seed may hold of one quantity of a task's examples."""
+"""The most bytes per seed for one quantity of a task's examples."""
 _CHUNK = 1000
 
 
 def has_room(data: TaskData, width: int) -> bool:
-    """Whether a float32[width] of each example may be held."""
+    """Whether a float32[width] for each example is within the limit."""
     return 4 * data.capacity * width <= CACHE_LIMIT
 
 
 def of_all(data: TaskData, fn: Callable[[Batch], jax.Array]) -> jax.Array:
-    """[capacity, ...] of ``fn``, which maps a batch of n examples to [n, ...].
+    """Applies ``fn``, from a batch of n examples to [n, ...], to all: [capacity, ...].
 
-    A thousand examples at a time; what lies beyond ``data.size`` repeats the last one.
+    It takes a thousand examples at a time; rows beyond ``data.size`` repeat the last
+    example.
     """
 
     def chunk(position):
@@ -36,8 +37,8 @@ def of_all(data: TaskData, fn: Callable[[Batch], jax.Array]) -> jax.Array:
 
 
 def is_of_task(index: jax.Array) -> jax.Array:
-    """bool[], whether a batch holds examples of the task's data alone.
+    """bool[], whether a batch holds only examples of the task's data.
 
-    One that replay has mixed into holds others, and so does one that is augmented.
+    Replayed and augmented examples are not such examples.
     """
     return agreed((index >= 0).all())

@@ -1,4 +1,4 @@
-"""Factories chained: a row that is two methods, with the settings of both."""
+"""Chains factories: one row for two methods, with the settings of both."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jaxcl.types import Setup
 
 
 def chain_factories(*factories: Callable[..., Strategy]) -> Callable[..., Strategy]:
-    """A factory of the `chain` of what several factories make.
+    """Makes one factory from several; its strategy is the `chain` of theirs.
 
     Args:
       *factories: each ``(setup, *, settings) -> Strategy``.
 
     Returns:
-      ``(setup, *, settings) -> Strategy`` with the settings of all; its name joins
-      theirs, as in "frozen_slda", and so does what `inspect.signature` tells of it.
+      ``(setup, *, settings) -> Strategy`` with the settings of all. Its name and its
+      `inspect.signature` join theirs, as in "frozen_slda".
 
     Raises:
-      ValueError: a setting that two of them have.
+      ValueError: two of them have the same setting.
     """
     own = [_settings(factory) for factory in factories]
     name = "_".join(f.__name__ for f in factories)
@@ -36,7 +36,7 @@ def chain_factories(*factories: Callable[..., Strategy]) -> Callable[..., Strate
     signature = inspect.Signature([first, *(p for settings in own for p in settings)])
 
     def build(setup: Setup, **settings) -> Strategy:
-        signature.bind(setup, **settings)  # refuses what none of them has
+        signature.bind(setup, **settings)  # refuses unknown settings
 
         def member(factory, of: list[inspect.Parameter]) -> Strategy:
             given = {p.name: settings[p.name] for p in of if p.name in settings}

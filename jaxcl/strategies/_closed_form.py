@@ -1,8 +1,8 @@
-"""What heads in closed form share: where features are, one pass over them, answers.
+"""Shared by heads in closed form: the features, one pass over them, and the logits.
 
-The classifier of the network is trained as ever, and answers while a task is in
-training: patience and selection follow it. From the task's end on the head in closed
-form answers instead.
+The classifier of the network is trained as usual, and gives the logits while a task is
+in training: patience and selection use it. From the task's end on, the head in closed
+form gives the logits instead.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def head_layer(setup: Setup, method: str) -> LayerSpec:
     """The layer whose input is the features: the classifier, one dense layer.
 
     Raises:
-      ValueError: it is no such layer, by name.
+      ValueError: there is no such layer; the message names those found.
     """
     found = head_layers(setup)
     if len(found) != 1:
@@ -58,17 +58,17 @@ def features_of(layer: LayerSpec, taps: dict[str, jax.Array]) -> jax.Array:
 
 
 class Examples(NamedTuple):
-    """A task's examples, as the network gives their features when the task has ended.
+    """A task's examples, and the network that gives their features at the task's end.
 
     Attributes:
-      setup: gives the network; the chain's members before this one are put around it.
+      setup: gives the network; the earlier members of a chain are put around it.
       layer: from `head_layer`.
       net: parameters.
       model_state: running statistics.
-      data: the examples. Those of other tasks, which joint training brings along, do
-        not count: their own task's end has taken them in.
-      task: int32[] the one that has ended.
-      key: of the order, which matters where a network normalises by the batch.
+      data: the examples. Examples of other tasks, which joint training includes, are
+        ignored: the head has absorbed them at the end of their own task.
+      task: int32[] the task that has ended.
+      key: for the order, which matters if a network normalises by the batch.
       chunk: examples at once.
     """
 
@@ -95,7 +95,7 @@ def over_features(
       start: the carry before the first chunk.
 
     Returns:
-      The carry after the last. The network is in evaluation mode.
+      The carry after the last chunk. The network is in evaluation mode.
     """
     setup, layer, net, model_state, data, task, key, chunk = examples
     apply_fn = data.forward(setup.apply_fn)
@@ -119,13 +119,13 @@ def answer(
     ctx: Context,
     logits: Callable[[jax.Array], jax.Array],
 ) -> ApplyFn:
-    """Has a head in closed form give the logits in evaluation.
+    """Lets a head in closed form give the logits in evaluation.
 
     Args:
       apply_fn: the network.
       layer: from `head_layer`.
-      done: int32[] how many tasks the head has taken in. A task that it has not, the
-        one in training, is judged by the network's own classifier.
+      done: int32[] how many tasks the head has absorbed. For the task in training,
+        which is not among them, the network's own classifier gives the logits.
       ctx: tells the task.
       logits: ``(x float32[B, D]) -> float32[B, K]``.
     """
@@ -146,5 +146,5 @@ def answer(
 
 
 def tasks_done(before: jax.Array, task: jax.Array) -> jax.Array:
-    """int32[] how many tasks have been taken in, with this one."""
+    """int32[] how many tasks have been absorbed, including this one."""
     return jnp.maximum(before, task + 1).astype(jnp.int32)

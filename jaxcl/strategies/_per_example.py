@@ -1,10 +1,10 @@
-"""Sums over examples of what is not linear in an example's gradient: squares, sizes.
+"""Sums over examples of a function of each one's gradient: squares, absolute values.
 
-A dense layer's gradient of example b is a_b δ_bᵀ, a its input and δ the gradient in its
-output: its squares are those of a times those of δ, and their sum over a batch is one
-product, (a²)ᵀ δ². A convolution's is a sum over its windows, made per example from the
-windows and δ. So one backward pass, through a batch, gives what takes a pass per
-example otherwise.
+For example b, a dense layer has the gradient a_b δ_bᵀ, with a its input and δ the
+gradient with respect to its output. Its squares are those of a times those of δ, and
+their sum over a batch is one product, (a²)ᵀ δ². A convolution's gradient is a sum over
+its windows, computed per example from the windows and δ. So one backward pass through
+the batch replaces one pass per example.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Path = tuple[str, ...]
 
 
 class Pass(NamedTuple):
-    """A batch's forward pass, and the way back from its logits."""
+    """A batch's forward pass, and the backward pass from its logits."""
 
     logits: jax.Array  # float32[B, K], not masked
     sums: Sums  # Σ_b weight_b h(g_b), g_b = Σ_k cotangent_bk ∂logit_bk/∂θ
@@ -45,13 +45,13 @@ def make_pass(
     """Builds ``batch -> Pass`` of a network in evaluation mode.
 
     Args:
-      setup: names the layers whose gradients are products; other parameters' are taken
-        per example, and all where an example's logits depend on its batch.
+      setup: names the layers whose gradients are products. All other gradients are
+        taken per example; so are all, if an example's logits depend on its batch.
       apply_fn: ``setup.apply_fn``, wrapped or not.
       net: parameters.
       model_state: running statistics.
       key: for the network's call; in evaluation it draws nothing.
-      h: of each number, with h(uv) = h(u) h(v): a square, a size.
+      h: applied to each number, with h(uv) = h(u) h(v): square or absolute value.
     """
 
     def logits_of(net, x, task, f=apply_fn):
@@ -85,7 +85,7 @@ def make_pass(
         return Pass(logits, sums)
 
     def _with_rest(net, made, batch, cotangents, weight):
-        """What the layers have made, and the other leaves from a pass per example."""
+        """Adds to the layers' sums those of other leaves, by a pass per example."""
         leaves, form = jax.tree_util.tree_flatten_with_path(net)
         at = [i for i, (path, _) in enumerate(leaves) if leaf_names(path) not in made]
 
@@ -110,7 +110,7 @@ def make_pass(
         return form.unflatten([of(i, *pair) for i, pair in enumerate(leaves)])
 
     def _within(batch):
-        """An example's output depends on its batch: differentiate it within."""
+        """Differentiates each example within its batch, on which its output depends."""
 
         def sums(cotangents, weight):
             def each(net):
@@ -127,7 +127,7 @@ def make_pass(
 def _of_layer(
     layer: LayerSpec, x: jax.Array, delta: jax.Array, weight: jax.Array, h: Callable
 ) -> dict[Path, jax.Array]:
-    """A layer's kernel and bias: Σ_b weight_b h(g_b), with the kernel's elements."""
+    """Σ_b weight_b h(g_b) of a layer's kernel and bias, in the kernel's order."""
     b = len(weight)
     delta = delta.transpose(0, 2, 3, 1) if is_channels_first(layer) else delta
     delta = wide(delta).reshape(b, -1, layer.n_out)

@@ -41,7 +41,7 @@ def choose_layers(
       The layers, in order, and path prefixes of the free heads.
 
     Raises:
-      ValueError: no layer, or one that cannot be treated, by name.
+      ValueError: there is no layer, or one cannot be treated; the message names it.
     """
     if project_head is None:
         project_head = bool(np.asarray(setup.logit_mask).all())
@@ -59,7 +59,7 @@ def per_layer(
     """A number for all layers, or a sequence with one per layer, by layer name.
 
     Raises:
-      ValueError: a sequence of another length.
+      ValueError: a sequence has another length.
     """
     values = [value] * len(layers) if np.ndim(value) == 0 else list(value)
     if len(values) != len(layers):
@@ -96,7 +96,7 @@ def on_kernels(
 
 
 def output_axes(net: PyTree, layers: Sequence[LayerSpec]) -> PyTree:
-    """A tree like ``net`` with the axis that a layer's kernel has its outputs on."""
+    """A tree like ``net`` with the axis over the outputs of each layer's kernel."""
     by_path = {layer.path: layer.axis for layer in layers}
     return jax.tree_util.tree_map_with_path(
         lambda p, _: by_path.get(leaf_names(p), -1), net
@@ -104,10 +104,10 @@ def output_axes(net: PyTree, layers: Sequence[LayerSpec]) -> PyTree:
 
 
 def require_taps(layers: Sequence[LayerSpec], taps: Mapping[str, Any], method: str):
-    """Refuses a model that does not tell what a layer reads.
+    """Refuses a model that does not give the input of each layer as a tap.
 
     Raises:
-      ValueError: such a layer, by name.
+      ValueError: a layer's input is missing; the message names the layer.
     """
     missing = [layer.name for layer in layers if layer.name not in taps]
     if missing:
@@ -124,13 +124,13 @@ def map_rest(
     free: Sequence[tuple[str, ...]],
     fn: Callable[[jax.Array], jax.Array],
 ) -> PyTree:
-    """Maps the biases, normalisation and whatever else is no kernel and in no head.
+    """Maps biases, normalisation and all other leaves except kernels and heads.
 
     Args:
       net: a tree like the network's parameters.
-      layers: whose kernels are left as they are.
-      free: path prefixes of the heads, which are left as they are.
-      fn: of every other leaf.
+      layers: the layers whose kernels stay unchanged.
+      free: path prefixes of the heads, which stay unchanged.
+      fn: applied to every other leaf.
     """
     left = {layer.path for layer in layers}
 
@@ -155,12 +155,12 @@ def rows(spec: LayerSpec, x: jax.Array, window_stride: int = 1) -> jax.Array:
       spec: the layer.
       x: its input as tapped: [..., D], or [B, H, W, C] for a convolution; [B, C, H, W]
         for one whose kernel is OIHW.
-      window_stride: n ≥ 1: of a convolution's windows, every n-th along either axis,
-        from the first.
+      window_stride: n ≥ 1; takes every n-th of a convolution's windows along either
+        axis, from the first.
 
     Returns:
       [N, d_in]: a row per example, for a convolution a row per window, in float32 at
-      least. A window's features lie as the kernel's do.
+      least. A window's features are in the order of the kernel's.
     """
     if spec.kind == "conv":
         first = is_channels_first(spec)
@@ -180,15 +180,15 @@ def project_inputs(
     layers: Sequence[LayerSpec],
     project: Callable[[LayerSpec, jax.Array], jax.Array],
 ) -> ApplyFn:
-    """Swaps what a layer's kernel gradient is made of; values and dX stay as they are.
+    """Replaces the input in a layer's kernel gradient; values and dX stay unchanged.
 
     dK = project(X)ᵀ dY instead of Xᵀ dY, with X the layer's input rows. For
-    project(X) = X − X M that is dK − M dK. What reaches a kernel other than through its
-    layer, a penalty on weights, is not projected.
+    project(X) = X − X M that is dK − M dK. A gradient that does not come through the
+    layer, such as that of a penalty on weights, is not projected.
 
     Args:
       apply_fn: an adapter's, or a plain function's; see `capture.swap_layers`.
-      layers: those to treat.
+      layers: the layers to treat.
       project: ``(layer, rows [N, d_in]) -> [N, d_in]``. Not differentiated.
 
     Returns:
@@ -224,7 +224,7 @@ def _layer_bwd(spec, residuals, dy):
         dx = dx.transpose(0, 3, 1, 2) if first else dx
     else:
         dx = dy @ (kernel if spec.axis == 0 else kernel.T)
-    # Rounded operands would put back a part of what was projected out.
+    # Rounded operands would bring back a part of what was projected out.
     dk = jnp.matmul(given.T, dy.reshape(-1, dy.shape[-1]), precision=EXACT)
     dk = dk.T if spec.axis == 0 else dk
     return dx, dk.reshape(kernel.shape).astype(kernel.dtype), jnp.zeros_like(given)

@@ -1,7 +1,7 @@
-"""Which gated units each parameter of a network lies between, and so what masks it.
+"""Finds the gated units before and after each parameter, and so its mask.
 
-What HAT has to know of a model: where its gates go, which rule protects each
-parameter, and what it must refuse because no rule would.
+This is what HAT needs to know about a model: where its gates go, which rule protects
+each parameter, and which models to refuse because no rule would protect them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def is_head(setup: Setup, layer: LayerSpec) -> bool:
 
 
 def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
-    """Refuses what gates and masks would not protect.
+    """Refuses a setup that gates and masks would not protect.
 
     Raises:
-      ValueError: it, by name, with the reason and the choices."""
+      ValueError: the message names the part, the reason and the choices."""
     if not any(is_head(setup, x) for x in setup.layers) or len(setup.layers) < 2:
         raise ValueError(
             "hat needs setup.layers with a classifier that setup.heads names and a "
@@ -119,7 +119,7 @@ def mask_rules(
         return rule
 
     def whole(used, task):
-        # Outputs that are not in play stand still whatever the strategy.
+        # Outputs that are not in play are held still under any strategy.
         return jnp.ones(())
 
     def own_row(used, task):

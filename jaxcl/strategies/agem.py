@@ -1,4 +1,4 @@
-"""Averaged gradient episodic memory: no step against what a memory says.
+"""Averaged gradient episodic memory: no step against the gradient on a memory.
 
 Chaudhry et al., Efficient lifelong learning with A-GEM, ICLR 2019,
 https://arxiv.org/abs/1812.00420.
@@ -17,20 +17,20 @@ from jaxcl.schema import Count, checked
 from jaxcl.transforms import project_conflicting
 from jaxcl.types import Batch, Context, PyTree, Setup
 
-# A step's key is the network's own on the batch; these are folded from it.
+# The network uses the step's key on the batch; other uses fold these numbers into it.
 DRAW, NETWORK = 1, 2
 
 
 def classes_per_task(setup: Setup) -> int:
-    """The most classes that a task brings, read from the logit mask."""
+    """The largest number of new classes in a task, read from the logit mask."""
     mask = np.asarray(setup.logit_mask)
-    if setup.mask_by == "task":  # cumulative: a row holds the earlier tasks' too
+    if setup.mask_by == "task":  # cumulative: a row also holds earlier tasks
         mask = mask & ~np.concatenate([np.zeros_like(mask[:1]), mask[:-1]])
     return int(mask.sum(axis=1).max())
 
 
 def drawn(setup: Setup, batch_size: int, state: memory.Memory, ctx: Context) -> Batch:
-    """The examples that a step's reference gradient is taken on."""
+    """The examples on which a step's reference gradient is computed."""
     key = jax.random.fold_in(ctx.key, DRAW)
     return memory.sample(state, key, batch_size, setup).batch
 
@@ -76,29 +76,30 @@ def agem(
         g ← g − (⟨g, r⟩/⟨r, r⟩) r   if ⟨g, r⟩ < 0,   else g
 
     At a task's end some of its examples, drawn at random, go into the memory. During
-    the first task it is empty and a step is fine-tuning's. The outputs of the drawn
-    examples are in play whether or not the two gradients conflict: momentum and weight
-    decay go on moving them.
+    the first task the memory is empty, and steps are those of fine-tuning. The outputs
+    of the drawn examples are in play whether or not the two gradients conflict:
+    momentum and weight decay keep moving them.
 
     Args:
       setup: the run's `Setup`.
-      per_class: examples kept of each class of a task; None where per_task is given.
+      per_class: examples kept of each class of a task; None if per_task is given.
       per_task: examples kept of each task, whatever their classes; needs
         per_class=None. A task or class that has fewer gives all it has.
       batch_size: examples per step for the reference gradient.
 
     Returns:
-      A `Strategy` whose state is a `memory.Memory` of num_tasks times what a task
-      gives at most.
+      A `Strategy` whose state is a `memory.Memory` for num_tasks times the most
+      examples that a task can give.
 
     Raises:
       ValueError: an argument out of range, named with its value.
 
-    Differs from the official code: it keeps the last examples of each class that came
-    by, this one random ones; it draws the reference batch without repeats, this one
-    with; and while it draws all past tasks' examples only once there are more than a
-    batch, this one always draws a batch. What a strategy trains beside the network
-    (HAT's embeddings) is left alone, and the reference batch sees the bare network.
+    Differs from the official code: that keeps the last examples of each class, this one
+    random ones; that draws the reference batch without repeats, this one with repeats;
+    that draws from the past tasks' examples only when there are more than a batch and
+    uses all of them before, this one always draws a batch. Parameters that a strategy
+    trains beside the network (HAT's embeddings) are not changed, and the reference
+    batch passes through the bare network.
     """
     kept = per_task if per_class is None else per_class
     if kept is None or None not in (per_class, per_task):

@@ -19,17 +19,17 @@ from jaxcl.ops import memory
 from jaxcl.schema import Count, NonNegative, OneOf, checked
 from jaxcl.types import Batch, Context, Setup
 
-# A step's key is the network's own; replay takes keys folded from it by these.
+# The network uses the step's key; replay uses keys with these folded into it.
 KEEP, DRAW = 1, 2
 Offer = Annotated[str, OneOf(("step", "first_epoch"))]
 
 
 class ReplayState(NamedTuple):
-    """A reservoir, and what the next step replays from it.
+    """A reservoir, and the examples that the next step replays from it.
 
-    Drawn as soon as a batch is stored, not when it is used: a loop that writes first
-    and reads after updates the memory in place, one that reads first copies it at
-    every step.
+    They are drawn as soon as a batch is stored, not when they are used: a loop that
+    writes first and then reads updates the memory in place; one that reads first copies
+    it at every step.
     """
 
     memory: memory.Memory
@@ -46,7 +46,7 @@ def _nothing(store: memory.Memory, draws: int, n: int, setup: Setup) -> ReplaySt
 
 
 def _offered(offer: str, ctx: Context) -> Batch:
-    """A step's batch as the reservoir gets it: at weight 0 what it is not to see."""
+    """A step's batch for the reservoir; weight 0 for examples it must not see."""
     if offer == "step":
         return ctx.batch
     weight = jnp.where(ctx.epoch == 0, ctx.batch.weight, 0)
@@ -54,7 +54,7 @@ def _offered(offer: str, ctx: Context) -> Batch:
 
 
 def _rows(out, n: int):
-    """The output on a batch's own rows, for whoever reads it beside that batch."""
+    """The output on a batch's own rows, for readers that know only this batch."""
     return out._replace(logits=out.logits[:n])
 
 
@@ -69,17 +69,17 @@ def er(
     """Trains on each batch together with examples drawn from a reservoir.
 
     L = mean over the batch's B and the n drawn examples of the task's loss, in one
-    forward pass; then the batch is offered to the reservoir. While that is empty, at
-    the first step, L is the batch's own loss.
+    forward pass; then the batch is offered to the reservoir. While the reservoir is
+    empty, at the first step, L is the batch's own loss.
 
     Args:
       setup: the run's `Setup`.
       capacity: of the reservoir, over all tasks.
       batch_size: n, examples drawn per step.
-      offer: what the reservoir is offered: "step", every step's batch, an example once
-        per epoch, so that it may hold copies; "first_epoch", the batches of a task's
-        first epoch: each example once, and none twice in the reservoir. One epoch makes
-        no difference.
+      offer: what the reservoir is offered. "step": every step's batch, so an example
+        comes once per epoch and the reservoir may hold copies; "first_epoch": the
+        batches of a task's first epoch, so each example comes once and none is held
+        twice. With one epoch both are the same.
 
     Returns:
       A `Strategy` with a `ReplayState`.
@@ -87,9 +87,9 @@ def er(
     Raises:
       ValueError: an argument below 1, an unknown offer, with its value.
 
-    Differs from Mammoth's code, whose offer is "step", in drawing with repeats.
-    ``out.taps`` that later hooks see hold the drawn examples' rows too: they are part
-    of the gradient.
+    Differs from Mammoth's code, whose offer is "step", in drawing with repeats. The
+    ``out.taps`` that later hooks see also hold the rows of the drawn examples, because
+    these are part of the gradient.
     """
 
     def init(params):
@@ -127,13 +127,13 @@ def derpp(
     batch_size: Count = 10,
     offer: Offer = "step",
 ) -> Strategy:
-    """Replays past examples with the outputs the network gave when it met them.
+    """Replays past examples with the network's outputs from when they were stored.
 
     L = L_task(batch) + α mean ‖z(x') − z'‖² + β L_task(x'', y'')
 
     with two independent draws of n examples from the reservoir, the mean over examples
-    and all K outputs, and z' the logits at the step the example came by, stored with
-    it. One forward pass serves all three terms.
+    and all K outputs, and z' the logits of the step in which the example came, stored
+    with it. One forward pass serves all three terms.
 
     Args:
       setup: the run's `Setup`.
@@ -141,10 +141,10 @@ def derpp(
       beta: β ≥ 0; 0 is DER. Both 0 is fine-tuning.
       capacity: of the reservoir, over all tasks.
       batch_size: n, examples drawn per step for either term.
-      offer: what the reservoir is offered: "step", every step's batch, an example once
-        per epoch, so that it may hold copies; "first_epoch", the batches of a task's
-        first epoch: each example once, and none twice in the reservoir. Stored
-        logits are then those of the first epoch.
+      offer: what the reservoir is offered. "step": every step's batch, so an example
+        comes once per epoch and the reservoir may hold copies; "first_epoch": the
+        batches of a task's first epoch, so each example comes once and none is held
+        twice. Stored logits are then those of the first epoch.
 
     Returns:
       A `Strategy` with a `ReplayState` whose memory holds logits [capacity, K].
@@ -155,7 +155,7 @@ def derpp(
     Differs from Mammoth's code, whose offer is "step", in drawing with repeats, and in
     class-incremental runs in the outputs: there the loss is over all K from the first
     task, here over those of the tasks so far. The paper writes ‖·‖² without the mean
-    over outputs; α is on the code's scale, the mean's.
+    over outputs; α is on the code's scale, that of the mean.
     """
 
     def init(params):
@@ -167,8 +167,8 @@ def derpp(
     def loss(loss_fn, state):
         def replayed(params, ctx):
             dark, seen = state.drawn
-            # At weight 0 the drawn rows pass through the network and whatever is
-            # nested below without a part in that loss: a penalty counts once.
+            # At weight 0 the drawn rows pass through the network and the losses nested
+            # below without adding to them: a penalty counts once.
             rows = memory.with_replay(ctx.batch, dark.batch, seen.batch)
             n = ctx.batch.y.shape[0]
             rows = rows._replace(weight=rows.weight.at[n:].set(0))

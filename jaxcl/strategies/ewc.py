@@ -64,8 +64,7 @@ def fisher_diagonal(
       key: chooses the examples and, for "sampled", the labels.
       kind: one of `FISHERS`.
       samples: at most this many examples; all if the task has fewer.
-      chunk: examples at once, in one backward pass; a convolution's gradients are held
-        for each.
+      chunk: examples in one backward pass; a convolution holds the gradient of each.
 
     Returns:
       A tree like ``net``.
@@ -131,13 +130,13 @@ def merge_quadratics(state: EWCState, importance: PyTree, anchor: PyTree) -> EWC
 
     F' = F + g,  m' = m + g/F' (a − m),  offset' = offset + Σ F g/F' (a − m)²
 
-    so that a penalty over any number of tasks costs what one costs, in memory and time,
-    and is exactly the sum of theirs.
+    So a penalty over any number of tasks needs the memory and time of a single one, and
+    is exactly the sum of the penalties of all tasks.
     """
     total = add(state.importance, importance)
     share = jax.tree.map(lambda g, f: g / jnp.where(f > 0, f, 1.0), importance, total)
-    # Exactly a where nothing was held before: a head must rest at its anchor, where the
-    # penalty has no gradient, to count as one that is not in play.
+    # Exactly a if nothing was held before: a head counts as not in play only if it is
+    # exactly at its anchor, where the penalty has no gradient.
     moved = jax.tree.map(
         lambda m, s, a: jnp.where(s == 1, a, m + s * (a - m)),
         state.anchor,
@@ -171,29 +170,29 @@ def ewc(
     separate: L = L_task + λ/2 Σ_{t' < t} Σᵢ Fᵢ^{t'} (θᵢ − θᵢ^{t'})²
     online:   L = L_task + λ/2 c Σᵢ F̃ᵢ (θᵢ − θᵢ^{t−1})²,  F̃ ← γ F̃ + F
 
-    with c = 1, or c = γ where the penalty decays too.
+    with c = 1, or c = γ if the penalty decays too.
 
     Args:
       setup: the run's `Setup`.
       strength: λ ≥ 0; 0 is fine-tuning. λ does not carry over between codes, which
-        scale F and the penalty differently: search over decades.
+        scale F and the penalty differently: search over powers of ten.
       fisher: "exact", "sampled" or "empirical"; see `fisher_diagonal`.
       online: one running Fisher and the last task's weights as anchor.
       decay: γ in [0, 1], online only.
       decay_penalty: online only; True multiplies the penalty by γ, as Progress &
-        Compress and van de Ven's code do: the Fisher of n tasks ago weighs γⁿ, the last
-        task's γ, not 1. At γ = 1 the two are one.
+        Compress and van de Ven's code do: the Fisher of n tasks ago has weight γⁿ, so
+        the last task's has γ, not 1. At γ = 1 the two forms are the same.
       samples: examples per task for the Fisher.
       chunk: examples whose gradients are held in memory at once.
 
     Returns:
-      A `Strategy` with an `EWCState`. The separate form too holds one quadratic, not
+      A `Strategy` with an `EWCState`. The separate form also holds one quadratic, not
       one per task; see `merge_quadratics`.
 
     Raises:
       ValueError: an argument out of range, named with its value.
 
-    Differs from the official description in nothing but the Fisher's sample; from
+    Differs from the official description only in the sample for the Fisher; from
     Avalanche, FACIL, PyCIL and others in squaring gradients per example.
     """
     if decay != 1 and not online:

@@ -1,7 +1,7 @@
-"""Plain fine-tuning: each task trained as it comes, nothing kept of the last.
+"""Plain fine-tuning: trains on each task as it comes and keeps nothing of the last.
 
 The rows BP (last weights), BP* (`select="best"`) and joint (the stream gives all data
-so far) are this strategy under other protocol settings.
+so far) are this strategy with other protocol settings.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""BP**: the feature extractor is frozen after the first task, only heads train on.
+"""BP**: the feature extractor is frozen after the first task; only heads still train.
 
-Or from the start, the control: what BP** has beyond it, task 1 taught its features.
+Frozen from the start it is the control: what BP** gains over it, the features owe to
+task 1.
 """
 
 from __future__ import annotations
@@ -26,27 +27,29 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
     evaluation mode: with the normalisation statistics that the first task left and
     without dropout, in training too, so that a head is trained on the features that it
     is tested on. Where the network has parts for each task (``norm="batch_per_task"``),
-    every task takes those of the first: the others have not been trained.
+    every task uses those of the first: the others have not been trained.
 
-    *Updates* are masked, not gradients alone: weight decay moves a weight whose
-    gradient is zero. The extractor's gradient is zero after the first task and not
-    computed; a clip by the global norm sees the heads' alone.
+    *Updates* are masked, not only gradients: weight decay moves a weight whose gradient
+    is zero. After the first task the extractor's gradient is zero and not computed; a
+    clip by the global norm sees only the heads' gradients.
 
-    What a frozen extractor makes of a task's examples never changes: where the
-    classifier is one dense layer its inputs are computed once, before the task, and a
-    step computes that layer alone. It computes the network where its batch holds
-    anything else (replayed or augmented examples), where another member of a chain has
-    a say in the network, and where the features of a task are over 1 GiB.
+    A frozen extractor always gives the same features for a task's examples. So if the
+    classifier is one dense layer, its inputs are computed once, before the task, and a
+    step computes only this layer. A step computes the whole network if its batch holds
+    other examples (replayed or augmented ones), if another member of a chain changes
+    the network, or if the features of a task take more than 1 GiB.
 
     Args:
-      setup: ``setup.heads`` tells the classifier's leaves from the extractor's.
-      epochs: of the first task, after which the extractor is frozen already and only
-        the head trains on; 0 freezes it as it was initialised, running statistics with
-        it. None: all.
+      setup: ``setup.heads`` names the classifier's leaves; all others are the
+        extractor's.
+      epochs: how many epochs of the first task train the extractor; after them only the
+        head trains. 0 freezes it as initialised, with its running statistics. None:
+        all.
 
     Returns:
       A `Strategy` with state ``()``. In a chain it belongs before members that change
-      the forward pass (GPM, OWM, HAT): those before it would be in evaluation mode too.
+      the forward pass (GPM, OWM, HAT): members before it would be in evaluation mode
+      too.
 
     Raises:
       ValueError: ``setup.heads`` is empty, so that nothing would ever train again;
@@ -123,7 +126,7 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
 
 
 def _readable(setup: Setup) -> LayerSpec | None:
-    """The classifier, if its inputs can be computed ahead of it."""
+    """The classifier, if its inputs can be computed in advance."""
     found = head_layers(setup)
     alone = len(found) == 1 and reads_vectors(found[0])
     return found[0] if alone and not setup.mixes_examples else None
@@ -132,7 +135,7 @@ def _readable(setup: Setup) -> LayerSpec | None:
 def _reading(apply_fn: ApplyFn, layer: LayerSpec, features: jax.Array) -> ApplyFn:
     """The network whose classifier reads given features.
 
-    What the rest of it computes nobody reads, and the compiler leaves it out.
+    Nothing reads the results of its other layers, so the compiler leaves them out.
     """
 
     def compute(spec, x, kernel):
@@ -143,7 +146,7 @@ def _reading(apply_fn: ApplyFn, layer: LayerSpec, features: jax.Array) -> ApplyF
 
 
 def _heads_alone(setup: Setup, net: PyTree) -> PyTree:
-    """The network, of which no gradient goes to anything but heads."""
+    """The network's parameters, of which only the heads get a gradient."""
     is_head = head_mask(setup, net)
     return jax.tree.map(
         lambda leaf, head: leaf if head else jax.lax.stop_gradient(leaf), net, is_head

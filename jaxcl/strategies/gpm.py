@@ -35,14 +35,14 @@ from jaxcl.types import LayerSpec, Setup, TaskData
 
 
 class GPMState(NamedTuple):
-    """What is held of each projected layer, by layer name."""
+    """The basis of each projected layer and its size, by layer name."""
 
     basis: dict[str, jax.Array]  # float32[d, r_max], zero columns beyond count
     count: dict[str, jax.Array]  # int32[]
 
 
 class GPMCache(NamedTuple):
-    """Made of the state at a task's start."""
+    """Computed from the state at a task's start."""
 
     projector: dict[str, jax.Array]  # float32[d, d], M = U Uᵀ
     inputs: dict[str, jax.Array]  # float32[N, d], (I − M) x of the task's examples
@@ -81,22 +81,23 @@ def gpm(
 
         ∇W ← ∇W − M ∇W
 
-    and at its end U grows by `jaxcl.ops.linalg.span_update` until it holds
+    and at the task's end U grows by `jaxcl.ops.linalg.span_update` until it holds
     threshold + threshold_step · t (t from 0) of the energy of the layer's inputs on
-    `samples` random training examples, a convolution's inputs being its windows.
+    `samples` random training examples. A convolution's inputs are its windows.
 
     Args:
       setup: the run's `Setup`.
       threshold: share of the energy in (0, 1], for all layers or one per layer, in the
         order they run.
-      threshold_step: added with every task.
+      threshold_step: added to the threshold with every task.
       samples: examples that represent a task, for all layers or one per layer.
       where: "grads" projects before the optimizer, as the paper does, exact under SGD
-        with or without momentum; "updates" projects what moves, exact under all.
+        with or without momentum; "updates" projects the updates, exact under all.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
-        (the first layer's once per task, if it reads the data as they are) and the
-        gradient elsewhere; "gradient" always the gradient, which is needed if another
-        member of a chain adds a penalty on weights to the loss. The same result.
+        (the first layer's once per task, if it reads the data unchanged) and the
+        gradient elsewhere; "gradient" always projects the gradient, which is needed if
+        another member of a chain adds a penalty on weights to the loss. Both give the
+        same result.
       project_head: whether the classifier is projected; by default if all tasks share
         all its outputs (permuted MNIST), not if each has its own.
 
@@ -104,12 +105,12 @@ def gpm(
       A `Strategy` with a `GPMState`; it reports "taken", count/d of each layer.
 
     Raises:
-      ValueError: an argument out of range, a layer that cannot be projected, by name.
+      ValueError: an argument out of range; a layer that cannot be projected, by name.
 
     Biases and normalisation parameters train in the first task only. The paper has no
-    biases and does this with normalisation; a bias that went on moving would change
-    every earlier task's output. Heads that are not projected train whole. Running
-    statistics of normalisation go on following the data: the paper's network has none
+    biases and does this with normalisation; a bias that kept moving would change every
+    earlier task's output. Heads that are not projected train fully. Running statistics
+    of normalisation keep following the data: the paper's network has none
     (``norm="batch_current"``).
 
     Differs from the official code in refusing directions that are rounding noise, and
@@ -155,7 +156,7 @@ def gpm(
         return GPMCache(m, inputs)
 
     def cache_of(state, ctx) -> GPMCache:
-        # Loops that run no `before_task` pay for the projectors at every step.
+        # Without `before_task`, a loop computes the projectors at every step.
         return GPMCache(projectors(state.basis), {}) if ctx.cache == () else ctx.cache
 
     def forward(apply_fn, state, aux, *, ctx):

@@ -37,7 +37,7 @@ PROGRESS = ("batches", "examples")
 
 
 class HATState(NamedTuple):
-    """What past tasks have taken; keys are names of layers."""
+    """What past tasks have taken; the keys are layer names."""
 
     used: Used  # float32[C] the highest gate any past task has put on a unit
     shared: dict[str, jax.Array]  # float32[] share of the layer the last task reused
@@ -66,21 +66,21 @@ def hat(
       Δθ_ij = m_ij · Δθ_ij of the optimizer;  a bias and a first layer have 1 − u_j
       ∂L/∂e ← ∂L/∂e · (s_max/s) (cosh(clip(s e, ±50)) + 1)/(cosh(e) + 1);  |e| ≤ 6
 
-    Of embeddings only the task's row moves, of the head only the task's columns. The
-    validation loss has the same regulariser, with the gates at s_max.
+    Only the task's row of the embeddings moves, and only the task's columns of the
+    head. The validation loss has the same regulariser, with the gates at s_max.
 
-    Gates sit on the layer's own output. There they commute with what follows it:
+    Gates sit on the layer's own output. There they commute with what follows the layer:
     a ≥ 0, so that relu(a z) = a relu(z), and likewise for pooling by maximum or mean
-    and for dropout. An activation must take 0 to 0, or a closed unit would go on
-    speaking through weights that later tasks may change. Where branches are added up
-    (the skip connections of a ResNet) each branch has gates of its own, and the
-    channel of the sum counts as used if any branch's is: the layers that read it have
-    u_i = max over branches. A normalisation that mixes units (group, layer) has gates
-    before it, which keeps units of later tasks out of its statistics, and after it,
-    which closes what its shift opens; its scale and shift are held like a bias. One
-    BatchNorm per task, or one with the batch's own statistics (examples of one task, in
-    evaluation too), has gates after it only: it treats units apart, and would undo a
-    gate before it.
+    and for dropout. An activation must map 0 to 0, or a closed unit would still act
+    through weights that later tasks may change. Where branches are added up (the skip
+    connections of a ResNet) each branch has gates of its own, and the channel of the
+    sum counts as used if any branch's is: the layers that read it have u_i = max over
+    branches. A normalisation that mixes units (group, layer) has gates before it, which
+    keeps units of later tasks out of its statistics, and after it, which closes what
+    its shift opens; its scale and shift are held like a bias. One BatchNorm per task,
+    or one with the batch's own statistics (examples of one task, in evaluation too),
+    has gates after it only: it treats each unit separately, and would undo a gate
+    before it.
 
     Args:
       setup: the run's `Setup`. Needs ``layers`` with known wiring, ``heads``, outputs
@@ -92,13 +92,13 @@ def hat(
       epoch_progress: what s follows: "batches", (b − 1)/(B − 1) for batch b of B, which
         reaches s_max at the epoch's end, or "examples", the share of the epoch's
         examples that came before the batch.
-      refuse_shared_norm: False trains beside a BatchNorm whose statistics all tasks
-        share, which is what HAT cannot do without forgetting: to measure that.
+      refuse_shared_norm: False allows a BatchNorm whose statistics all tasks share.
+        With it HAT forgets: the setting is there to measure this.
 
     Returns:
       A `Strategy` with float32 embeddings [T, C] per layer as aux and an `HATState`. It
       reports, by layer, "taken", the share of units taken so far (its growth is what
-      the task claimed), "shared", what the task used of what was taken, and
+      the task claimed), "shared", how much the task used of the units taken before, and
       "at_clamp", the share of the task's embeddings that ended at ±bound. Shares are
       mean gates.
 
@@ -107,8 +107,8 @@ def hat(
         hooks called outside jit, a task that was not declared.
 
     Differs from the official code: the mask multiplies updates, not gradients, so that
-    it holds under momentum, Adam and weight decay; under SGD that is the same, but that
-    a clip sees gradients of which only those with m = 0 are taken out. The official
+    it holds under momentum, Adam and weight decay; under SGD both are the same, except
+    that a clip sees gradients of which only those with m = 0 are removed. The official
     ``epoch_progress`` is "examples".
     """
     refuse(setup, refuse_shared_norm)
@@ -229,7 +229,7 @@ def hat(
 
 
 def _require_declared(setup: Setup, task: jax.Array) -> None:
-    """Where the task is a value, not a tracer: there indices out of range are clipped.
+    """Refuses a task out of range, whose index would be clipped; tracers pass.
 
     Raises:
       ValueError: there is no embedding for the task.

@@ -1,4 +1,4 @@
-"""Learning without forgetting: the last network teaches the next its old outputs.
+"""Learning without forgetting: the last network teaches the next one its outputs.
 
 Li and Hoiem, Learning without forgetting, ECCV 2016, https://arxiv.org/abs/1606.09282.
 """
@@ -28,9 +28,9 @@ class LwFState(NamedTuple):
 class OldOutputs(NamedTuple):
     """Which outputs to distil, in groups with a softmax of their own.
 
-    asked: bool[G, K], what the network's softmax of each group is over.
-    given: bool[G, K], what the last network's is over, within `asked`.
-    factor: how much the divergence counts, beside λ.
+    asked: bool[G, K], the outputs in the network's softmax of each group.
+    given: bool[G, K], the outputs in the last network's softmax, within `asked`.
+    factor: the weight of the divergence, besides λ.
     """
 
     asked: jax.Array
@@ -39,11 +39,11 @@ class OldOutputs(NamedTuple):
 
 
 def old_outputs(setup: Setup, task: jax.Array) -> OldOutputs:
-    """What the last network can say of the task in training, int32[]; see `lwf`.
+    """Old outputs that the last network can give, for the task in training, int32[].
 
     Task-incremental: the head of each earlier task. Domain-incremental: the one set of
-    outputs, counted once an earlier task. Class-incremental: all classes before this
-    task's, counted likewise, among all classes so far.
+    outputs, counted once for each earlier task. Class-incremental: all classes before
+    this task's, counted likewise, among all classes so far. See `lwf`.
     """
     heads, earlier = setup.logit_mask, task.astype(jnp.float32)
     if setup.mask_by == "task":
@@ -61,7 +61,7 @@ def old_outputs(setup: Setup, task: jax.Array) -> OldOutputs:
 def lwf(
     setup: Setup, *, strength: NonNegative = 1.0, temperature: Positive = 2.0
 ) -> Strategy:
-    """Keeps the outputs for earlier tasks, on the new task's inputs, as they were.
+    """Keeps the outputs for earlier tasks unchanged, on the new task's inputs.
 
     L = L_task + λ Σ_{t' < t} τ² mean_x KL(p_{t'}(x) ‖ q_{t'}(x))
 
@@ -87,7 +87,7 @@ def lwf(
     """
 
     def init(params):
-        # No statistics yet; while no task has ended the teacher's say counts nothing.
+        # No statistics yet: before the first task's end the teacher has no weight.
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), setup.model_state)
         return LwFState(tree_copy(params.net), blank)
 

@@ -1,4 +1,4 @@
-"""Memory aware synapses: weights that the outputs are sensitive to are held.
+"""Memory aware synapses: holds the weights that the outputs are sensitive to.
 
 Aljundi et al., Memory aware synapses: learning what (not) to forget, ECCV 2018,
 https://arxiv.org/abs/1711.09601.
@@ -50,7 +50,7 @@ def sensitivity(
       task: int32[] the current task.
       key: chooses the examples.
       samples: at most this many examples; all if the task has fewer.
-      chunk: examples at once, in one backward pass.
+      chunk: examples in one backward pass.
 
     Returns:
       A tree like ``net``.
@@ -67,7 +67,7 @@ def sensitivity(
         batch = data.take(position)
         made = run(batch)
         rows = batch.task if setup.mask_by == "example" else task[None]
-        # Of ‖f‖², in f.
+        # The gradient of ‖f‖² with respect to f.
         slope = jnp.where(setup.logit_mask[rows], 2 * made.logits, 0)
         return jax.tree.map(jnp.add, total, made.sums(slope, weight))
 
@@ -99,7 +99,7 @@ def mas(
 
     Differs from several codes, A-GEM's among them, in taking the absolute value per
     example, as the paper does, not of a batch's mean gradient. f are the outputs in
-    play: other tasks' heads are not this task's function.
+    play: other tasks' heads do not belong to this task's function.
     """
 
     def init(params):
@@ -110,7 +110,7 @@ def mas(
             loss_fn,
             anchor=state.anchor,
             importance=state.importance,
-            strength=2 * strength,  # that penalty is halved
+            strength=2 * strength,  # `quadratic_penalty` halves it
             of=lambda params: params.net,
             has_aux=True,
         )

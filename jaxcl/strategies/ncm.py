@@ -35,8 +35,8 @@ class NCMState(NamedTuple):
     """Class means of the features as they were when each task ended."""
 
     means: ClassMeans  # float32[K], float32[K, D]
-    head: LinearHead  # that follows from them
-    done: jax.Array  # int32[] tasks taken in
+    head: LinearHead  # computed from them
+    done: jax.Array  # int32[] tasks absorbed
 
 
 @checked
@@ -45,9 +45,9 @@ def ncm(setup: Setup, *, chunk: Count = 512) -> Strategy:
 
     argmin_k ‖x − m_k‖,  m_k = Σ_{i: yᵢ = k} xᵢ / n_k
 
-    with x the classifier's input in evaluation mode. After each task one pass over its
-    examples takes them into the means; they are never seen again, so that a mean is of
-    the features as its task left them. Training is not changed: in a chain the other
+    with x the classifier's input in evaluation mode. After each task one pass adds its
+    examples to the means. They are never seen again, so a mean is that of the features
+    as they were at its task's end. Training is not changed: in a chain the other
     members decide what the features are.
 
     Args:
@@ -55,9 +55,9 @@ def ncm(setup: Setup, *, chunk: Count = 512) -> Strategy:
       chunk: examples at once.
 
     Returns:
-      A `Strategy` with an `NCMState`. In a chain it goes behind the others: it reads
-      what they make of the network (see `jaxcl.types.TaskData`). A class that it has
-      not seen gets the lowest finite logit.
+      A `Strategy` with an `NCMState`. In a chain put it last: it reads the network as
+      the others wrap it (see `jaxcl.types.TaskData`). A class that it has not seen gets
+      the lowest finite logit.
 
     Raises:
       ValueError: an argument out of range; a classifier it cannot read, by name.

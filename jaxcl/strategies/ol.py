@@ -1,7 +1,7 @@
 """OL, the orthogonal loss: features from the bottom to the top, without labels.
 
 From a researcher's note, https://github.com/Arnolily/Note: "bottom to top,
-unsupervised"; the heads are trained on what came of it.
+unsupervised"; the heads are trained on the resulting features.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jaxcl.ops.trees import leaf_names, starts_with, wide
 from jaxcl.schema import OneOf, Share, checked
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
 
-_EXAMPLES = 256  # that a layer is judged by when a task ends
+_EXAMPLES = 256  # to measure each layer with at a task's end
 
 
 class OLState(NamedTuple):
-    """What came of each layer, at the end of the last task.
+    """Measures of each layer at the end of the last task.
 
     loss: float32[] per layer, its orthogonal loss.
     dead: float32[] per layer, the share of examples whose outputs are all 0.
@@ -36,10 +36,10 @@ class OLState(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A layer and what is trained with it, while the rest of the network rests."""
+    """A layer and the parameters trained with it, while all others stand still."""
 
     layer: LayerSpec
-    read_by: str  # the layer whose input is this one's output, nonlinearity and all
+    read_by: str  # the layer that reads this one's output, after the nonlinearity
     prefixes: tuple[tuple[str, ...], ...]  # of its parameters: its own, its norm's
 
 
@@ -60,25 +60,26 @@ def ol(
 
         ‖Y Yᵀ / ‖Y‖₂² − I‖²_F / B
 
-    of its own outputs Y, by its own parameters and those of the norm that follows it,
-    while p < s; then the heads minimise the task's loss. Labels are read by the heads
-    alone. The gradient stops at each layer's input: the layers below stand still.
+    of its own outputs Y, over its own parameters and those of the norm that follows it,
+    while p < s; then the heads minimise the task's loss. Only the heads read labels.
+    The gradient stops at each layer's input: the layers below stand still.
 
     Args:
       setup: the run's `Setup`; its layers form a sequence.
       norm: form of the loss; see `jaxcl.ops.orthogonal.orthogonal_loss`.
       of: likewise.
       on: "post", a layer's output as the next layer reads it, after nonlinearity,
-        pooling and dropout; or "pre", as the layer puts it out.
+        pooling and dropout; or "pre", the layer's direct output.
       extractor: share of a task's steps that trains the extractor, the same for each
         of its layers; in [0, 1].
-      later: whether the extractor goes on learning in later tasks, "train", or is
-        frozen after the first, "freeze", where they train heads from start to end.
+      later: "train": the extractor learns in later tasks too; "freeze": it is frozen
+        after the first task, and later tasks train only heads.
 
     Returns:
       A `Strategy` with an `OLState`. While heads train, the extractor runs in
-      evaluation mode: they learn the features that they are tested on. Select the last
-      weights: no validation data can tell which weights of an extractor are best.
+      evaluation mode: heads are trained on the features that they are tested on. Select
+      the last weights: no validation data can tell which weights of an extractor are
+      best.
 
     Raises:
       ValueError: an argument out of range; layers that are no sequence, or that cannot
@@ -112,7 +113,7 @@ def ol(
         return layer_output(s.layer, net, taps[s.layer.name])
 
     def init(params):
-        owners(setup, stages, params.net)  # refuses what nothing would train
+        owners(setup, stages, params.net)  # refuses leaves of no stage
         names = [s.layer.name for s in stages]
         return OLState(
             *({name: jnp.zeros((), jnp.float32) for name in names} for _ in range(2))
@@ -152,7 +153,7 @@ def ol(
         return staged
 
     def updates(updates, state, params, *, grads, ctx, out):
-        # Updates and not gradients alone: momentum and weight decay move what rests.
+        # Updates, not only gradients: momentum and weight decay move all weights.
         now, owner = stage(ctx), owners(setup, stages, updates.net)
         net = jax.tree.map(lambda u, i: jnp.where(now == i, u, 0), updates.net, owner)
         return updates._replace(net=net), state
@@ -190,7 +191,7 @@ def stages_of(setup: Setup) -> tuple[Stage, ...]:
     """The hidden layers in their order, bottom to top.
 
     Raises:
-      ValueError: what is no sequence of layers, by name.
+      ValueError: the layers form no sequence; the message names the place.
     """
     require_treatable(setup.layers, "ol")
     heads = [x for x in setup.layers if starts_with(x.path, setup.heads)]
@@ -223,7 +224,7 @@ def stages_of(setup: Setup) -> tuple[Stage, ...]:
 
 
 def owners(setup: Setup, stages: tuple[Stage, ...], net: PyTree) -> PyTree:
-    """A tree like ``net`` of the number of the stage that trains each leaf; heads last.
+    """A tree like ``net`` with the stage number of each leaf; heads have the last one.
 
     Raises:
       ValueError: a parameter that belongs to no layer, no norm and no head.
@@ -244,6 +245,6 @@ def owners(setup: Setup, stages: tuple[Stage, ...], net: PyTree) -> PyTree:
 
 
 def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
-    """x K + b, what a layer puts out for its input x; channels last."""
+    """A layer's output x K + b for its input x; channels last."""
     y = inspection.layer_output(spec, net, x)
     return jnp.moveaxis(y, 1, -1) if is_channels_first(spec) else y

@@ -37,7 +37,7 @@ PROGRESS = ("epoch", "task")
 
 
 class OWMState(NamedTuple):
-    """What each projected layer's inputs have left free, by layer name."""
+    """The input space that is still free in each projected layer, by layer name."""
 
     inverse: dict[str, jax.Array]  # float32[d, d], P, symmetric
 
@@ -45,7 +45,7 @@ class OWMState(NamedTuple):
 def mean_rows(
     layer: LayerSpec, tap: jax.Array, weight: jax.Array, window_stride: int
 ) -> jax.Array:
-    """The batch-mean input: [d], of a convolution its windows, [positions, d]."""
+    """The batch-mean input, [d]; for a convolution its windows, [positions, d]."""
     share = weight / jnp.maximum(weight.sum(), 1)
     mean = rows(layer, jnp.einsum("b,b...->...", share, tap)[None], window_stride)
     return mean[0] if layer.positions == 1 else mean
@@ -64,32 +64,32 @@ def owm(
     form: Form = "auto",
     project_head: bool | None = None,
 ) -> Strategy:
-    """Takes weight steps that past batch-mean inputs hardly see.
+    """Takes weight steps that hardly change layer outputs for past batch-mean inputs.
 
-    At every step, the first task's included, for each layer with kernel [d, n_out], the
-    batch's mean input x̄ and l the progress in [0, 1]:
+    At every step, also in the first task, for each layer with kernel [d, n_out], the
+    batch's mean input x̄ and the progress l in [0, 1]:
 
         α = alpha · alpha_decay^l
         P ← P − k kᵀ/(α + x̄ᵀk),  k = P x̄     (at first P = I)
         ∇W ← P ∇W
 
-    A convolution takes windows of the batch-mean input in turn, row by row: every
-    `window_stride`-th of those that its kernel reads, along either axis.
+    A convolution takes the windows of the batch-mean input one after another, row by
+    row: every `window_stride`-th of those that its kernel reads, along either axis.
 
     Args:
       setup: the run's `Setup`.
       alpha: > 0, for all layers or one per layer, in the order they run.
       alpha_decay: > 0, the factor at the end of the progress; likewise.
       progress: of the "epoch" or the "task".
-      window_stride: ≥ 1; 2 as the official code, 1 takes every window. A window that is
-        left out is protected as far as those taken are like it; P fills more slowly.
+      window_stride: ≥ 1; 2 as the official code, 1 takes every window. A window left
+        out is protected only as far as it resembles those taken; P fills more slowly.
       norm_penalty: λ ≥ 0, adds λ Σ ‖W‖, not squared, over the projected kernels.
       where: "grads" projects before the optimizer, as the paper does; "updates"
-        projects what moves, which optimizers such as Adam and weight decay need.
+        projects the updates, which Adam, weight decay and similar optimizers need.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
-        and there is no norm_penalty; "gradient" always the gradient, which is needed if
-        another member of a chain adds a penalty on weights to the loss. The same
-        result.
+        and there is no norm_penalty; "gradient" always projects the gradient, which is
+        needed if another member of a chain adds a penalty on weights to the loss. Both
+        give the same result.
       project_head: whether the classifier is projected; by default if all tasks share
         all its outputs.
 
@@ -98,16 +98,16 @@ def owm(
       share of its input space that is no longer free.
 
     Raises:
-      ValueError: an argument out of range, a layer that cannot be projected, by name.
+      ValueError: an argument out of range; a layer that cannot be projected, by name.
 
-    Biases and normalisation parameters are never trained, as the official networks'
-    biases are not. Heads that are not projected train whole.
+    Biases and normalisation parameters are never trained; nor are the biases of the
+    official networks. Heads that are not projected train fully.
 
     Differs from the official code in that progress counts the examples of the task,
     not a fixed number of batches, and reaches 1; in that inputs which are taken already
-    change nothing (see `jaxcl.ops.linalg.rls_update`); and where a convolution itself
-    has a stride, which its networks' have not: its windows are every second pixel's,
-    here every second of those that the layer reads.
+    change nothing (see `jaxcl.ops.linalg.rls_update`); and for a convolution with a
+    stride, which the official networks do not have: that code takes the windows at
+    every second pixel, this one every second of the windows that the layer reads.
     """
     layers, free = choose_layers(setup, "owm", project_head)
     start = per_layer("owm", "alpha", alpha, layers)
@@ -135,8 +135,8 @@ def owm(
 
     def forward(apply_fn, state, aux, *, ctx):
         def onto_free(layer, x):
-            # Computed again from the taps after the backward pass: the compiler finds
-            # that it is the same.
+            # This is computed again from the taps after the backward pass; the compiler
+            # merges the two.
             return jnp.matmul(x, grown(state, layer, x, ctx), precision=EXACT)
 
         return project_inputs(apply_fn, by_input, onto_free) if by_input else apply_fn
@@ -145,7 +145,7 @@ def owm(
         def penalised(params, ctx):
             value, out = loss_fn(params, ctx)
             squares = [jnp.sum(w * w) for w in kernels(params.net, layers)]
-            # The root has no derivative at 0; far below any weight's rounding it has.
+            # The root has no derivative at 0; 1e-30 is far below any weight's rounding.
             return value + norm_penalty * sum(jnp.sqrt(s + 1e-30) for s in squares), out
 
         return penalised if norm_penalty else loss_fn

@@ -1,6 +1,6 @@
 """PCA of the first task's inputs as the extractor; heads are trained on it.
 
-What an extractor that was found without labels or gradients is worth, beside OL's.
+It shows what an extractor without labels or gradients is worth, compared with OL's.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
     Args:
       setup: the run's `Setup`; its classifier is one dense layer, which reads no more
         numbers than an input has.
-      chunk: examples at once, in the pass over the first task's.
+      chunk: examples at once, in the pass over the first task's data.
 
     Returns:
       A `Strategy` with a `PCAState`. The components are found when the first task
@@ -93,7 +93,7 @@ def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
         return updates._replace(net=net), state
 
     def grads(grads, state, params, *, ctx, out):
-        # From the first step on the state has what the cache had: evaluation reads it.
+        # From the first step on the state holds the cache's values, for evaluation.
         return grads, found(state, ctx)
 
     return strategy(
@@ -110,7 +110,7 @@ def components(data: TaskData, d: int, width: int, chunk: int) -> PCAState:
 
     Args:
       data: the task's examples.
-      d: numbers of an input.
+      d: how many numbers an input has.
       width: how many components.
       chunk: examples at once.
     """

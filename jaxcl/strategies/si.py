@@ -1,4 +1,4 @@
-"""Synaptic intelligence: weights that lowered the loss on their way are held.
+"""Synaptic intelligence: holds weights whose movement lowered the loss.
 
 Zenke et al., Continual learning through synaptic intelligence, ICML 2017,
 https://arxiv.org/abs/1703.04200.
@@ -39,14 +39,14 @@ def consolidate(state: SIState, net: PyTree, damping: float) -> SIState:
 
 @checked
 def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strategy:
-    """Penalises moving weights by what moving them gained in earlier tasks.
+    """Penalises moving weights, by how much their moves lowered earlier tasks' loss.
 
     L = L_task + c Σᵢ Ωᵢ (θᵢ − θ*ᵢ)²
     at each step:      ωᵢ ← ωᵢ − gᵢ Δθᵢ     with g the gradient of L_task alone
     at a task's end:   Ωᵢ ← max(0, Ωᵢ + ωᵢ/((θᵢ − θ*ᵢ)² + ξ)),  θ* ← θ,  ω ← 0
 
-    g is the gradient given less the penalty's own, 2cΩ(θ − θ*), which is known in
-    closed form; Δθ is what the optimizer makes of it, whatever optimizer that is.
+    g is the given gradient minus that of the penalty, 2cΩ(θ − θ*), which is known in
+    closed form; Δθ is the update of the optimizer, whichever it is.
 
     Args:
       setup: not used; every factory takes it.
@@ -58,12 +58,13 @@ def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strat
 
     Raises:
       ValueError: an argument out of range, with its value. Where an optimizer is given,
-        one that makes an update of several steps' gradients, as `optax.MultiSteps`.
+        one that makes an update from the gradients of several steps, such as
+        `optax.MultiSteps`.
 
     Differs from van de Ven's code, which counts the whole loss's gradient in ω and lets
     Ω be negative: such a weight would be driven away. In a chain, put it behind the
-    members that change gradients or updates. Where the best weights of a task are
-    taken, not the last, ω still holds the whole path.
+    members that change gradients or updates. If the best weights of a task are
+    selected, not the last, ω still holds the whole path.
     """
     del setup
 
@@ -77,7 +78,7 @@ def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strat
             loss_fn,
             anchor=state.anchor,
             importance=state.importance,
-            strength=2 * strength,  # that penalty is halved
+            strength=2 * strength,  # `quadratic_penalty` halves it
             of=lambda params: params.net,
             has_aux=True,
         )

@@ -42,8 +42,8 @@ class SLDAState(NamedTuple):
 
     means: ClassMeans  # float32[K], float32[K, D]
     scatter: jax.Array  # float32[D, D] within classes
-    head: LinearHead  # that follows from them
-    done: jax.Array  # int32[] tasks taken in
+    head: LinearHead  # computed from them
+    done: jax.Array  # int32[] tasks absorbed
 
 
 class RandomFeaturesState(NamedTuple):
@@ -60,9 +60,9 @@ def slda(setup: Setup, *, shrinkage: Shrinkage = 1e-4, chunk: Count = 512) -> St
     argmax_k −½ (x − m_k)ᵀ A⁻¹ (x − m_k),  A = (1 − ε) Σ + ε I
 
     with x the classifier's input in evaluation mode, m_k the mean of class k, Σ the
-    covariance within classes; no class is more likely than another beforehand. After
-    each task one pass over its examples takes them into m and Σ; they are never seen
-    again, so that both are of the features as each task left them. Training is not
+    covariance within classes; all classes have the same prior probability. After each
+    task one pass adds its examples to m and Σ. They are never seen again, so both are
+    those of the features as they were at each task's end. Training is not
     changed: in a chain the other members decide what the features are.
 
     Args:
@@ -71,20 +71,20 @@ def slda(setup: Setup, *, shrinkage: Shrinkage = 1e-4, chunk: Count = 512) -> St
       chunk: examples at once.
 
     Returns:
-      A `Strategy` with an `SLDAState`. In a chain it goes behind the others: it reads
-      what they make of the network (see `jaxcl.types.TaskData`). A class that it has
-      not seen gets the lowest finite logit.
+      A `Strategy` with an `SLDAState`. In a chain put it last: it reads the network as
+      the others wrap it (see `jaxcl.types.TaskData`). A class that it has not seen gets
+      the lowest finite logit.
 
     Raises:
       ValueError: an argument out of range; a classifier it cannot read, by name.
 
-    Differs from the official code, in which an example's deviation from its class's
-    mean is weighed by n/(n + 1) with n the count of *all* examples, which is right for
-    a single class only: here by the class's own count, so that the result is that of
-    all examples at once, in any order. There, the first example of each later class is
-    moreover taken as a deviation from 0, and enters Σ whole. There, too, Σ may start
-    from a base set, with a shrinkage chosen by its data. Means are by class counts in
-    both. Its pseudo-inverse is a Cholesky solve here, which the ridge allows.
+    Differs from the official code, which weights an example's deviation from its class
+    mean by n/(n + 1) with n the count of *all* examples; this is right for a single
+    class only. Here n is the class's own count, so the result is that of all examples
+    at once, in any order. There, the first example of each later class also counts as a
+    deviation from 0, and enters Σ whole. There, Σ may also start from a base set, with
+    a shrinkage chosen by its data. Both compute means by class counts. The official
+    pseudo-inverse is a Cholesky solve here, which the ridge allows.
     """
     layer = head_layer(setup, "slda")
 
@@ -113,17 +113,17 @@ def random_features(
 ) -> Strategy:
     """`slda` on random features of the classifier's input: ReLU(x P).
 
-    P_ij ~ N(0, 1/d), for inputs x of d numbers, drawn once and for all when the first
-    task ends. On the network `jaxcl.nn.models.Linear` these are features of the pixels.
+    P_ij ~ N(0, 1/d), for inputs x of d numbers, drawn only once, when the first task
+    ends. On the network `jaxcl.nn.models.Linear` these are features of the pixels.
 
     Args:
       setup: the run's `Setup`; its classifier is one dense layer.
-      width: D ≥ 1 of the features.
+      width: D ≥ 1, the number of features.
       shrinkage: ε in (0, 1], as in `slda`.
       chunk: examples at once.
 
     Returns:
-      A `Strategy` with a `RandomFeaturesState`; in a chain it goes behind the others.
+      A `Strategy` with a `RandomFeaturesState`; in a chain put it last.
 
     Raises:
       ValueError: as for `slda`; a width below 1.
@@ -132,9 +132,10 @@ def random_features(
     and Prabhu et al., RanDumb, 2024, https://arxiv.org/abs/2402.08823.
 
     Differs from RanPAC, which has ReLU and a normal P of variance 1 too, in the head:
-    ridge regression to one-hot classes there, its strength chosen anew on each task.
-    Differs from RanDumb, which has this head, in the features, there cosines of random
-    phases that approximate a Gaussian kernel, and in the shrinkage, there estimated.
+    RanPAC's is ridge regression to one-hot classes, with a strength chosen anew on each
+    task. Differs from RanDumb, which has this head, in the features and in the
+    shrinkage: RanDumb's features are cosines with random phases that approximate a
+    Gaussian kernel, and its shrinkage is estimated.
     """
     layer = head_layer(setup, "random_features")
     d = layer.d_in
@@ -183,7 +184,7 @@ def _taken_in(
     shrinkage: float | jax.Array,
     features: Callable[[jax.Array], jax.Array],
 ) -> SLDAState:
-    """The state after a task, with its examples taken in."""
+    """The state after a task, with its examples absorbed."""
 
     def take(carry, x, y, weight):
         means, half = carry
