@@ -1,4 +1,4 @@
-"""All that knows Flax and Equinox: layers, models, captures, inspection."""
+"""All code that depends on Flax and Equinox: layers, models, captures, inspection."""
 
 from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.nn.tagged import conv, dense

@@ -1,4 +1,4 @@
-"""A model by its name: a shipped network, or a class of Linen, NNX or Equinox."""
+"""Builds a model by name: a shipped network, or a Linen, NNX or Equinox class."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from jaxcl.ops.trees import leaf_names
 from jaxcl.types import ApplyFn, Output, PyTree
 
 GIVEN = ("num_outputs", "input_shape", "rngs", "key")
-"""What whoever builds a model gives, and no config."""
+"""Arguments that the code building a model gives, never a config."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """An NNX or Equinox model by its class, built anew for each seed.
+    """An NNX or Equinox model given by its class, and built again for each seed.
 
     Attributes:
-      build: the class, or a function that gives a model; it takes ``rngs`` (an
+      build: the class, or a function that returns a model; it takes ``rngs`` (an
         `nnx.Rngs`) for NNX, ``key`` for Equinox.
       fields: all its other arguments.
     """
@@ -41,7 +41,7 @@ class Built:
 
     @property
     def axis(self) -> int:
-        """Of kernels: which runs over their outputs."""
+        """The axis of a kernel over its outputs."""
         return -1 if self.is_nnx else 0
 
     def model(self, key: jax.Array) -> Any:
@@ -57,7 +57,7 @@ class Built:
         return self.model(jax.random.key(0))
 
     def init(self, key: jax.Array) -> tuple[PyTree, PyTree]:
-        """Parameters and state, nested dicts by the names of their places."""
+        """Parameters and state, as nested dicts with the names of their paths."""
         if self.is_nnx:
             from jaxcl.nn.nnx import split
 
@@ -69,8 +69,8 @@ class Built:
     def apply_fn(self) -> ApplyFn:
         """The pure ``(net, model_state, x, task, key, train) -> Output``.
 
-        Images come as [B, H, W, C]; an Equinox model is given [C, H, W], one by one, as
-        its convolutions have them.
+        Images come as [B, H, W, C]. An Equinox model gets them one by one as [C, H, W],
+        the layout of its convolutions.
         """
         if self.is_nnx:
             from jaxcl.nn import nnx
@@ -96,20 +96,20 @@ def build_model(
     input_shape: tuple[int, ...],
     num_tasks: int,
 ) -> nn.Module | Built:
-    """Builds what a config names.
+    """Builds the model that a config names.
 
     Args:
       name: one of `MODELS`, or an import path "package.module:Class".
-      fields: of the model.
+      fields: the model's fields.
       num_outputs: K, which every model takes.
-      input_shape: of an example, which a model may take.
+      input_shape: the shape of an example, which a model may take.
       num_tasks: T, for a norm "batch_per_task".
 
     Returns:
       A Linen module, or a `Built`.
 
     Raises:
-      ValueError: an unknown name or field, or one without a value.
+      ValueError: an unknown name or field, or a field without a value.
     """
     build = _class_of(name)
     takes = _parameters(build)
@@ -148,11 +148,11 @@ def build_model(
 
 
 REQUIRED = object()
-"""In place of a default that a field does not have."""
+"""Marks a field that has no default."""
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """A model's fields with their defaults, `REQUIRED` where there is none.
+    """A model's fields with their defaults, or `REQUIRED` if there is none.
 
     Raises:
       ValueError: an unknown name.
@@ -179,13 +179,13 @@ def _class_of(name: str) -> Callable[..., Any]:
 def _parameters(build: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     if not isinstance(build, type):
         return inspect.signature(build).parameters
-    # A class may be called through a metaclass that takes anything.
+    # Not the class's own signature: its metaclass may accept anything.
     _, *own = inspect.signature(build.__init__).parameters.items()
     return dict(own)
 
 
 def _nested(tree: PyTree) -> dict[str, Any]:
-    """A tree's leaves in dicts, by the names of their places."""
+    """A tree's leaves in nested dicts, by the names in their paths."""
     found: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         *nodes, last = leaf_names(path)
@@ -197,7 +197,7 @@ def _nested(tree: PyTree) -> dict[str, Any]:
 
 
 def _put_back(like: PyTree, nested: Mapping[str, Any]) -> PyTree:
-    """The tree that `_nested` took apart."""
+    """The inverse of `_nested`: a tree like ``like`` from nested dicts."""
 
     def leaf(path, _):
         at: Any = nested

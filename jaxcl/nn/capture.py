@@ -1,7 +1,7 @@
-"""A Flax Linen model as pure functions that tell what each layer reads.
+"""Makes a Flax Linen model into pure functions that also return each layer's input.
 
-Layers can be swapped and their units gated without a change to the model: Flax's and
-this project's Dense and Conv are intercepted onto the primitive of `jaxcl.nn.tagged`.
+Layers can be swapped and their units gated without changing the model: calls of Flax's
+and this project's Dense and Conv are redirected to the primitive of `jaxcl.nn.tagged`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def require_signature(model: nn.Module) -> None:
     """Refuses a model that cannot be called as ``model(x, task, train)``.
 
     Raises:
-      ValueError: it, with its signature.
+      ValueError: it cannot; the message shows its signature.
     """
     signature = inspect.signature(type(model).__call__)
     try:
@@ -69,7 +69,7 @@ def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
         try:
             variables = dict(model.init(key, x, task, False))
         except (TypeError, ValueError, ZeroDivisionError) as error:
-            # Of an image that is too small, a field that has no such value.
+            # Raised for an image that is too small, or for a wrong value of a field.
             name, shape = type(model).__name__, list(example.shape[1:])
             raise ValueError(f"{name}, inputs {shape}: {error}") from error
         net = variables.pop("params")
@@ -81,8 +81,8 @@ def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
 def apply_fn(model: nn.Module) -> ApplyFn:
     """Makes the pure ``(net, model_state, x, task, key, train) -> Output`` of a model.
 
-    ``Output.taps`` maps each dense or convolutional layer's name to its input. A tap
-    that nothing reads is removed by the compiler.
+    ``Output.taps`` maps each dense or convolutional layer's name to its input. The
+    compiler removes taps that nothing reads.
 
     Args:
       model: a Linen module called as ``model(x, task, train)`` with x [B, ...], task
@@ -92,7 +92,7 @@ def apply_fn(model: nn.Module) -> ApplyFn:
       The apply function; ``key`` feeds dropout.
 
     Raises:
-      ValueError: the model is called otherwise.
+      ValueError: the model has another call signature.
     """
     require_signature(model)
 
@@ -112,7 +112,7 @@ def apply_fn(model: nn.Module) -> ApplyFn:
 
 
 def _met_by(capture: treatment.Capture):
-    """The interceptor that has a capture meet a model's layers and normalisations."""
+    """The interceptor that passes a model's layers and normalisations to a capture."""
 
     def intercept(call, args, kwargs, context):
         module, name = context.module, "/".join(context.module.path)
@@ -128,7 +128,7 @@ def _met_by(capture: treatment.Capture):
             def compute():
                 return tagged.computed(tag, module, arrays, plain, cast)
 
-            # This project's Conv computes itself so.
+            # This project's Conv already computes itself in this way.
             by = compute if isinstance(module, nn.Conv) else plain
             return tagged.call(tag, *arrays, plain=by, cast=cast)
         y = call(*args, **kwargs)
@@ -143,7 +143,7 @@ def _met_by(capture: treatment.Capture):
 
 
 def tag_of(module: nn.Module) -> Tag:
-    """How a Dense or Conv module is declared to the primitive."""
+    """The tag that declares a Dense or Conv module to the primitive."""
     name, path = "/".join(module.path), (*module.path, "kernel")
     if isinstance(module, DENSE):
         return Tag(name, "dense", path=path)
@@ -164,12 +164,12 @@ def tag_of(module: nn.Module) -> Tag:
 
 
 def pair(value) -> tuple[int, ...]:
-    """Flax's strides, windows and dilations of two axes, which may be one number."""
+    """Flax's strides, windows or dilations as a pair; one number is taken twice."""
     return (value, value) if isinstance(value, int) else tuple(value or (1, 1))
 
 
 def conv_padding(padding, *, axes: int, groups: int, dilated: bool):
-    """A convolution's padding as `Tag` has it, and why it must be refused, or ""."""
+    """A convolution's padding for a `Tag`, and why it must be refused, or ""."""
     if groups != 1:
         return "VALID", f"it is a convolution in {groups} groups"
     if axes != 2:
@@ -193,16 +193,17 @@ def swap_layers(
     layers: Sequence[LayerSpec],
     compute: Callable[..., jax.Array],
 ) -> ApplyFn:
-    """Has some layers' product of input and kernel computed by another function.
+    """Replaces the product of input and kernel in some layers by another function.
 
     Args:
       apply_fn: an adapter's, or of `jaxcl.setup_for`; wrapped or not.
-      layers: those to treat.
+      layers: the layers to treat.
       compute: ``(spec, x, kernel) -> y``, the layer's output before the bias.
 
     Returns:
       An apply function that does so with ``train=True``; evaluation is untouched. It
-      raises a ValueError for a layer that it does not meet; see `treatment.treated`.
+      raises a ValueError for a layer that the model does not call; see
+      `treatment.treated`.
     """
     own = {layer.name: (layer, compute) for layer in layers}
     return treated(apply_fn, lambda task, train: (own if train else {}, {}))
@@ -211,11 +212,11 @@ def swap_layers(
 def scale_units(
     apply_fn: ApplyFn, gates: Callable[[jax.Array, bool], dict[str, jax.Array]]
 ) -> ApplyFn:
-    """Multiplies the units that layers and other modules put out by gates.
+    """Multiplies the output units of layers and other modules by gates.
 
-    A unit is a channel: the last axis of a module's output, of a layer whose images are
-    [B, C, H, W] the second. The product is taken in the wider of the two dtypes and has
-    the output's.
+    A unit is a channel: the last axis of a module's output, or the second for a layer
+    with images [B, C, H, W]. The product is computed in the wider of the two dtypes and
+    returned in the output's.
 
     Args:
       apply_fn: an adapter's, or of `jaxcl.setup_for`; wrapped or not.
@@ -224,6 +225,6 @@ def scale_units(
 
     Returns:
       An apply function that does so, in training and in evaluation. It raises a
-      ValueError for a name that it does not meet; see `treatment.treated`.
+      ValueError for a name that the model does not call; see `treatment.treated`.
     """
     return treated(apply_fn, lambda task, train: ({}, gates(task, train)))

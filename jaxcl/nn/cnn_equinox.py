@@ -1,6 +1,6 @@
 """A small convolutional network of Equinox, for `model.name=jaxcl.nn.cnn_equinox:CNN`.
 
-It is imported by that name alone, so nothing else needs Equinox.
+It is imported only by that name, so nothing else needs Equinox.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax
 class CNN(eqx.Module):
     """conv c@3×3 → conv 2c@3×3, each ReLU → 2×2 max pool; dense → ReLU → head.
 
-    One example [C, H, W] at a time, as Equinox has it; Equinox's own initial weights.
+    It takes one example [C, H, W], as usual in Equinox; initial weights are Equinox's.
     """
 
     convs: tuple[eqx.nn.Conv2d, eqx.nn.Conv2d]

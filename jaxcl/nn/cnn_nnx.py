@@ -9,7 +9,7 @@ from flax import nnx
 class CNN(nnx.Module):
     """conv c@3×3 → conv 2c@3×3, each ReLU → 2×2 max pool; dense → ReLU → head.
 
-    A batch [B, H, W, C] at a time; NNX's own initial weights.
+    It takes a batch [B, H, W, C]; initial weights are NNX's own.
     """
 
     def __init__(

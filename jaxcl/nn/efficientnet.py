@@ -14,7 +14,7 @@ from jaxcl.nn.layers import Checked, Conv, Dense, Depthwise, Dropout
 from jaxcl.ops.trees import leaf_names
 from jaxcl.schema import Count, OneOf, Part
 
-# Of each stage: blocks, window, stride of the first, expansion, channels.
+# For each stage: blocks, window, stride of the first, expansion, channels.
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -34,18 +34,18 @@ class EfficientNetLite0(Checked):
     """EfficientNet-Lite0: 4,652,008 parameters with ImageNet's 1,000 classes.
 
     conv 32@3×3 stride 2; sixteen inverted residual blocks: 1×1 to six times the
-    channels, depthwise, 1×1 back, the input added where shapes agree; conv 1280@1×1;
+    channels, depthwise, 1×1 back, with the input added if shapes agree; conv 1280@1×1;
     mean over positions → dropout; head. BatchNorm (ε 1e-3) after every convolution,
     ReLU6 after all but a block's last. Padding is TensorFlow's SAME. Its ImageNet
-    weights expect (p − 127)/128 of pixels p, so mean 127/255 and std 128/255.
+    weights expect inputs (p − 127)/128 for pixels p, so mean 127/255 and std 128/255.
 
     Attributes:
       num_outputs: K.
-      pretrained: "none"; "features", ImageNet's weights but for the head; "all", the
-        head too, for K = 1000. They come from the extra ``jaxcl[pretrained]``.
+      pretrained: "none"; "features", ImageNet's weights except the head's; "all", with
+        the head too, for K = 1000. They come from the extra ``jaxcl[pretrained]``.
       statistics: of BatchNorm in training: "batch", which moves the stored ones, or
-        "stored", which stay what they are.
-      dropout: before the head.
+        "stored", which stay unchanged.
+      dropout: the rate before the head.
 
     Source: Tan and Le, EfficientNet, ICML 2019, https://arxiv.org/abs/1905.11946; Lite:
     no squeeze-and-excitation, ReLU6 for swish, stem and last convolution unscaled.
@@ -74,7 +74,7 @@ class EfficientNetLite0(Checked):
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As of any module; pretrained weights take the place of drawn ones."""
+        """As for any module; pretrained weights replace the random ones."""
         variables = super().init(rngs, *args, **kwargs)
         if self.pretrained == "none":
             return variables
@@ -144,7 +144,7 @@ BLOCKS = _blocks()
 
 
 def _laid_over(variables: Any, given: Mapping[tuple[str, ...], Any]) -> Any:
-    """Variables with some leaves replaced, by path; every one given has its place."""
+    """Replaces some leaves of the variables, by path; all of ``given`` must fit."""
     left = dict(given)
 
     def leaf(path: Any, own: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
-"""An Equinox model as a pure function that tells what each layer reads.
+"""Makes an Equinox model into a pure function that also returns each layer's input.
 
-The model takes one example; it is vmapped, and its Linear and Conv2d modules are put in
-the place of ones that compute themselves through the primitive of `jaxcl.nn.tagged`,
-which meets them outside the vmap with the whole batch.
+The model takes one example and is vmapped. Its Linear and Conv2d modules are replaced
+by modules that compute through the primitive of `jaxcl.nn.tagged`, which handles them
+outside the vmap, with the whole batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NORMS = (eqx.nn.GroupNorm, eqx.nn.LayerNorm, eqx.nn.RMSNorm)
 
 
 class _Linear(eqx.Module):
-    """A Linear in its place in a model, computed through the primitive."""
+    """Replaces a Linear in a model; computes through the primitive."""
 
     inner: eqx.nn.Linear
     tag: Tag = eqx.field(static=True)
@@ -33,14 +33,14 @@ class _Linear(eqx.Module):
 
 
 class _Conv(eqx.Module):
-    """A Conv in its place in a model, computed through the primitive."""
+    """Replaces a Conv in a model; computes through the primitive."""
 
     inner: eqx.nn.Conv
     tag: Tag = eqx.field(static=True)
 
     def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
         if self.tag.refusal:
-            # Met in vmap only, and so listed as a layer that cannot be treated.
+            # Seen only inside vmap, and so listed as a layer that cannot be treated.
             return tagged.call(
                 self.tag, x, self.inner.weight, None, plain=lambda: self.inner(x)
             )
@@ -48,10 +48,10 @@ class _Conv(eqx.Module):
 
 
 def split(model: eqx.Module) -> PyTree:
-    """The parameters of a model: a tree like it, None for all that is not trained.
+    """The parameters of a model: a tree like it, with None for all that is not trained.
 
-    Functions, None and numbers among its leaves stay with the model that `apply_fn` was
-    given. ``eqx.combine(net, model)`` puts parameters back.
+    Functions, None and numbers among its leaves stay in the model given to `apply_fn`.
+    ``eqx.combine(net, model)`` puts parameters back.
     """
     return eqx.filter(model, eqx.is_inexact_array)
 
@@ -61,7 +61,7 @@ def apply_fn(model: eqx.Module) -> ApplyFn:
 
     Args:
       model: called as ``model(x)`` with x one example, or as ``model(x, key=key)`` with
-        a key of its own for each example. In evaluation it is in inference mode.
+        a key of its own for each example. In evaluation the model is in inference mode.
 
     Returns:
       The apply function, for batches x [B, ...].
@@ -116,7 +116,7 @@ def _nodes(model: Any, extra: tuple[type, ...] = ()) -> list[tuple]:
 
 
 def _tag_layers(model: Any) -> Any:
-    """The model with its layers put in the place of tagged ones."""
+    """The model with its layers replaced by tagged ones."""
 
     def one(path, node):
         names = leaf_names(path)

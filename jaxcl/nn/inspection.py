@@ -1,4 +1,4 @@
-"""What a model is made of: its layers and normalisations, as values."""
+"""Describes a model's layers and normalisations as values."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def describe(model: nn.Module, example: jax.ShapeDtypeStruct) -> tuple[LayerSpec
 
     Args:
       model: a Linen module, as for `capture.apply_fn`. If it has a property ``wiring``,
-        a dict from layer name to the names of the layers that feed it, the specs carry
-        it; else what can be followed.
+        a dict from layer name to the names of the layers that feed it, the specs hold
+        it; else they hold the wiring found by tracing.
       example: shape and dtype of an input batch.
 
     Returns:
@@ -58,14 +58,14 @@ def describe_norms(
 
     Returns:
       A `NormSpec` for each module that is one of Flax's or `jaxcl.nn.layers`'
-      BatchNorm, GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if
-      what is normalised is that layer's very output, with nothing in between.
+      BatchNorm, GroupNorm, LayerNorm and RMSNorm. ``follows`` names a layer only if its
+      output itself is normalised, with nothing in between.
     """
     return describe_linen(model, example).norms
 
 
 def describe_linen(model: nn.Module, example: jax.ShapeDtypeStruct) -> Description:
-    """Both, of a Linen model."""
+    """The layers and normalisations of a Linen model."""
     net, statistics = jax.eval_shape(init_fn(model, example), jax.random.key(0))
     declared, name = getattr(model, "wiring", None), type(model).__name__
     return inspect(apply_fn(model), net, statistics, example, declared, name)
@@ -79,14 +79,14 @@ def inspect(
     declared: Mapping[str, tuple[str, ...]] | None = None,
     model: str = "the model",
 ) -> Description:
-    """Runs a model once on shapes and lists what a capture meets.
+    """Runs a model once on shapes and lists its layers and normalisations.
 
     Args:
       f: an adapter's apply function.
       net: its parameters, or their shapes.
       model_state: its statistics, or their shapes.
       example: shape and dtype of an input batch.
-      declared: layer -> layers that feed it, if that is declared; else it is followed.
+      declared: layer -> layers that feed it; None: found by tracing.
       model: its name, for messages.
 
     Returns:
@@ -100,7 +100,7 @@ def inspect(
     """
     seen, program, leaves = traced(f, net, model_state, example)
     for name in products.named(program.jaxpr) - set(seen.taps):
-        # In a jit that was traced before: nothing was called that a capture could see.
+        # Inside a jit traced earlier: no call was made that a capture could see.
         seen.elsewhere.setdefault(name, Tag(name, "dense"))
     specs = {call.tag.name: _spec(call, leaves) for call in seen.calls}
     if declared is not None and set(declared) != set(specs) | set(seen.elsewhere):
@@ -137,7 +137,7 @@ def inspect(
 
 
 def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:
-    """Refuses, by name, layers that a method which treats every layer cannot treat.
+    """Refuses, by name, layers that cannot be treated, for methods that treat them all.
 
     Raises:
       ValueError: a layer's ``refusal`` is not empty.
@@ -148,7 +148,7 @@ def require_treatable(layers: Sequence[LayerSpec], method: str) -> None:
 
 
 def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
-    """x K + b, what a layer puts out for its input x, from a network's parameters."""
+    """A layer's output x K + b for its input x, from a network's parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(net)
     found = {leaf_names(path): leaf for path, leaf in leaves}
     tag = Tag(spec.name, spec.kind, spec.axis, spec.strides, spec.padding)
@@ -160,7 +160,7 @@ def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
 
 
 def _wired(specs, seen, program: Program, declared) -> dict[str, LayerSpec]:
-    """Layers with what feeds them, and whether they read the input as it is."""
+    """Adds to layers what feeds them, and whether they read the input unchanged."""
     made = {}
     units = {name: spec.n_out for name, spec in specs.items()}
     for call, var in zip(seen.calls, program.outputs, strict=True):
@@ -230,7 +230,7 @@ def _spec(call: Call, leaves: Leaves) -> LayerSpec:
 
 
 def _elsewhere(tag: Tag) -> LayerSpec:
-    """A layer of which no more is known than that it cannot be treated."""
+    """A layer of which only its tag is known, and that it cannot be treated."""
     return LayerSpec(
         name=tag.name,
         kind=tag.kind,

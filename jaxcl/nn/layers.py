@@ -1,7 +1,7 @@
 """The layers that the networks of `jaxcl.nn.models` are made of.
 
-Kernels start uniform in ±1/sqrt(fan_in), biases too: what PyTorch's layers do, in
-which most of the papers' figures were measured.
+Kernels and biases start uniform in ±1/sqrt(fan_in), as in PyTorch, with which most of
+the papers' figures were measured.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def _bias_init(fan_in: int):
 
 
 class Checked(nn.Module):
-    """A module whose fields are held against their annotations.
+    """A module whose fields are checked against their annotations.
 
     Raises:
-      ValueError: when it is made, as `jaxcl.schema.require`.
+      ValueError: when the module is made, as `jaxcl.schema.require`.
     """
 
     def __post_init__(self):
@@ -96,7 +96,7 @@ class Depthwise(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        # A channel reads its own window alone: that is its fan-in.
+        # A channel reads only its own window: that is its fan-in.
         side, channels = self.window, x.shape[-1]
         start = nn.initializers.variance_scaling(
             1 / 3, "fan_in", "uniform", in_axis=(0, 1), out_axis=(), batch_axis=2
@@ -108,9 +108,9 @@ class Depthwise(nn.Module):
 class Dropout(Checked):
     """Zeroes each element with probability `rate`, as a multiple of 1/256 below 1.
 
-    A byte of randomness for each element: on a CPU the random bits, not the arithmetic,
-    are what dropout costs. What is kept is scaled by the exact inverse of the rounded
-    probability, so the expectation is unbiased.
+    It draws one random byte per element: on a CPU, most of the cost of dropout is that
+    of random bits, not of arithmetic. Kept elements are scaled by the exact inverse of
+    the rounded probability, so the expectation is unbiased.
     """
 
     rate: Part
@@ -127,7 +127,7 @@ class Dropout(Checked):
 def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Uniform uint8 of a shape, four from each 32-bit word.
 
-    `jax.random.bits` hashes a whole word for each byte that it is asked for.
+    `jax.random.bits` hashes a whole word for each requested byte.
     """
     size = math.prod(shape)
 
@@ -136,9 +136,9 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         each = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)
         return each[:size].reshape(shape)
 
-    # XLA's CPU backend would put the hash into the loop of whatever reads the bytes,
-    # and a convolution reads them once per element of its window. What a conditional
-    # gives it has to store; that this one is always taken it does not know.
+    # XLA's CPU backend would move the hash into the loop that reads the bytes, and a
+    # convolution reads them once per element of its window. It has to store the result
+    # of a conditional, and it does not know that this one is always taken.
     always = (jax.random.key_data(key)[0] | 1) > 0
     return jax.lax.cond(always, draw, lambda: jnp.zeros(shape, jnp.uint8))
 
@@ -146,8 +146,8 @@ def random_bytes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 class CurrentBatchNorm(nn.Module):
     """BatchNorm that always uses the batch's statistics, in evaluation too.
 
-    x̂ = (x − mean_B) / sqrt(var_B + ε) · scale + bias, over all axes but the last. What
-    PyTorch's ``track_running_stats=False`` does and GPM's CIFAR network uses.
+    x̂ = (x − mean_B) / sqrt(var_B + ε) · scale + bias, over all axes but the last. The
+    same as PyTorch's ``track_running_stats=False``, which GPM's CIFAR network uses.
     """
 
     epsilon: float = 1e-5
@@ -174,10 +174,10 @@ class TaskBatchNorm(nn.Module):
         mean_t ← k mean_t + (1 − k) mean_B,  k = .9^(n_t/B)
         var_t  ← k var_t + (1 − k) N/(N − 1) var_B
 
-    with N the values per channel that var_B is taken over. So B examples move them
-    alike in one batch of a single task and spread over many batches, and the running
-    variance tends to the data's. One example has no variance: it is normalised by the
-    running statistics as they were, and moves the mean alone.
+    with N the number of values per channel in var_B. So B examples move the statistics
+    equally in one batch of a single task and spread over many batches, and the running
+    variance tends to that of the data. One example has no variance: it is normalised by
+    the running statistics as they were, and moves only the mean.
     """
 
     num_tasks: int
@@ -227,8 +227,8 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, task: jax.Array, train: bool) -> jax.Array:
-        # Flax's fast variance, E[x²] − E[x]², loses digits to cancellation and is cut
-        # off at 0 by a maximum, whose gradient compares what XLA may compute twice.
+        # Flax's fast variance, E[x²] − E[x]², loses digits to cancellation. A maximum
+        # cuts it off at 0, and its gradient compares values that XLA may compute twice.
         exact = {"use_fast_variance": False}
         if self.kind == "batch":
             return nn.BatchNorm(use_running_average=not train, momentum=0.9, **exact)(x)

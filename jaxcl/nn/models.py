@@ -1,8 +1,8 @@
 """The networks of the papers, in Flax Linen, fast inside a scan on any backend.
 
 Every model takes ``(x, task, train)`` with x [B, H, W, C] (or [B, D]) and returns
-logits [B, K] of one Dense called ``head``; a head per task is that Dense with the
-task's logit mask, so that the shape of a network does not depend on the task.
+logits [B, K] of one Dense called ``head``. A head per task is this Dense with the
+task's logit mask, so the shape of a network does not depend on the task.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class MLP(Checked):
 
 
 class Linear(Checked):
-    """The head alone, on the input's numbers: what needs no features.
+    """The head alone, on the numbers of the input: for methods without features.
 
     Attributes:
       num_outputs: K.
@@ -93,15 +93,16 @@ class AlexNet(Checked):
 
     conv 64@4×4, 128@3×3, 256@2×2 (VALID), each → norm → ReLU → dropout → 2×2 max pool;
     dense 2048, 2048, each → norm → ReLU → dropout; head. Pooling runs before ReLU: they
-    commute, dropout between them included, and a quarter is left to rectify.
+    commute, also with dropout between them, and ReLU then has only a quarter of the
+    numbers.
 
     Attributes:
       num_outputs: K.
       width: multiplies every hidden width (1/4 for tests).
       norm: one of `NORMS`.
       use_bias: in every layer, the head included.
-      dropout: of the first two convolutions; the dense layers and the third
-        convolution have `dropout_late`.
+      dropout: the rate after the first two convolutions; the dense layers and the third
+        convolution use `dropout_late`.
       num_tasks: T, for norm "batch_per_task".
     """
 
@@ -162,7 +163,7 @@ class ResNet18(Checked):
     @property
     def wiring(self) -> dict[str, tuple[str, ...]]:
         wiring: dict[str, tuple[str, ...]] = {"stem": ()}
-        # A sum of branches feeds what follows: every layer that adds into it is named.
+        # A sum of branches feeds the next layer: all layers added into it are named.
         trunk: tuple[str, ...] = ("stem",)
         for stage, block, stride in _BLOCKS:
             name = f"block_{stage}_{block}"

@@ -1,7 +1,7 @@
-"""A Flax NNX model as pure functions that tell what each layer reads.
+"""Makes a Flax NNX model into pure functions that also return each layer's input.
 
-A model is put together anew for each forward pass; its Linear and Conv modules are
-there made to compute themselves through the primitive of `jaxcl.nn.tagged`.
+A model is rebuilt for each forward pass; there its Linear and Conv modules are changed
+to compute through the primitive of `jaxcl.nn.tagged`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def split(model: nnx.Module) -> tuple[PyTree, PyTree]:
       model: an `nnx.Module`.
 
     Returns:
-      Its `nnx.Param`s, which the optimizer trains, and every other variable, running
-      statistics (`nnx.BatchStat`) among them, but for random keys and counts: dropout
-      draws from the key of each step. ``nnx.update(model, net)`` puts parameters back.
+      Its `nnx.Param`s, which the optimizer trains, and all other variables, such as
+      running statistics (`nnx.BatchStat`), except random keys and counts: dropout draws
+      from the key of each step. ``nnx.update(model, net)`` puts parameters back.
     """
     _, net, _, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
     return nnx.to_pure_dict(net), nnx.to_pure_dict(state)
@@ -85,20 +85,20 @@ def _takes_task(model: nnx.Module) -> bool:
         bound = signature.bind(model, None, None, False)
     except TypeError:
         return False
-    # `nnx.Sequential` takes anything, and hands it to its first layer.
+    # `nnx.Sequential` accepts any arguments, and passes them to its first layer.
     kinds = (signature.parameters[name].kind for name in bound.arguments)
     return inspect.Parameter.VAR_POSITIONAL not in kinds
 
 
 def _like(state: nnx.State, values: PyTree) -> nnx.State:
-    """A state with other values, which come as a plain dict."""
+    """A state with new values, given as a plain dict."""
     new = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(new, values)
     return new
 
 
 def _rngs(state: nnx.State, key: jax.Array) -> nnx.State:
-    """Every random stream begun anew from a step's key, each from one of its own."""
+    """Restarts every random stream, each from its own key folded from a step's."""
     leaves, tree = jax.tree.flatten(state)
     new = []
     for i, leaf in enumerate(leaves):
@@ -111,13 +111,13 @@ def _rngs(state: nnx.State, key: jax.Array) -> nnx.State:
 
 
 def _tag_layers(model: nnx.Module) -> None:
-    """Has a model's layers and normalisations met by a capture; changes the model."""
+    """Changes a model so that its layers and normalisations call the capture."""
     seen: dict[int, tuple[str, ...]] = {}
     for path, module in nnx.iter_graph(model):
         names = tuple(map(str, path))
         kind = next((k for types, k in _NORMS if isinstance(module, types)), None)
         if isinstance(module, LAYERS):
-            # A kernel that several modules hold has the path of the first.
+            # A kernel shared by several modules has the path in the first one.
             kernel = seen.setdefault(id(module.kernel), (*names, "kernel"))
             _become(module, "layer", _layer_call(_tag(module, names, kernel)))
         elif kind is not None:
@@ -125,7 +125,7 @@ def _tag_layers(model: nnx.Module) -> None:
 
 
 def _become(module: Any, what: str, how: Any) -> None:
-    # Not assigned as NNX assigns an attribute: it is no part of the graph.
+    # Not assigned as an NNX attribute: it must not become part of the graph.
     object.__setattr__(module, "_jaxcl_call", how)
     object.__setattr__(module, "__class__", _tagged_class(type(module), what))
 

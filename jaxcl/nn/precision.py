@@ -1,4 +1,4 @@
-"""A model that computes in fewer bits than its parameters are kept in."""
+"""Lets a model compute in fewer bits than its parameters have."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ DTYPES = ("float32", "bfloat16")
 
 
 def compute_in(dtype: str, apply_fn: ApplyFn) -> ApplyFn:
-    """A model that computes in another dtype than its parameters are kept in.
+    """Makes a model compute in another dtype than that of its parameters.
 
-    Parameters and inputs are rounded on the way in, logits and taps are the dtype's;
-    the loss, parameters, running statistics and what a method keeps stay float32.
+    Parameters and inputs are rounded first, and logits and taps come in the dtype. The
+    loss, parameters, running statistics and a method's state stay float32.
 
     Args:
-      dtype: one of `DTYPES`; "float32" leaves the model as it is.
-      apply_fn: of the model.
+      dtype: one of `DTYPES`; "float32" leaves the model unchanged.
+      apply_fn: the model's apply function.
 
     Raises:
       ValueError: an unknown dtype.

@@ -1,4 +1,4 @@
-"""Published weights, under the names that this project's networks have for them."""
+"""Published weights, under the parameter names of this project's networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NORM = {
     "running_mean": ("batch_stats", "mean"),
     "running_var": ("batch_stats", "var"),
 }
-# Theirs -> ours: what a block's convolutions and the normalisations after them are.
+# Their names -> ours, for a block's convolutions and the normalisations after them.
 _OUTER = {"_conv_stem": "stem", "_conv_head": "top"}
 _OUTER_NORMS = {"_bn0": "stem", "_bn1": "top"}
 _INNER = {"_expand_conv": "expand", "_depthwise_conv": "depthwise"}
@@ -60,14 +60,14 @@ def efficientnet_lite0() -> Mapping[tuple[str, ...], NDArray[np.float32]]:
 
 
 def placed(name: str, array: NDArray) -> tuple[tuple[str, ...], NDArray]:
-    """Where one of the published network's arrays belongs, and how it lies there.
+    """Path and layout in this project for one of the published network's arrays.
 
     Args:
-      name: in PyTorch.
+      name: its name in PyTorch.
       array: a weight, its gradient or a stored statistic.
 
     Returns:
-      Path in the variables, and the array with channels last.
+      The path in the variables, and the array with channels last.
     """
     *home, layer, leaf = name.split(".")
     if layer == "_fc":

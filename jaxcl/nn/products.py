@@ -1,4 +1,4 @@
-"""What a tagged layer is, and the product of input and kernel that it computes."""
+"""The tag of a layer, and the product of input and kernel that it computes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from jaxcl.types import LayerSpec, Padding
 
 
 class Tag(NamedTuple):
-    """A layer as the one who calls it declares it."""
+    """A layer as declared by its caller."""
 
     name: str
     kind: str  # "dense" or "conv"
-    axis: int = -1  # of the kernel that runs over its outputs, -1 or 0
+    axis: int = -1  # the kernel's axis over its outputs, -1 or 0
     strides: tuple[int, int] = (1, 1)
     padding: Padding = "VALID"
     path: tuple[str, ...] | None = None  # of the kernel; None: found by identity
@@ -25,13 +25,13 @@ class Tag(NamedTuple):
 
 
 def product(tag: Tag, x, kernel, bias) -> jax.Array:
-    """The layer itself, under a name that it keeps in a program traced before."""
+    """The layer itself, under a name that survives in a program traced earlier."""
     with jax.named_scope(f"jaxcl[{tag.name}]"):
         return _product(tag, x, kernel, bias)
 
 
 def named(jaxpr: Any) -> set[str]:
-    """Names of the layers whose `product` a program holds, at any depth of it."""
+    """Names of the layers whose `product` a program contains, at any depth."""
     found: set[str] = set()
     for eqn in jaxpr.eqns:
         found |= set(re.findall(r"jaxcl\[(.*?)\]", str(eqn.source_info.name_stack)))
@@ -63,7 +63,7 @@ def _product(tag: Tag, x, kernel, bias) -> jax.Array:
 
 
 def is_channels_first(tag: Tag | LayerSpec) -> bool:
-    """Whether a layer's images are [B, C, H, W]: where its kernel is OIHW."""
+    """Whether a layer's images are [B, C, H, W], so that its kernel is OIHW."""
     return tag.kind == "conv" and tag.axis == 0
 
 
@@ -78,7 +78,7 @@ def with_bias(tag: Tag, y: jax.Array, bias: jax.Array | None) -> jax.Array:
 
 
 def stand_in(tag: Tag, x, kernel, bias) -> jax.Array:
-    """Zeros of the shape and dtype that the layer puts out."""
+    """Zeros of the shape and dtype of the layer's output."""
     arrays: list[Any] = [x, kernel] if bias is None else [x, kernel, bias]
     shapes = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
     like = jax.eval_shape(lambda x, k, b=None: product(tag, x, k, b), *shapes)

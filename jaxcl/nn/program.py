@@ -1,4 +1,4 @@
-"""A model's forward pass as a program, beside what a capture has met in it."""
+"""A model's forward pass as a program, with the layers that a capture found in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxcl.ops.trees import leaf_names
 
 
 class Program(NamedTuple):
-    """A forward pass as a program, and which of its variables is what."""
+    """A forward pass as a program, and the meaning of its variables."""
 
     jaxpr: Any
     taps: list[Any]  # a layer's input, in the order of the calls
@@ -23,7 +23,7 @@ class Program(NamedTuple):
 
 
 class Leaves(NamedTuple):
-    """Parameters by what they are while the model is traced."""
+    """Identifies parameters while the model is traced."""
 
     paths: dict[int, tuple[str, ...]]  # id of the traced array -> path
 
@@ -32,7 +32,7 @@ def traced(f, net, model_state, example) -> tuple[treatment.Capture, Program, Le
     """Runs an adapter's apply function once on shapes, in training mode."""
     found: list[treatment.Capture] = []
     paths: dict[int, tuple[str, ...]] = {}
-    keep: list[Any] = []  # an id is an array's own only as long as that lives
+    keep: list[Any] = []  # an id is unique only while its array is alive
     order = [leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
 
     def run(net, model_state, x):
@@ -60,7 +60,7 @@ def traced(f, net, model_state, example) -> tuple[treatment.Capture, Program, Le
 
 
 def readers(program: Program, path: tuple[str, ...]) -> list[str]:
-    """Operations that read a parameter; its own layer's product is not among them."""
+    """Operations that read a parameter, except the product of its own layer."""
     var = program.params.get(path)
     return [
         e.primitive.name for e in program.jaxpr.eqns if any(v is var for v in e.invars)

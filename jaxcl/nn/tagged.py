@@ -1,14 +1,15 @@
 """The one primitive through which methods treat a layer: `dense` and `conv`.
 
 Outside a capture they are the plain product. An adapter's apply function opens a
-capture around a model; inside it a layer's input is tapped, its product of input and
-kernel may be computed by another function, and its units may be gated. Which of these
-is asked of a layer stands in treatments that `treated` puts around an apply function.
+capture around a model. Inside it, a layer's input is tapped, its product of input and
+kernel may be computed by another function, and its units may be gated. The treatments
+that `treated` puts around an apply function say which of these applies to a layer.
 
-What a capture holds are tracers of the trace it was opened in, and leaves it as outputs
-of the apply function. A layer that runs in another trace is met from there if that is a
-`jax.vmap` (all its examples at once); inside jit, scan or checkpoint it is computed as
-ever, has no tap, and a treatment that asks for it is refused by name.
+A capture holds tracers of the trace in which it was opened; they leave it as outputs of
+the apply function. If a layer runs in another trace and this is a `jax.vmap`, the
+capture handles it from outside (all examples at once). Inside jit, scan or checkpoint a
+layer is computed as usual and has no tap, and a treatment that needs it is refused by
+name.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ def dense(
       x: [..., D].
       kernel: [D, O]; with axis=0 [O, D].
       bias: [O] or None.
-      name: the layer's own, the key of ``Output.taps``.
-      axis: of the kernel that runs over its outputs, -1 or 0.
+      name: the layer's unique name, the key of ``Output.taps``.
+      axis: the kernel's axis over its outputs, -1 or 0.
 
     Returns:
       [..., O].
 
     Raises:
-      ValueError: another axis.
+      ValueError: axis has another value.
 
     Example:
       >>> import jax.numpy as jnp, jaxcl
@@ -77,16 +78,16 @@ def conv(
       x: [B, H, W, C]; with axis=0 [B, C, H, W]; or one example without B.
       kernel: [kh, kw, C, O]; with axis=0 [O, C, kh, kw].
       bias: [O] (any shape of O elements) or None.
-      name: the layer's own, the key of ``Output.taps``.
+      name: the layer's unique name, the key of ``Output.taps``.
       strides: (sh, sw).
       padding: "VALID", "SAME" or ((top, bottom), (left, right)).
-      axis: of the kernel that runs over its outputs, -1 or 0.
+      axis: the kernel's axis over its outputs, -1 or 0.
 
     Returns:
       [B, H', W', O]; with axis=0 [B, O, H', W'].
 
     Raises:
-      ValueError: another axis.
+      ValueError: axis has another value.
     """
     tag = Tag(name, "conv", _checked(axis), tuple(strides), padding)
     return call(tag, x, kernel, bias)
@@ -106,15 +107,15 @@ def call(
     plain: Callable[[], jax.Array] | None = None,
     cast: Callable[..., Any] | None = None,
 ) -> jax.Array:
-    """Computes a layer: plainly outside a capture, as treatments have it inside.
+    """Computes a layer: plainly outside a capture, by its treatments inside.
 
     Args:
-      tag: what the layer is.
+      tag: describes the layer.
       x: its input.
-      kernel: of the layer.
-      bias: or None.
-      plain: computes the layer where nothing is asked of it; by default `product`.
-      cast: brings ``(x, kernel, bias)`` to the dtypes that the layer computes in, where
+      kernel: its kernel.
+      bias: its bias or None.
+      plain: computes the layer if no treatment replaces it; by default `product`.
+      cast: converts ``(x, kernel, bias)`` to the dtypes that the layer computes in, if
         another function computes it.
     """
     compute = plain or (lambda: product(tag, x, kernel, bias))
@@ -124,8 +125,8 @@ def call(
     if capture.is_here():
         return capture.meet(tag, x, kernel, bias, compute, cast)
     capture.elsewhere[tag.name] = tag
-    # JAX has no public name for what a value in a vmap is. Under another one the layer
-    # would be refused as one that is elsewhere.
+    # JAX has no public name for the type of a value in a vmap. If the name changes, the
+    # layer is refused as one in another trace.
     if plain is None and type(x).__name__ == "BatchTracer":
         return _over_examples(tag, x, kernel, bias)
     return compute()
@@ -138,18 +139,18 @@ def computed(
     plain: Callable[[], jax.Array],
     cast: Callable[..., Any],
 ) -> jax.Array:
-    """What a framework's layer puts out; on a CPU its convolution by `product`.
+    """The output of a framework's layer; a convolution on a CPU by `product`.
 
-    There a convolution of XLA's own, in the loop over an epoch's steps, takes five to
-    twelve times as long.
+    There XLA's own convolution, in the loop over an epoch's steps, takes five to twelve
+    times as long.
 
     Args:
-      tag: what the layer is.
-      module: the framework's; with a convolution, a mask or a result type of its own it
-        computes itself.
+      tag: describes the layer.
+      module: the framework's module; if it has its own convolution function, mask or
+        result type, it computes itself.
       arrays: x, kernel and bias or None.
-      plain: has it compute itself.
-      cast: brings the arrays to the dtypes that it computes in.
+      plain: lets the module compute itself.
+      cast: converts the arrays to the dtypes that the module computes in.
     """
     own = ("mask", "conv_general_dilated_cls", "preferred_element_type")
     convolution = getattr(module, "conv_general_dilated", None)
@@ -166,7 +167,7 @@ def computed(
 
 
 def _over_examples(tag: Tag, x, kernel, bias) -> jax.Array:
-    """A layer in a `jax.vmap`: met outside it, with all examples at once."""
+    """Handles a layer in a `jax.vmap` from outside it, with all examples at once."""
 
     def plain(*arrays):
         return product(tag, *arrays, *(() if len(arrays) == 3 else (None,)))

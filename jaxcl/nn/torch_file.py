@@ -1,9 +1,9 @@
-"""Arrays out of a file that PyTorch wrote before its version 1.6, without PyTorch.
+"""Reads arrays from a file of PyTorch before version 1.6, without PyTorch.
 
-Such a file is five pickles (a magic number, the format's version, the writer's system,
+Such a file has five pickles (a magic number, the format's version, the writer's system,
 the state, the keys of its storages) and then each storage: its length, its numbers. A
-pickle may call whatever it names; of this one four names are known, and they build
-arrays.
+pickle may call any function that it names; here only four names are allowed, and they
+build arrays.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
 
 class _Kind(NamedTuple):
-    """The class of a storage; to a pickle nothing that can be called."""
+    """The class of a storage; a pickle cannot call it."""
 
     dtype: str
 
@@ -37,11 +37,11 @@ class _Tensor(NamedTuple):
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in numbers; PyTorch's kernels need not lie in order
+    strides: tuple[int, ...]  # in numbers; PyTorch's kernels may be in any order
 
 
 class _Refused(Exception):
-    """What the state asks for and does not get."""
+    """The state asks for a name that is not allowed."""
 
 
 class _State(pickle.Unpickler):
@@ -52,7 +52,7 @@ class _State(pickle.Unpickler):
         if name == "collections.OrderedDict":
             return OrderedDict
         if name == "torch._utils._rebuild_tensor_v2":
-            # One of its own for each file: what a pickle does to it stays there.
+            # A new function for each file: a pickle may change it, but only there.
             return lambda *given: _tensor(*given)
         if module_name == "torch" and global_name in _TYPES:
             return _Kind(_TYPES[global_name])
@@ -90,16 +90,16 @@ def read(file: Path) -> dict[str, NDArray]:
     """The arrays of a file in PyTorch's legacy format, by name.
 
     Args:
-      file: of a state dictionary, float32 and int64.
+      file: the file of a state dictionary with float32 and int64 arrays.
 
     Returns:
       Name -> array, in the file's order.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is no such file, was cut off, or asks for anything but
-        ``OrderedDict``, ``_rebuild_tensor_v2``, ``FloatStorage`` and ``LongStorage``;
-        that is named, and was neither imported nor called.
+      ValueError: the file has another format, was cut off, or asks for another name
+        than ``OrderedDict``, ``_rebuild_tensor_v2``, ``FloatStorage`` and
+        ``LongStorage``; the message gives the name, which is never imported or called.
     """
     with file.open("rb") as stream:
         try:

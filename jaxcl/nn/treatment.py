@@ -1,8 +1,8 @@
-"""What is asked of a model's layers while it runs: captures and treatments.
+"""Changes to a model's layers while it runs: captures and treatments.
 
-A capture is opened around a model's forward pass by an adapter's apply function; what
-it taps, computes otherwise and gates stands in the treatments that `treated` has put
-around that function. Layers come to it through `jaxcl.nn.tagged`.
+An adapter's apply function opens a capture around a model's forward pass. The
+treatments that `treated` has put around this function say which layers are computed
+differently and which are gated. Layers call the capture through `jaxcl.nn.tagged`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Swaps = dict[str, tuple[LayerSpec, Callable[..., jax.Array]]]
 
 
 class Call(NamedTuple):
-    """A layer met in a capture."""
+    """A call of a layer, seen by a capture."""
 
     tag: Tag
     x: jax.Array
@@ -33,7 +33,7 @@ class Call(NamedTuple):
 
 
 class NormCall(NamedTuple):
-    """A normalisation met in a capture."""
+    """A call of a normalisation, seen by a capture."""
 
     name: str
     kind: str
@@ -43,12 +43,12 @@ class NormCall(NamedTuple):
 
 
 class Treatment(NamedTuple):
-    """What is asked of layers, by name, for one call of an apply function."""
+    """Changes to layers, by name, for one call of an apply function."""
 
     swaps: Swaps
     gates: Gates
     shifts: dict[str, jax.Array]
-    met: dict[str, jax.ShapeDtypeStruct]  # what is met, and what it puts out
+    met: dict[str, jax.ShapeDtypeStruct]  # layers that were called, and their outputs
 
 
 _TREATMENTS: ContextVar[tuple[Treatment, ...]] = ContextVar("treatments", default=())
@@ -57,13 +57,13 @@ _INSPECTED: ContextVar[list[Capture] | None] = ContextVar("inspected", default=N
 
 
 class Capture:
-    """What one forward pass of a model has met; for the length of a trace."""
+    """The layers that one forward pass of a model calls; lives for one trace."""
 
     def __init__(self, treatments: Sequence[Treatment], inspected: bool):
         self.taps: dict[str, jax.Array] = {}
         self.calls: list[Call] = []
         self.norms: list[NormCall] = []
-        self.elsewhere: dict[str, Tag] = {}  # layers met in other traces only
+        self.elsewhere: dict[str, Tag] = {}  # layers seen only in other traces
         self._treatments = treatments
         self._inspected = inspected
         self._trace = get_opaque_trace_state()
@@ -73,7 +73,7 @@ class Capture:
         return get_opaque_trace_state() == self._trace
 
     def meet(self, tag: Tag, x, kernel, bias, compute, cast) -> jax.Array:
-        """Taps a layer and computes it, as the treatments will have it."""
+        """Taps a layer and computes it, as the treatments say."""
         self.elsewhere.pop(tag.name, None)
         self.taps[tag.name] = x
         if self._inspected:
@@ -96,7 +96,7 @@ class Capture:
         return self.gate(tag.name, y, 1 if is_channels_first(tag) else -1)
 
     def normalise(self, name: str, kind: str, path, x, y) -> jax.Array:
-        """Notes a normalisation and gates its output, whose channels are last."""
+        """Records a normalisation and gates its output, whose channels are last."""
         if self._inspected:
             read = [made.tag.name for made in self.calls if made.y is x]
             follows = read[-1] if read else None
@@ -114,20 +114,20 @@ class Capture:
 
 
 def active() -> Capture | None:
-    """The capture that is open around the code that runs."""
+    """The capture that is open around the running code, or None."""
     return _CAPTURE.get()
 
 
 def is_treated() -> bool:
-    """Whether a treatment around the code that runs asks anything of a layer."""
+    """Whether a treatment around the running code changes any layer."""
     return any(t.swaps or t.gates or t.shifts for t in _TREATMENTS.get())
 
 
 @contextmanager
 def capturing() -> Iterator[Capture]:
-    """Opens a capture around a model's forward pass; an adapter's apply function does.
+    """Opens a capture around a model's forward pass, for an adapter's apply function.
 
-    The treatments around the apply function hold in it.
+    The treatments around the apply function apply in it.
     """
     inspected = _INSPECTED.get()
     capture = Capture(_TREATMENTS.get(), inspected is not None)
@@ -142,10 +142,10 @@ def capturing() -> Iterator[Capture]:
 
 @contextmanager
 def inspecting() -> Iterator[list[Capture]]:
-    """Captures opened within hold a `Call` for each layer, in the order they run.
+    """Makes captures opened inside it hold a `Call` for each layer, in running order.
 
-    In place of a layer's product stands an array of zeros of its own: whatever still
-    reads a kernel is not its layer, and what is between two layers can be followed.
+    Each layer's product is replaced by a separate array of zeros: any operation that
+    still reads a kernel is not its layer, and the path between layers can be traced.
     """
     found: list[Capture] = []
     token = _INSPECTED.set(found)
@@ -166,9 +166,9 @@ def treated(
       make: ``(task int32[B], train) -> (swaps, gates)``, by layer name.
 
     Returns:
-      The apply function. It raises a ValueError that names the layers which a swap or
-      a gate was for and which the model does not compute by `dense` or `conv` where a
-      capture sees it: nothing is left untreated without a word.
+      The apply function. It raises a ValueError if a swap or a gate is for a layer that
+      the model does not compute by `dense` or `conv` where a capture sees it. The
+      message names such layers: no layer is silently left untreated.
     """
 
     def apply(net, model_state, x, task, key, train) -> Output:
@@ -188,13 +188,13 @@ def treated(
 
 
 def shifted(apply_fn: ApplyFn, shifts: dict[str, jax.Array]) -> ApplyFn:
-    """An apply function that adds arrays to what layers put out, before their gates.
+    """An apply function that adds arrays to the outputs of layers, before their gates.
 
-    The gradient in a shift of zeros is the gradient in that output.
+    The gradient with respect to a shift of zeros is that with respect to the output.
 
     Args:
       apply_fn: an adapter's, wrapped or not.
-      shifts: by layer name, of the shapes that `outputs_met` gives.
+      shifts: arrays by layer name, of the shapes that `outputs_met` gives.
     """
 
     def apply(*args) -> Output:
@@ -204,11 +204,11 @@ def shifted(apply_fn: ApplyFn, shifts: dict[str, jax.Array]) -> ApplyFn:
 
 
 def outputs_met(apply_fn: ApplyFn, *args) -> dict[str, jax.ShapeDtypeStruct]:
-    """What each layer that a capture meets in an apply function puts out.
+    """Shape and dtype of the output of each layer that a capture sees.
 
     Args:
       apply_fn: an adapter's, wrapped or not.
-      *args: what it is called with.
+      *args: its arguments.
     """
     treatment = Treatment({}, {}, {}, {})
     *arrays, train = args
@@ -225,7 +225,7 @@ def _under(treatment: Treatment, apply_fn: ApplyFn, *args) -> Output:
 
 
 def _scale(y: jax.Array, a: jax.Array, channels: int) -> jax.Array:
-    """The product of units and gates, in the wider dtype, given back in the units'."""
+    """Units times gates: computed in the wider dtype, returned in the units'."""
     inner = (1,) * (y.ndim - 2)
     if channels == 1:
         a = a.reshape(*a.shape, *inner)

@@ -1,10 +1,11 @@
-"""Which layer feeds which, followed through what commutes with a gate.
+"""Finds which layer feeds which, through operations that commute with a gate.
 
-From each layer's output on it is known, of every number that the program makes, which
-unit it comes from and what it is where that unit is closed. A gate on the unit goes
-through to a layer that reads it if each of that layer's inputs comes from one unit and
-is 0 where the unit is closed: through relu and its like, pooling, dropout, reshape,
-transposition, padding by zeros, and sums of branches whose units lie alike.
+Starting from each layer's output, two facts are tracked for every number that the
+program computes: the unit it comes from, and its value if that unit is closed. A gate
+on a unit acts on a layer that reads it if each input of this layer comes from one unit
+and is 0 if the unit is closed. This holds through relu and similar functions, pooling,
+dropout, reshape, transposition, zero padding, and sums of branches whose units are in
+the same order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 NOBODY = -1
-"""The unit of a number that is the same whatever the units are: padding."""
+"""The unit of a number that depends on no unit: padding."""
 
 
 class Units(NamedTuple):
@@ -26,11 +27,11 @@ class Units(NamedTuple):
 
     ids: np.ndarray | None  # int32, shape of the array; None: it depends on no unit
     sources: frozenset[str]  # the layers; several where branches are added up
-    closed: float | None  # what it is where its unit is 0; None: not known
+    closed: float | None  # its value if its unit is 0; None: not known
 
 
 class Reads(NamedTuple):
-    """What a layer reads."""
+    """The source of a layer's input."""
 
     layers: tuple[str, ...] | None  # () the network's input; None cannot be followed
     repeats: bool  # units of a flattened image lie together: [C, H, W]
@@ -43,8 +44,8 @@ _SHAPES = {
 }
 _REDUCTIONS = {"reduce_max", "reduce_min", "reduce_sum"}
 _WINDOWS = {"reduce_window_max", "reduce_window_sum", "reduce_window"}
-# One number from those at the same place; of others with one shape, cumsum and sort,
-# nothing is known.
+# Each result depends only on operands at the same position; of other operations that
+# keep the shape, like cumsum and sort, nothing is known.
 _ELEMENTWISE = {
     *("add", "add_any", "sub", "mul", "div", "rem", "max", "min", "pow", "integer_pow"),
     *("neg", "sign", "abs", "square", "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1"),
@@ -60,7 +61,7 @@ _INSIDE |= {"remat2", "checkpoint", "core_call"}
 
 
 def start(shape: tuple[int, ...], channels: int, name: str) -> Units:
-    """The output of a layer: each of its units along one axis."""
+    """The output of a layer: its units lie along one axis."""
     axis = channels % len(shape)
     ids = np.arange(shape[axis]).reshape(
         [-1 if i == axis else 1 for i in range(len(shape))]
@@ -69,11 +70,11 @@ def start(shape: tuple[int, ...], channels: int, name: str) -> Units:
 
 
 def follow(jaxpr: Any, made: Mapping[Any, Units]) -> dict[Any, Any]:
-    """What each variable of a program comes from.
+    """Finds the units that each variable of a program comes from.
 
     Args:
       jaxpr: the program.
-      made: variable -> the units it is by definition: outputs of layers.
+      made: variable -> its units by definition: the outputs of layers.
 
     Returns:
       Variable -> `Units`, or "unknown".
@@ -87,8 +88,8 @@ def reads(units: Any, kind: str, channels: int, num_units: Mapping[str, int]) ->
     """Which layers an array comes from, as the input of a layer.
 
     Args:
-      units: what `follow` says of it.
-      kind: of the layer that reads it.
+      units: the result of `follow` for the array.
+      kind: the kind of the layer that reads it.
       channels: the axis of its inputs.
       num_units: layer -> number of its units.
     """
@@ -162,7 +163,7 @@ def _call(closed: Any, given: list[Any]) -> list[Any]:
 
 
 def _reshaped(eqn: Any, given: list[Any]) -> Any:
-    """Units go where the elements go."""
+    """Moves the units in the same way as the elements."""
     arrays, closed = [], set()
     for units, atom in zip(given, eqn.invars, strict=True):
         shape = atom.aval.shape
@@ -190,8 +191,8 @@ def _windows(eqn: Any, given: list[Any]) -> Any:
     extent = tuple(tuple(params[n]) for n in (*names, "window_dilation"))
 
     def highest(ids: np.ndarray) -> np.ndarray:
-        # Of float32, in which unit numbers are exact: a windowed maximum of integers
-        # is not to be had on every backend.
+        # In float32, where unit numbers are exact: not every backend has a windowed
+        # maximum of integers.
         new = jax.lax.reduce_window(
             jnp.asarray(ids, jnp.float32), -jnp.inf, jax.lax.max, *extent
         )
@@ -205,7 +206,7 @@ def _windows(eqn: Any, given: list[Any]) -> Any:
 
 
 def _elementwise(eqn: Any, given: list[Any]) -> Any:
-    """One number from several: they have to be of the same unit."""
+    """Combines numbers elementwise; they have to be of the same unit."""
     shape, ids = eqn.outvars[0].aval.shape, None
     for units in given:
         if units.ids is None:
@@ -220,7 +221,7 @@ def _elementwise(eqn: Any, given: list[Any]) -> Any:
 
 
 def _closed(eqn: Any, values: list[float | None]) -> float | None:
-    """What an operation makes of the values that its operands have for closed units."""
+    """An operation's result for operands with the values of closed units."""
     name = eqn.primitive.name
     if name == "mul" and 0.0 in values:
         return 0.0
