@@ -1,4 +1,4 @@
-"""Functions of arrays: they know no model, no strategy and no training loop."""
+"""Functions of arrays, independent of models, strategies and the training loop."""
 
 from jaxcl.ops import (
     convolution,

@@ -8,11 +8,11 @@ from jax.custom_batching import custom_vmap
 
 @custom_vmap
 def agreed(condition: jax.Array) -> jax.Array:
-    """bool[], true where it is true in every lane of every `jax.vmap` around it.
+    """bool[], true only if it is true in every lane of every `jax.vmap` around it.
 
     A `jax.lax.cond` on a condition that differs between lanes computes both branches.
-    Where either is right for a lane whose condition holds, all may take the other one
-    as long as a single lane has to.
+    If both branches are right for lanes with a true condition, all lanes may take the
+    other branch as soon as a single lane needs it.
     """
     return condition
 

@@ -15,7 +15,7 @@ def pads(
 ) -> tuple[int, int]:
     """Zeros before and after one spatial axis, as XLA's SAME and VALID put them.
 
-    Padding that is given in numbers is read at ``axis``: 0 rows, 1 columns.
+    If padding is given in numbers, those of ``axis`` are used: 0 rows, 1 columns.
     """
     if not isinstance(padding, str):
         return padding[axis]
@@ -35,8 +35,9 @@ def patches(
 
     Features are ordered (row, column, channel), as ``kernel.reshape(-1, n_out)`` of an
     HWIO kernel is, so that ``patches(x) @ kernel.reshape(-1, n_out)`` is the
-    convolution. (`lax.conv_general_dilated_patches` orders them channel first.) Made of
-    slices: XLA's CPU backend runs a `lax` convolution inside a loop 20 times slower.
+    convolution. (`lax.conv_general_dilated_patches` orders them channel first.) It uses
+    slices because XLA's CPU backend runs a `lax` convolution inside a loop 20 times
+    slower.
 
     Args:
       x: [B, H, W, C].
@@ -69,7 +70,7 @@ def patches(
 
 
 def _require_room(x: jax.Array, window: tuple[int, int]) -> None:
-    """Refuses a window that fits nowhere: nothing would be left of the image."""
+    """Refuses a window larger than the image: the result would be empty."""
     (height, width), (kh, kw) = x.shape[1:3], window
     if height < kh or width < kw:
         raise ValueError(
@@ -87,8 +88,8 @@ def convolve(
 ) -> jax.Array:
     """Convolution as matrix products, forward and backward.
 
-    y = patches(x) K;  dK = patches(x)ᵀ dy;  dx is `input_gradient`'s, which a compiler
-    leaves out where nothing asks for it, as in a network's first layer.
+    y = patches(x) K; dK = patches(x)ᵀ dy; dx is `input_gradient`'s, which the compiler
+    leaves out if nothing needs it, as in a network's first layer.
 
     Args:
       x: [B, H, W, C].
@@ -129,11 +130,11 @@ def input_gradient(
     strides: tuple[int, int],
     padding: Padding,
 ) -> jax.Array:
-    """dx of `convolve`, a matrix product for each offset in the window.
+    """dx of `convolve`, with one matrix product for each offset in the window.
 
     dx[sh·p + i − top, sw·q + j − left] += dy[p, q] K[i, j]ᵀ for each offset (i, j) and
-    each window (p, q). Patches of a padded dy would have the same result: more rows to
-    multiply, under strides most of them zeros, and kh·kw copies of dy.
+    each window (p, q). Patches of a padded dy would give the same result, but with more
+    rows to multiply, most of them zeros under strides, and with kh·kw copies of dy.
 
     Args:
       x: [B, H, W, C] the convolution's input; only its shape is read.
@@ -149,7 +150,7 @@ def input_gradient(
     zero = jnp.zeros((), dy.dtype)
 
     def place(axis: int, offset: int, window: int) -> tuple[int, int, int]:
-        """Zeros before, after and between the rows that the windows' offset meets."""
+        """Zeros before, after and between the rows that the windows' offset reads."""
         stride, size = strides[axis - 1], x.shape[axis]
         low = offset - pads(size, window, stride, padding, axis - 1)[0]
         return low, size - low - (dy.shape[axis] - 1) * stride - 1, stride - 1
@@ -170,7 +171,7 @@ def input_gradient(
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
     """y + b for y [..., O] and b [O], with db = 1ᵀ dy as a matrix product.
 
-    XLA's CPU backend adds rows up one after the other; a product uses all its lanes and
+    XLA's CPU backend adds rows one after the other; a product uses all SIMD lanes and
     rounds less.
     """
     return y + bias
@@ -193,10 +194,10 @@ add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
 def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
     """Non-overlapping max pooling of [B, H, W, C]; a ragged border is cut off.
 
-    The backward pass gives dy to the element that won, the first in a row-major window
-    where several are equal, as PyTorch does. The winner is stored, not found again by
-    comparing: x and the maximum may be computed twice, with another rounding, by a
-    compiler that fuses what comes before, and then no element equals the maximum.
+    The backward pass gives dy to the largest element, or to the first of equal ones in
+    row-major order, as PyTorch does. The position of this element is stored, not found
+    again by comparison: a compiler that fuses earlier operations may compute x and the
+    maximum twice, with different rounding, and then no element equals the maximum.
 
     Args:
       x: [B, H, W, C].
@@ -206,7 +207,7 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
       [B, H // size, W // size, C]; NaN where a window holds one.
 
     Raises:
-      ValueError: ``size`` is not in [1, 11]: the winner has to fit in an int8; or it
+      ValueError: ``size`` is not in [1, 11] (the position has to fit in an int8), or it
         is larger than the image.
     """
     if not 1 <= size <= 11:

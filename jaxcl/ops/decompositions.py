@@ -1,10 +1,10 @@
 """QR, SVD and eigenvalues of one matrix, safe on a CPU that is split into devices.
 
-LAPACK's kernels on a CPU share a batch of matrices out among a pool of threads and wait
-for it. Inside `jax.shard_map` each device of the CPU is served by a thread of the same
-pool: where every one of them waits, none is left to do the work, and the program hangs.
-One matrix is decomposed by the thread that asks for it and waits for nobody, so that on
-a CPU a batch goes through here one matrix after another; elsewhere it stays a batch.
+On a CPU, LAPACK's kernels distribute a batch of matrices over a pool of threads and
+wait for them. Inside `jax.shard_map` each device of the CPU uses a thread of the same
+pool: if all of them wait, none is left to do the work, and the program hangs. A single
+matrix is decomposed by the calling thread, which then waits for no other. So on a CPU a
+batch is processed here one matrix after another; elsewhere it stays a batch.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ def one_at_a_time(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Makes `jax.vmap` of a function call it once per example on a CPU.
 
     Args:
-      fn: of arrays; it decomposes, factors or solves with a single matrix.
+      fn: a function of arrays that decomposes, factors or solves with one matrix.
 
     Returns:
-      The same function. Under `jax.vmap`, nested too, it is a `jax.lax.map` on a CPU
-      and as usual on other backends. It has no reverse-mode derivative.
+      The same function. Under `jax.vmap`, also a nested one, it is a `jax.lax.map` on a
+      CPU and as usual on other backends. It has no reverse-mode derivative.
     """
 
     @jax.custom_batching.custom_vmap
@@ -69,7 +69,7 @@ def svd(a: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
       a: float[n, m], a single matrix.
 
     Returns:
-      float[n, k], float[k] from the largest on, float[k, m].
+      float[n, k], float[k] in descending order, float[k, m].
 
     Raises:
       ValueError: not a matrix.
@@ -84,7 +84,7 @@ def eigh(a: jax.Array) -> tuple[jax.Array, jax.Array]:
       a: float[n, n], a single symmetric matrix.
 
     Returns:
-      float[n] from the smallest on, float[n, n] with an eigenvector a column.
+      float[n] in ascending order, float[n, n] with one eigenvector per column.
 
     Raises:
       ValueError: not a square matrix.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxcl.ops.convolution import pads
 from jaxcl.types import Padding
 
-SMALL = 8  # rows of a map that is taken with all of the batch at once
+SMALL = 8  # most rows of a map for which the whole batch is taken at once
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -20,11 +20,11 @@ def depthwise(
     stride: int = 1,
     padding: Padding = "SAME",
 ) -> jax.Array:
-    """Each channel convolved with a window of its own.
+    """Convolves each channel with a window of its own.
 
-    y[p, q, c] = Σ_ij x[s p + i − top, s q + j − left, c] K[i, j, c], forward a sum of
-    slices of x, backward of slices of dy. (XLA's CPU backend takes five times as long
-    for a grouped convolution inside a loop.)
+    y[p, q, c] = Σ_ij x[s p + i − top, s q + j − left, c] K[i, j, c], computed as a sum
+    of slices of x, and backward as a sum of slices of dy. (XLA's CPU backend takes five
+    times as long for a grouped convolution inside a loop.)
 
     Args:
       x: [B, H, W, C].
@@ -49,8 +49,8 @@ def _depthwise_bwd(stride, padding, residuals, dy):
     x, kernel = residuals
     kh, kw = window = kernel.shape[:2]
     dk = kernel_gradient(_padded(x, window, stride, padding), dy, window, stride)
-    # dx is the convolution of dy, zeros between its rows under a stride, with K turned
-    # around.
+    # dx is the convolution of dy with the reversed K; a stride puts zeros between the
+    # rows of dy.
     config = [(0, 0, 0)]
     for axis, k in enumerate(window):
         before = k - 1 - pads(x.shape[1 + axis], k, stride, padding, axis)[0]
@@ -91,7 +91,7 @@ def kernel_gradient(
     def by_rows(x: jax.Array, dy: jax.Array) -> jax.Array:
         def one(v: jax.Array) -> jax.Array:
             rows = [v[:, p] * dy[:, p] for p in range(dy.shape[1])]
-            # Else the sum that follows is merged with these and serial again.
+            # Otherwise the next sum is merged with these and is serial again.
             sums = jax.lax.optimization_barrier(reduce(jnp.add, rows))
             flat = sums.reshape(-1, sums.shape[-1])
             ones = jnp.ones(len(flat), flat.dtype)
@@ -123,7 +123,7 @@ def _padded(x, window, stride, padding) -> jax.Array:
 
 
 def _met(x, window, stride) -> list[jax.Array]:
-    """For each offset of the window, row by row, what it meets: [B, H', W', C]."""
+    """For each offset of the window, row by row, what it reads: [B, H', W', C]."""
     kh, kw = window
     height = (x.shape[1] - kh) // stride * stride + 1
     width = (x.shape[2] - kw) // stride * stride + 1

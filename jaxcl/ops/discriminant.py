@@ -1,6 +1,6 @@
 """Class means and one covariance shared by all classes, updated in one pass.
 
-And the linear classifiers that follow from them in closed form.
+Also the linear classifiers that follow from them in closed form.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class ClassMeans(NamedTuple):
     """The mean of each class's features so far."""
 
     count: jax.Array  # float32[K] examples seen of each class
-    mean: jax.Array  # float32[K, D]; 0 of a class that has not been seen
+    mean: jax.Array  # float32[K, D]; 0 for a class not seen yet
 
 
 class LinearHead(NamedTuple):
     """A linear classifier: logits (x − centre) W + b."""
 
     weights: jax.Array  # float32[D, K]
-    bias: jax.Array  # float32[K]; the lowest finite value of a class never seen
+    bias: jax.Array  # float32[K]; the lowest finite value for a class never seen
     centre: jax.Array  # float32[D], the mean of all examples seen
 
 
 def no_means(num_classes: int, width: int) -> ClassMeans:
-    """Of no examples yet.
+    """The class means before any example.
 
     Args:
       num_classes: K.
@@ -44,23 +44,23 @@ def no_means(num_classes: int, width: int) -> ClassMeans:
 def absorb(
     means: ClassMeans, x: jax.Array, y: jax.Array, weight: jax.Array
 ) -> tuple[ClassMeans, jax.Array]:
-    """Takes a batch into the means of its classes.
+    """Adds a batch to the means of its classes.
 
-    With n_k examples of class k before, b_k in the batch and m̄_k the batch's mean of
-    them:
+    With n_k examples of class k before, b_k of them in the batch and m̄_k the mean of
+    these b_k:
 
         m_k ← m_k + b_k/(n_k + b_k) (m̄_k − m_k),  n_k ← n_k + b_k
 
     and S = Σᵢ (xᵢ − m_{yᵢ})(xᵢ − m_{yᵢ})ᵀ, the scatter within classes of all examples
     so far, grows by ZᵀZ, where Z has a row xᵢ − m̄_{yᵢ} per example and a row
-    √(n_k b_k/(n_k + b_k)) (m̄_k − m_k) per class. Nothing is subtracted from S, so that
-    no digits cancel in it and it stays positive semi-definite.
+    √(n_k b_k/(n_k + b_k)) (m̄_k − m_k) per class. Nothing is subtracted from S, so no
+    digits are lost by cancellation and S stays positive semi-definite.
 
     Args:
       means: K classes, D features.
       x: float32[B, D].
       y: int32[B] classes.
-      weight: float32[B], 1 for an example, 0 for one that does not count.
+      weight: float32[B], 1 for an example, 0 for one that is ignored.
 
     Returns:
       The new means and Z, float32[B + K, D].
@@ -71,7 +71,7 @@ def absorb(
     before, old = means
     member = jax.nn.one_hot(y, before.shape[0]) * weight[:, None]  # [B, K]
     added = member.sum(0)
-    # Relative to the means so far: what is summed is small.
+    # Relative to the means so far, so that the summands are small.
     away = jnp.matmul(member.T, x - old[y], precision=EXACT)
     step = away / jnp.maximum(added, 1)[:, None]  # m̄ − m
     total = jnp.maximum(before + added, 1)
@@ -82,15 +82,16 @@ def absorb(
 
 
 def half_gram(z: jax.Array, strips: int = 8) -> tuple[jax.Array, ...]:
-    """The upper half of ZᵀZ, and little more, at some 0.6 of its cost.
+    """The upper half of ZᵀZ, and little more, at about 0.6 of the whole cost.
 
     Args:
       z: float32[B, D].
-      strips: how many the rows of ZᵀZ are cut into; more cost less, each more alike.
+      strips: into how many strips the rows of ZᵀZ are cut; more cost less, each more
+        alike.
 
     Returns:
-      Rows a … b − 1 of ZᵀZ from column a on, for each of the strips; their sums over
-      batches are taken strip by strip. `whole_gram` puts them together.
+      Rows a … b − 1 of ZᵀZ from column a on, for each strip; sums over batches are
+      taken strip by strip. `whole_gram` puts the strips together.
     """
     edges = [i * z.shape[1] // strips for i in range(strips + 1)]
     return tuple(
@@ -109,7 +110,7 @@ def whole_gram(half: tuple[jax.Array, ...]) -> jax.Array:
 
 
 def nearest_mean(means: ClassMeans) -> LinearHead:
-    """The classifier by the nearest class mean: −½‖x − m_k‖², but for ½‖x‖².
+    """The classifier by the nearest class mean: −½‖x − m_k‖² without the term −½‖x‖².
 
     Args:
       means: K classes, D features.
@@ -133,9 +134,9 @@ def discriminant(
 
         W = A⁻¹ (m − c)ᵀ,  b_k = −½ (m_k − c)ᵀ A⁻¹ (m_k − c)
 
-    which gives −½ (x − m_k)ᵀ A⁻¹ (x − m_k) but for what all classes have in common.
-    Taking features and means relative to c, the mean of all examples, changes no
-    difference between logits and saves digits.
+    which gives −½ (x − m_k)ᵀ A⁻¹ (x − m_k) without the terms that all classes have in
+    common. Taking features and means relative to c, the mean of all examples, changes
+    no difference between logits and loses fewer digits.
 
     Args:
       means: K classes, D features.
@@ -144,9 +145,9 @@ def discriminant(
 
     Returns:
       The classifier. A is factored by Cholesky, each matrix by itself (see
-      `jaxcl.ops.decompositions`). ε I is raised to 8 u tr(Σ) I where that is more, u
-      float32's unit of rounding: with less, rounding alone can make A indefinite;
-      with it, weights are within 1e-3 of those in float64 whatever Σ's rank and scale.
+      `jaxcl.ops.decompositions`). ε I is raised to 8 u tr(Σ) I if that is larger, with
+      u float32's unit of rounding: with less, rounding alone can make A indefinite;
+      with it, weights are within 1e-3 of those in float64 for any rank and scale of Σ.
 
     Raises:
       ValueError: a shrinkage that is a number outside (0, 1].
@@ -176,7 +177,7 @@ def require_shrinkage(method: str, shrinkage: float | jax.Array) -> None:
 
 
 def _centred(means: ClassMeans) -> tuple[jax.Array, jax.Array]:
-    """m − c [K, D], 0 of a class that has not been seen, and c [D]."""
+    """m − c [K, D], 0 for a class not seen yet, and c [D]."""
     count, mean = means
     share = count / jnp.maximum(count.sum(), 1)
     centre = jnp.matmul(share, mean, precision=EXACT)

@@ -1,4 +1,4 @@
-"""Gates on units, and what follows from them: the arithmetic of HAT, for any model.
+"""Gates on units, and what is computed from them: HAT's arithmetic, for any model.
 
 A gate is a number in (0, 1) for each unit of a layer and each task, a = σ(s e), learned
 through the embedding e. Everything here is computed in float32 whatever the network
@@ -19,19 +19,19 @@ import jax.numpy as jnp
 from jaxcl.checks import require
 
 COSH_CLAMP = 50.0
-"""|s·e| beyond which `compensate` grows no further."""
+"""The |s·e| above which `compensate` grows no further."""
 
 DERIVATIVES = ("float32", "exact")
-"""What a gate's derivative may be; see `gate`."""
+"""The derivatives that a gate may have; see `gate`."""
 
 OPEN = 24 * math.log(2)
-"""s·e ≈ 16.64, from which on e^(−s·e) is lost in a float32 sum with 1."""
+"""The s·e ≈ 16.64 from which on e^(−s·e) is lost in a float32 sum with 1."""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _sigmoid(x: jax.Array, derivative: str) -> jax.Array:
-    # Not `jax.nn.sigmoid`, whose rounding near 1 is the backend's. 1 by rule from OPEN
-    # on, so that neither the accuracy of exp nor of the division decides it.
+    # Not `jax.nn.sigmoid`, whose rounding near 1 depends on the backend. From OPEN on
+    # it is set to 1, whatever the accuracy of exp and of the division.
     return jnp.where(x >= OPEN, 1, 1 / (1 + jnp.exp(-x)))
 
 
@@ -46,19 +46,19 @@ def _sigmoid_jvp(derivative, primals, tangents):
 def gate(
     embedding: jax.Array, s: float | jax.Array, derivative: str = "float32"
 ) -> jax.Array:
-    """How open a unit is: a = σ(s·e), and what is learned of it.
+    """How open a unit is: a = σ(s·e), with one of two derivatives.
 
       "float32":  ∂a/∂e = s·a(1 − a), a rounded to float32; 0 where s·e ≥ 24 ln 2
       "exact":    ∂a/∂e = s·σ(s·e)·σ(−s·e)
 
-    The two part where a gate is open: float32 has no number between 1 − 2⁻²⁴ and 1, so
-    that a(1 − a) has few digits left from s·e ≈ 8 on and is exactly 0 from 24 ln 2 =
-    16.64 on, where a rounds to 1. There the gate is left alone for as long as s stays
-    so steep. σ(−s·e) does not vanish, `compensate` undoes how small it is, and the
-    regulariser goes on pushing open gates shut. Published results come from the first.
+    The two differ if a gate is open: float32 has no number between 1 − 2⁻²⁴ and 1, so
+    a(1 − a) has few digits left from s·e ≈ 8 on and is exactly 0 from 24 ln 2 = 16.64
+    on, where a rounds to 1. There the gate does not change as long as s stays so steep.
+    σ(−s·e) does not vanish, `compensate` undoes its small size, and the regulariser
+    keeps closing open gates. Published results come from the first.
 
     Args:
-      embedding: float[..., C], of any width.
+      embedding: float[..., C], of any float dtype.
       s: the slope, a scalar > 0.
       derivative: one of `DERIVATIVES`.
 
@@ -92,8 +92,8 @@ def anneal(progress: float | jax.Array, s_max: float) -> jax.Array:
     Raises:
       ValueError: s_max is not greater than 0.
 
-    Source: eq. 3, which has the first. The official code has the second, which does
-    not reach 1.
+    Source: eq. 3, which uses the first kind of progress. The official code uses the
+    second, which does not reach 1.
     """
     require(s_max > 0, f"s_max must be greater than 0, got {s_max}")
     progress = jnp.asarray(progress, jnp.float32)
@@ -106,14 +106,14 @@ def compensate(
     s: float | jax.Array,
     s_max: float,
 ) -> jax.Array:
-    """Undoes what annealing does to the size of an embedding's gradient.
+    """Undoes the effect of annealing on the size of an embedding's gradient.
 
     g' = g · (s_max/s) · (cosh(clip(s·e, ±50)) + 1)/(cosh(e) + 1)
 
-    Of the exact g = ∂L/∂a · s·σ(s·e)σ(−s·e) that is ∂L/∂a · s_max/(2 (cosh e + 1))
-    wherever |s·e| < 50: as if the slope were 1 all through the epoch, times s_max. With
-    the derivative that `gate` has by default it is so up to rounding, and 0 of a gate
-    that is open: s·e ≥ 24 ln 2.
+    For the exact g = ∂L/∂a · s·σ(s·e)σ(−s·e), this is ∂L/∂a · s_max/(2 (cosh e + 1)) if
+    |s·e| < 50: as if the slope were 1 during the whole epoch, times s_max. With the
+    default derivative of `gate` this holds up to rounding, and g' is 0 for an open
+    gate, s·e ≥ 24 ln 2.
 
     Args:
       gradient: float[..., C] with respect to the embedding.
@@ -134,8 +134,8 @@ def compensate(
 def clamp(update: jax.Array, embedding: jax.Array, bound: float) -> jax.Array:
     """The update that takes an embedding no further than ±bound.
 
-    u' = clip(e + u, ±bound) − e. An update that stays inside is passed on bit for bit,
-    and leaves in the dtype it came in.
+    u' = clip(e + u, ±bound) − e. An update that stays inside is passed on bit for bit.
+    The dtype stays the same.
 
     Args:
       update: float[..., C].
@@ -162,21 +162,22 @@ def conditional_mask(
     axis: int = -1,
     repeats: bool = False,
 ) -> jax.Array:
-    """What share of its update a weight keeps, from the units at its two ends.
+    """The share of its update that a weight keeps, from the units at its two ends.
 
     m_ij = 1 − min(u_i, u_j), with u_i the cumulative gate of the unit that the weight
-    reads and u_j of the one it feeds: a weight is held as firmly as the looser of the
-    two holds it. A weight that reads the network's input, and a bias, has only u_j.
+    reads and u_j that of the unit it feeds: a weight is held only as firmly as the
+    smaller of the two. A weight that reads the network's input, and a bias, has only
+    u_j.
 
     Args:
       before: float32[C] cumulative gates of the layer that is read, in [0, 1]; None
         for a bias or for a layer that reads the network's input.
-      behind: float32[O] those of the weight's own layer.
-      rows: inputs of the kernel, its last axis but one; C by default. A multiple of C
-        when a dense layer reads a flattened [H, W, C] image: channels lie innermost,
-        so that the gates are tiled, not repeated.
-      axis: of the kernel that runs over its outputs: -1, or 0 for [outputs, inputs].
-      repeats: the image was [C, H, W] when it was flattened: the gates are repeated.
+      behind: float32[O] cumulative gates of the weight's own layer.
+      rows: inputs of the kernel, its second last axis; C by default. A multiple of C
+        if a dense layer reads a flattened [H, W, C] image: channels are the innermost
+        axis, so the gates are tiled, not repeated.
+      axis: the kernel's axis over its outputs: -1, or 0 for [outputs, inputs].
+      repeats: True if a [C, H, W] image was flattened: the gates are repeated.
 
     Returns:
       float32[rows, O], or float32[O] without ``before``; broadcasts against a dense
@@ -185,7 +186,7 @@ def conditional_mask(
       axes behind.
 
     Raises:
-      ValueError: ``rows`` is no multiple of C; another axis.
+      ValueError: ``rows`` is no multiple of C; ``axis`` is neither -1 nor 0.
 
     Source: eq. 2 and what follows it.
     """

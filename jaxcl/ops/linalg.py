@@ -9,7 +9,7 @@ from jaxcl.checks import require_finite
 from jaxcl.ops.decompositions import qr_r, svd
 
 EXACT = jax.lax.Precision.HIGHEST
-"""For products that have to cancel: an accelerator's default rounds to 10 bits."""
+"""For products that must cancel: an accelerator's default rounds to 10 bits."""
 
 
 def span_update(
@@ -24,36 +24,36 @@ def span_update(
     """Grows an orthonormal basis until it holds a share of the samples' energy.
 
     With R the samples, U the basis, R̂ = R − U Uᵀ R and R̂ = Σⱼ uⱼ σⱼ vⱼᵀ, the basis
-    holds h₀ = ‖UᵀR‖²/‖R‖² of the energy already and h_k = h₀ + Σ_{j≤k} σⱼ²/‖R‖² with
-    the first k directions. Taken are u₁ … u_k, where
+    already holds h₀ = ‖UᵀR‖²/‖R‖² of the energy, and with the first k directions
+    h_k = h₀ + Σ_{j≤k} σⱼ²/‖R‖². It takes u₁ … u_k, where
 
         crossing = False:  k = #{j ≥ 1: h_j < threshold}
         crossing = True:   k = #{j ≥ 1: h_{j−1} < threshold}
 
-    so that "crossing" says whether the direction that crosses the threshold is taken
-    too; False is GPM's rule after the first task (with an empty basis) and True its
-    rule after later ones. Shapes are static: the basis is padded with zero columns.
-    Works under jit, vmap and `jax.lax.map`.
+    so "crossing" says whether the direction that crosses the threshold is also taken.
+    False is GPM's rule after the first task (with an empty basis) and True its rule
+    after later tasks. Shapes are static: the basis is padded with zero columns. Works
+    under jit, vmap and `jax.lax.map`.
 
     Args:
       basis: float[d, r_max], orthonormal columns first, then zero columns.
       count: int32[] number of columns in use.
-      samples: float[d, n], a sample a column; zero columns count for nothing.
+      samples: float[d, n], one sample per column; zero columns have no effect.
       threshold: share of the energy to hold, in (0, 1]; may be traced.
       crossing: which rule; may be traced.
-      axis: of ``samples`` that runs over the d inputs: 0, a sample a column, or 1, a
-        sample a row, [n, d], as a layer's inputs come.
+      axis: the axis of ``samples`` over the d inputs: 0, one sample per column, or 1,
+        one sample per row, [n, d], like a layer's inputs.
 
     Returns:
       The new basis, of the same shape and dtype, and the new count, at most
-      min(d, r_max). Earlier columns stay as they are. Directions whose singular value
-      is rounding noise are never taken, so that threshold 1 means the samples' span.
-      All is computed in float32 at least.
+      min(d, r_max). Earlier columns stay unchanged. Directions whose singular value is
+      rounding noise are never taken, so threshold 1 means the samples' span. All is
+      computed in float32 at least.
 
     Raises:
-      ValueError: arrays that are not matrices of as many rows; a threshold that is a
-        number outside (0, 1]; samples that are not finite, where they are values and
-        not tracers: of them no direction would be taken, and nothing protected.
+      ValueError: the arrays are not matrices with equally many rows; the threshold is a
+        number outside (0, 1]; samples are not finite (tracers are not checked): no
+        direction of them would be taken, and nothing protected.
 
     Example:
       >>> import jax.numpy as jnp, jaxcl
@@ -65,8 +65,8 @@ def span_update(
       (2, [[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 
     Source: Saha et al., Gradient projection memory for continual learning, ICLR 2021,
-    https://arxiv.org/abs/2103.09762, eqs. 5, 8 and 9. The paper states one rule; that
-    the first task leaves the crossing direction out is the official code's doing.
+    https://arxiv.org/abs/2103.09762, eqs. 5, 8 and 9. The paper states one rule; only
+    the official code leaves out the crossing direction in the first task.
     """
     if axis not in (0, 1):
         raise ValueError(f"axis must be 0 or 1, got {axis}")
@@ -104,9 +104,9 @@ def _span_update(basis, count, samples, threshold, crossing):
     wanted = jnp.sum((reached < threshold) & (sigma > noise)).astype(jnp.int32)
     added = jnp.minimum(wanted, min(d, capacity) - count).astype(jnp.int32)
 
-    # A direction of little energy carries the rounding of R̂, which is relative to R,
-    # and LAPACK's columns are orthonormal to some 4e-6 only: what they fail by leaks
-    # into the subspace to be protected. One Newton step squares the defect.
+    # A direction of little energy has the rounding error of R̂, which is relative to R,
+    # and LAPACK's columns are orthonormal only to about 4e-6: this defect leaks into
+    # the subspace to be protected. One Newton step squares the defect.
     left = jnp.where(jnp.arange(left.shape[1]) < added, _outside(basis, left), 0)
     norm = jnp.linalg.norm(left, axis=0)
     left = left / jnp.where(norm > 0, norm, 1)
@@ -120,7 +120,7 @@ def _span_update(basis, count, samples, threshold, crossing):
 
 
 def _outside(basis: jax.Array, r: jax.Array) -> jax.Array:
-    """R − U Uᵀ R, taken twice: once leaves a component of rounding's size in U."""
+    """R − U Uᵀ R, applied twice: once leaves a component of rounding size in U."""
     for _ in range(2):
         inside = jnp.matmul(basis.T, r, precision=EXACT)
         r = r - jnp.matmul(basis, inside, precision=EXACT)
@@ -134,27 +134,29 @@ def rls_update(
     *,
     block: int = 32,
 ) -> jax.Array:
-    """Recursive least squares: takes samples out of what an input projector lets by.
+    """Recursive least squares: removes samples from the space of an input projector.
 
     One sample x:  k = P x,  P ← P − k kᵀ/(α + xᵀk).
 
-    Several, [m, d], are taken in turn, `block` of them at a time: their updates are
-    found on the small matrix X P Xᵀ and applied to P as one product,
-    P ← P − V diag(1/c) Vᵀ, the same in exact arithmetic and one pass over P, not many.
+    Several samples, [m, d], are processed in order, `block` of them at a time: their
+    updates are computed on the small matrix X P Xᵀ and applied to P as one product,
+    P ← P − V diag(1/c) Vᵀ. This is the same in exact arithmetic, with one pass over P
+    instead of many.
 
-    With P = I at first and α constant, P = α (αI + Σ x xᵀ)⁻¹: for α → 0 the projector
-    onto what no sample has touched.
+    With P = I at first and α constant, P = α (αI + Σ x xᵀ)⁻¹: for α → 0 this is the
+    projector onto the complement of all samples.
 
     Args:
       inverse: float[d, d], P; symmetric, positive semi-definite.
       samples: float[d] or float[m, d]; zero rows change nothing.
       alpha: α > 0; may be traced.
-      block: samples a pass, at least 1.
+      block: samples per pass over P, at least 1.
 
     Returns:
-      float[d, d], symmetric. A sample whose xᵀPx is rounding, xᵀPx ≤ 8 ε ‖Px‖ ‖x‖,
-      changes nothing: P is positive semi-definite, so that xᵀPx ≥ ‖Px‖²/‖P‖ says that
-      Px is rounding too. Dividing by it, α being small, makes P grow without bound.
+      float[d, d], symmetric. A sample changes nothing if xᵀPx is only rounding,
+      xᵀPx ≤ 8 ε ‖Px‖ ‖x‖. P is positive semi-definite, so xᵀPx ≥ ‖Px‖²/‖P‖ shows that
+      Px is rounding too. With a small α, dividing by it would make P grow without
+      bound.
 
     Raises:
       ValueError: shapes that do not fit; α or block not positive.
@@ -193,7 +195,7 @@ def rls_update(
 
 
 def _gain(passed: jax.Array, kk: jax.Array, xx: jax.Array, alpha) -> jax.Array:
-    """α + xᵀPx, or ∞ where xᵀPx is no more than the rounding of xᵀ(Px).
+    """α + xᵀPx, or ∞ if xᵀPx is at most the rounding error of xᵀ(Px).
 
     Args:
       passed: xᵀPx.

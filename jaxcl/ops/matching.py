@@ -1,4 +1,4 @@
-"""Trees that go beside a tree of updates: what is given for which leaf."""
+"""Matches trees of extra arguments to the leaves of a tree of updates."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def require_extra(transform: str, name: str, value: Any, extra: dict[str, Any]) 
 def map_where_given(
     one: Callable[..., Any], name: str, given: PyTree, updates: PyTree, axis: Any
 ) -> PyTree:
-    """``one(given, update, axis)`` on each leaf that has something given.
+    """Applies ``one(given, update, axis)`` to each leaf for which something is given.
 
-    What `optax.masked` has taken away stays away.
+    Leaves that `optax.masked` has removed stay removed.
     """
     leaves, tree = jax.tree.flatten(given, is_leaf=is_none)
     parts = flatten_up_to(tree, updates, name, "updates")
@@ -65,7 +65,7 @@ def require_broadcast(mask: jax.Array, update: jax.Array) -> None:
     """Refuses a mask that does not broadcast against an update.
 
     Raises:
-      ValueError: it does not, with both shapes.
+      ValueError: it does not; the message gives both shapes.
     """
     sides = zip(mask.shape[::-1], update.shape[::-1], strict=False)
     if mask.ndim > update.ndim or any(m not in (1, n) for m, n in sides):

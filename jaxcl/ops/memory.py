@@ -1,9 +1,9 @@
 """A store of past examples: fixed capacity, on the device, one per seed.
 
-Filled slots are a prefix of the arrays, so that drawing from a memory is drawing a
-number below its size. Two ways to fill it: `append`, which keeps what comes first
-(with `choose`, so many of each task or class), and `reservoir_add`, which at any time
-holds a uniform sample of all that was offered. All are pure and work under `jax.jit`,
+Filled slots are a prefix of the arrays, so drawing from a memory means drawing a number
+below its size. There are two ways to fill it: `append` keeps the first examples (with
+`choose`, so many of each task or class), and `reservoir_add` always holds a uniform
+sample of all examples offered. All functions are pure and work under `jax.jit`,
 `jax.vmap`, `jax.lax.map` and loops; no call writes a slot twice.
 
 Inputs are stored flat, as `Codec.encode` gives them: rows of a matrix are gathered
@@ -23,12 +23,12 @@ from jaxcl.types import Batch, Codec, PyTree, Setup, TaskData
 
 
 class Memory(NamedTuple):
-    """Examples of the past; slots from ``size`` on hold nothing."""
+    """Past examples; slots from ``size`` on are empty."""
 
     x: jax.Array  # [cap, D] encoded inputs, flat
     y: jax.Array  # int32[cap]
     task: jax.Array  # int32[cap]
-    extra: PyTree  # [cap, ...] what a method keeps beside an example (logits), or ()
+    extra: PyTree  # [cap, ...] what a method stores with an example (logits), or ()
     size: jax.Array  # int32[] slots filled
     seen: jax.Array  # int32[] examples offered so far
 
@@ -52,7 +52,7 @@ def empty(setup: Setup, capacity: int, extra: PyTree = ()) -> Memory:
       A `Memory`.
 
     Raises:
-      ValueError: no capacity.
+      ValueError: the capacity is below 1.
     """
     if capacity < 1:
         raise ValueError(f"a memory's capacity must be at least 1, got {capacity}")
@@ -62,7 +62,7 @@ def empty(setup: Setup, capacity: int, extra: PyTree = ()) -> Memory:
     def zeros(shape, dtype):
         return jnp.zeros((capacity, *shape), dtype)
 
-    # An array each: a donated buffer must not be given away twice.
+    # Separate arrays: a buffer must not be donated twice.
     return Memory(
         x=zeros((math.prod(shape),), stored.dtype),
         y=zeros((), jnp.int32),
@@ -79,16 +79,16 @@ def nbytes(memory: Memory) -> int:
 
 
 def append(memory: Memory, batch: Batch, codec: Codec, extra: PyTree = ()) -> Memory:
-    """Adds a batch's examples behind those there; what does not fit is left out.
+    """Adds a batch's examples after the stored ones; leaves out those that do not fit.
 
     Args:
-      memory: where to.
+      memory: the memory to extend.
       batch: [B] examples; those of weight 0 are left out.
       codec: of the run.
       extra: [B, ...] of the memory's own structure.
 
     Returns:
-      The `Memory`, its size grown by what was taken.
+      The `Memory`, its size increased by the number of examples added.
     """
     capacity = memory.y.shape[0]
     real = batch.weight > 0
@@ -103,16 +103,16 @@ def append(memory: Memory, batch: Batch, codec: Codec, extra: PyTree = ()) -> Me
 def reservoir_add(
     memory: Memory, key: jax.Array, batch: Batch, codec: Codec, extra: PyTree = ()
 ) -> Memory:
-    """Offers a batch's examples to a memory that is a uniform sample of all offered.
+    """Offers a batch's examples to a memory, a uniform sample of all examples offered.
 
-    Example number n (from 0) takes slot n while there are free ones, later a slot r
-    drawn from 0 … n if r < capacity, none otherwise: each of N examples offered is in
-    the memory with probability min(1, capacity/N). Two examples of a batch that draw
-    one slot would leave what the hardware pleases; the later one has it, as if they
-    had come one after the other.
+    Example number n (from 0) takes slot n while slots are free. Later it takes a slot r
+    drawn from 0 … n if r < capacity, and none otherwise. So each of N examples offered
+    is in the memory with probability min(1, capacity/N). If two examples of a batch
+    draw the same slot, the hardware would decide which one stays; here the later one
+    does, as if they had come one after the other.
 
     Args:
-      memory: where to; filled by this function only.
+      memory: the memory; only this function may fill it.
       key: a typed key.
       batch: [B] examples; those of weight 0 are not offered.
       codec: of the run.
@@ -140,7 +140,7 @@ def reservoir_add(
 
 
 def _write(memory: Memory, slot, batch: Batch, codec: Codec, extra: PyTree) -> Memory:
-    """Writes rows to distinct slots; those meant for slot ``capacity`` nowhere."""
+    """Writes rows to distinct slots; drops those for slot ``capacity``."""
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[slot].set(new.astype(old.dtype), mode="drop")
@@ -155,17 +155,17 @@ def _write(memory: Memory, slot, batch: Batch, codec: Codec, extra: PyTree) -> M
 
 
 def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
-    """Draws examples, each uniformly and independently: one may come twice.
+    """Draws examples uniformly and independently, so one may be drawn twice.
 
     Args:
-      memory: to draw from.
+      memory: the memory to draw from.
       key: a typed key.
-      n: how many.
+      n: how many examples.
       setup: gives an input's shape and the codec.
 
     Returns:
       A `Sample` of n. Drawing without repeats, as the official codes do, takes time
-      that grows with the capacity or with n²; this takes none.
+      that grows with the capacity or with n²; this does not.
     """
     slot = jax.random.randint(key, (n,), 0, jnp.maximum(memory.size, 1))
 
@@ -186,10 +186,10 @@ def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
 
 
 def with_replay(batch: Batch, *drawn: Batch) -> Batch:
-    """A batch with drawn examples below its own, weights and all.
+    """A batch with drawn examples, and their weights, appended to its own.
 
-    Where the memory was empty the drawn rows repeat the batch's own at weight 0, so
-    that statistics taken over a batch (BatchNorm) never see made-up data.
+    If the memory was empty, the drawn rows repeat the batch's own at weight 0, so that
+    statistics over a batch (BatchNorm) never see invented data.
 
     Args:
       batch: [B] the step's examples.
@@ -217,12 +217,12 @@ def choose(
       data: the task's examples.
       key: a typed key.
       per_task: at most so many, whatever their classes; or None.
-      per_class: at most so many of each class; or None. One of the two; with neither
-        all are picked.
+      per_class: at most so many of each class; or None. Give only one of the two; with
+        neither, all examples are picked.
 
     Returns:
-      int32[N] all positions, those picked first, and bool[N], True for those picked;
-      N = ``data.capacity``.
+      int32[N], all positions with the picked ones first, and bool[N], True for the
+      picked ones; N = ``data.capacity``.
     """
     order = shuffled(key, data.size, data.capacity)
     place = jnp.arange(data.capacity)

@@ -17,15 +17,15 @@ def top_eigenvalue(gram: jax.Array) -> jax.Array:
     """λ = max_v vᵀ G v / vᵀ v of a symmetric G ⪰ 0, by power iteration.
 
     v is a column of G^4096, which takes twelve products of matrices; the derivative is
-    v vᵀ / vᵀ v, exact once v has converged. Where the largest eigenvalue is not simple
-    it is one of the subgradients.
+    v vᵀ / vᵀ v, exact once v has converged. If the largest eigenvalue is not simple, it
+    is one of the subgradients.
 
     Args:
       gram: float[n, n].
 
     Returns:
-      A scalar of the same dtype, 0 for G = 0. No decomposition: several may run at once
-      on as many devices.
+      A scalar of the same dtype, 0 for G = 0. No decomposition is used, so several
+      calls may run at once on several devices.
     """
     power = gram
     for _ in range(_SQUARINGS):
@@ -45,7 +45,7 @@ def orthogonal_loss(
     of: str = "examples",
     weight: jax.Array | None = None,
 ) -> jax.Array:
-    """How far the singular values of a layer's outputs are from equal.
+    """How far the singular values of a layer's outputs are from being equal.
 
     With Y the outputs [B, D], flattened per example,
 
@@ -53,24 +53,25 @@ def orthogonal_loss(
         frobenius:  ‖Y Yᵀ / ‖Y‖_F² − I‖²_F / B
         rows:       ‖Ŷ Ŷᵀ − I‖²_F / n,           each of the n rows of length 1
 
-    For the first two the kernel Y Yᵀ and the covariance Yᵀ Y differ by a constant only.
-    For "rows" they do not: the rows are the examples, or, of="features", those of Yᵀ.
+    For the first two forms, the kernel Y Yᵀ and the covariance Yᵀ Y give losses that
+    differ only by a constant. For "rows" this is not so: the rows are the examples, or,
+    with of="features", those of Yᵀ.
 
     Args:
       y: float[B, ...].
       norm: one of `NORMS`.
       of: one of `OF`; "features" goes with norm="rows".
-      weight: float[B]; examples of weight 0 do not count. By default all count.
+      weight: float[B]; examples of weight 0 are ignored. By default none is.
 
     Returns:
-      A scalar of y's dtype. Outputs that are all 0 have loss 1 in every form: after a
-      ReLU a dead layer may be close to a minimum.
+      A scalar of y's dtype. Outputs that are all 0 have loss 1 in every form: a dead
+      layer after a ReLU may be close to a minimum.
 
     Raises:
       ValueError: `norm` or `of` is not one of those allowed.
 
-    Source: the "orthogonal loss" of https://github.com/Arnolily/Note, its formula as it
-    stands.
+    Source: the "orthogonal loss" of https://github.com/Arnolily/Note, with its formula
+    unchanged.
     """
     check_form(norm, of)
     y = y.reshape(y.shape[0], -1)
@@ -95,7 +96,7 @@ def orthogonal_loss(
 
 
 def check_form(norm: str, of: str) -> None:
-    """Raises a ValueError for a form of the loss that there is not."""
+    """Raises a ValueError for an unknown form of the loss."""
     if norm not in NORMS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
     if of not in OF:

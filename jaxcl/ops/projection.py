@@ -1,4 +1,4 @@
-"""An array out of a subspace of its inputs' space, and onto one."""
+"""Projects an array out of a subspace of its inputs' space, or onto one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jaxcl.ops.trees import tree_dot
 from jaxcl.types import PyTree
 
 GIVEN = ("basis", "projector")
-"""What a subspace may be given as, see `remove`."""
+"""The forms in which a subspace may be given; see `remove`."""
 
 
 AXES = (-1, 0)
-"""Which axis of a kernel may run over its outputs: [..., n] or [n, ...]."""
+"""The axes of a kernel that may run over its outputs: [..., n] or [n, ...]."""
 
 
 def remove(
@@ -29,14 +29,14 @@ def remove(
       update: [..., n] with d = the product of the leading axes; an HWIO kernel becomes
         [kh * kw * C, O]. With axis=0 [n, ...]: an OIHW kernel's d is C * kh * kw.
       subspace: U [d, r], orthonormal columns and zero columns, or M [d, d], symmetric.
-      given: which, "basis" or "projector".
-      axis: of ``update`` that runs over the outputs, -1 or 0.
+      given: the form of ``subspace``, "basis" or "projector".
+      axis: the axis of ``update`` over the outputs, -1 or 0.
 
     Returns:
       An array like ``update``, in its dtype; the products are float32 at least.
 
     Raises:
-      ValueError: the subspace lies in a space of another dimension; another axis.
+      ValueError: the subspace lies in a space of another dimension; a wrong axis.
     """
     d = _inputs(update, axis)
     shape = subspace.shape
@@ -62,18 +62,18 @@ def remove(
 
 
 def onto(update: jax.Array, projector: jax.Array, axis: int = -1) -> jax.Array:
-    """P G, of an array as a matrix G [d, n] of d inputs and n outputs.
+    """P G, with G the array as a matrix [d, n] of d inputs and n outputs.
 
     Args:
       update: [..., n] with d = the product of the leading axes; with axis=0 [n, ...].
       projector: P [d, d].
-      axis: of ``update`` that runs over the outputs, -1 or 0.
+      axis: the axis of ``update`` over the outputs, -1 or 0.
 
     Returns:
       An array like ``update``, in its dtype; the product is float32 at least.
 
     Raises:
-      ValueError: P lies in a space of another dimension; another axis.
+      ValueError: P lies in a space of another dimension; a wrong axis.
     """
     d = _inputs(update, axis)
     if projector.shape != (d, d):
@@ -93,7 +93,7 @@ def onto(update: jax.Array, projector: jax.Array, axis: int = -1) -> jax.Array:
 
 
 def _inputs(update: jax.Array, axis: int) -> int:
-    """d, the number of inputs of a kernel; 0 of a vector, which has none."""
+    """d, the number of inputs of a kernel; 0 for a vector, which has none."""
     if axis not in AXES:
         raise ValueError(f"axis must be one of {AXES}, got {axis}")
     return update.size // update.shape[axis] if update.ndim > 1 else 0
@@ -110,7 +110,7 @@ def conflict(update: PyTree, reference: PyTree) -> jax.Array:
 
     Args:
       update: g, a tree of arrays taken as one vector.
-      reference: r, a tree of the same structure and shapes. Zero conflicts with none.
+      reference: r, a tree of the same structure and shapes. r = 0 never conflicts.
 
     Returns:
       A scalar ≤ 0, float32 at least.
@@ -121,5 +121,5 @@ def conflict(update: PyTree, reference: PyTree) -> jax.Array:
         length = tree_dot(reference, reference)
         return jnp.where(length > 0, along / jnp.where(length > 0, length, 1), 0)
 
-    # Most steps do not conflict: spare them a pass over the reference.
+    # Most steps do not conflict, so they need no pass over the reference.
     return jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))

@@ -1,4 +1,4 @@
-"""Random orders of data whose amount is only known when the program runs."""
+"""Random orders of data whose size is known only when the program runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 def shuffled(key: jax.Array, size: jax.Array, capacity: int) -> jax.Array:
     """A random order of 0 … size − 1, in an array of static length.
 
-    Sorts uniform draws, those beyond ``size`` last. `jax.random.permutation` needs the
-    size at compile time, and tasks of unequal size would each compile anew.
+    Sorts uniform draws, with those beyond ``size`` last. `jax.random.permutation` needs
+    the size at compile time, so tasks of unequal size would each need a compilation.
 
     Args:
       key: a typed key.
@@ -18,8 +18,8 @@ def shuffled(key: jax.Array, size: jax.Array, capacity: int) -> jax.Array:
       capacity: length of the result.
 
     Returns:
-      int32[capacity]; the first ``size`` entries are the order, entry i beyond repeats
-      entry i mod size, so that every entry is a valid position.
+      int32[capacity]; the first ``size`` entries are the order. Each later entry i
+      repeats entry i mod size, so that every entry is a valid position.
     """
     draws = jax.random.uniform(key, (capacity,))
     position = jnp.arange(capacity)
@@ -30,10 +30,10 @@ def shuffled(key: jax.Array, size: jax.Array, capacity: int) -> jax.Array:
 def batch_positions(
     order: jax.Array, i: jax.Array, batch_size: int, size: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Batch i of an order: its positions and weights (0 where it runs past the end).
+    """Batch i of an order: its positions and weights (0 past the end).
 
-    What pads the last batch are examples from the start of the order, not zeros, so
-    that statistics taken over a batch (BatchNorm) still see data.
+    The last batch is padded with examples from the start of the order, not with zeros,
+    so that statistics over a batch (BatchNorm) still see data.
 
     Args:
       order: int32[capacity], as `shuffled` makes it.

@@ -1,4 +1,4 @@
-"""Arithmetic on whole trees of arrays, and sums that round alike wherever they run."""
+"""Arithmetic on trees of arrays, and sums that always round in the same way."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from jaxcl.types import PyTree
 def total(values: jax.Array) -> jax.Array:
     """Σ values, added up as a tree of halves.
 
-    v ← v[:n/2] + v[n/2:], again and again: the order of the additions is in the
-    program. Of `jnp.sum` the compiler chooses it, and chooses otherwise for the same
-    sum among other operations, so that a seed alone would not equal itself beside
-    others. It is more exact too: the error grows with log n, not with n.
+    v ← v[:n/2] + v[n/2:], again and again: the program itself fixes the order of the
+    additions. For `jnp.sum` the compiler chooses the order, and chooses another one for
+    the same sum among other operations, so a seed that runs alone would differ from the
+    same seed beside others. This sum is also more exact: the error grows with log n,
+    not with n.
 
     Args:
       values: float[n], n ≥ 1.
@@ -35,7 +36,7 @@ def total(values: jax.Array) -> jax.Array:
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """An array in float32 at least: what is summed or kept as a statistic."""
+    """An array in float32 at least, for sums and statistics."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -75,8 +76,9 @@ def _quadratic_fwd(w, d):
 
 
 def _quadratic_bwd(residuals, g):
-    # By rule, so that it is made where it is used, not written out beside the dot
-    # product. In two halves, as it would be derived: to the same last digit.
+    # An explicit rule, so that the gradient is computed where it is used and not stored
+    # beside the dot product. In two halves, as automatic differentiation gives it: the
+    # result is the same to the last digit.
     w, d = residuals
     return g * d * d, g * (w * d) + w * (g * d)
 
@@ -96,7 +98,7 @@ def tree_dot(a: PyTree, b: PyTree) -> jax.Array:
     """
 
     def term(x: jax.Array, y: jax.Array) -> jax.Array:
-        # Flat: of higher-rank arguments XLA's CPU backend makes a slow loop.
+        # Flat: for arguments of higher rank XLA's CPU backend makes a slow loop.
         return jnp.dot(wide(x).ravel(), wide(y).ravel())
 
     terms = jax.tree.map(term, a, b)
@@ -106,14 +108,14 @@ def tree_dot(a: PyTree, b: PyTree) -> jax.Array:
 def leaf_names(path: Sequence[Any]) -> tuple[str, ...]:
     """A leaf's path, as `jax.tree_util` gives it, in plain names.
 
-    The key of a dict, the name of a field, the number in a list: ("layers", "2",
-    "weight") of ``tree.layers[2].weight``, whatever the containers are.
+    Names are the keys of dicts, the names of fields and the numbers in lists:
+    ("layers", "2", "weight") for ``tree.layers[2].weight``, in any containers.
     """
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def starts_with(path: tuple[str, ...], prefixes: Sequence[Sequence[Any]]) -> bool:
-    """Whether a leaf's path begins with one of some paths; numbers count as names."""
+    """Whether a leaf's path begins with one of the prefixes; numbers count as names."""
     return any(path[: len(p)] == tuple(map(str, p)) for p in prefixes)
 
 
