@@ -1,1 +1,1 @@
-"""Tasks × seeds: what is trained, in which order, measured and saved."""
+"""Tasks × seeds: trains them in order, measures and saves."""

@@ -24,7 +24,7 @@ STATE = "state"
 
 
 class Found(NamedTuple):
-    """The state that a run can go on from."""
+    """The state from which a run can continue."""
 
     step: int
     sessions: list[dict[str, Any]]  # as given to `Checkpoints.save`
@@ -33,17 +33,17 @@ class Found(NamedTuple):
 class Checkpoints:
     """The last few states of a run.
 
-    States are host arrays with a leading [S] without padding, so that a run may go on
-    with another number of devices. Typed keys are stored as their data.
+    States are host arrays with a leading [S] without padding, so that a run may
+    continue on another number of devices. Typed keys are stored as their data.
     """
 
     def __init__(self, folder: Path, mine: Fingerprint, keep: int = 2):
         """Opens or makes `folder`, which no other process may use until it is closed.
 
         Args:
-          folder: of the states.
-          mine: what they have to be of.
-          keep: how many to keep.
+          folder: the folder of the states.
+          mine: the fingerprint that states must match.
+          keep: how many states to keep.
 
         Raises:
           CheckpointError: the folder cannot be written, or another process uses it.
@@ -70,17 +70,17 @@ class Checkpoints:
             self._lock.release()
 
     def find(self, *, strict: bool = False) -> Found | None:
-        """The newest whole state, if it is of this run; None if there is none.
+        """The newest whole state, if it belongs to this run; None if there is none.
 
-        A step that is damaged is renamed to ``damaged-STEP``, with a warning, and the
-        one before it is taken. Warns of a state that other code or other versions made.
+        A damaged step is renamed to ``damaged-STEP``, with a warning, and the one
+        before it is taken. Warns of a state made by other code or other versions.
 
         Args:
-          strict: refuses such a state.
+          strict: refuses a state made by other code or other versions.
 
         Raises:
-          CheckpointError: the state is of another run, was made otherwise and `strict`
-            is set, or cannot be read. Nothing on the disk is changed.
+          CheckpointError: the state belongs to another run, is refused by `strict`, or
+            cannot be read. Nothing on the disk is changed.
         """
         damaged: dict[int, str] = {}
         found = None
@@ -93,13 +93,13 @@ class Checkpoints:
             self._require(about, step, strict)
             found = Found(step, about["sessions"])
             break
-        _wait("jaxcl_checked")  # before any of it gets another name
+        _wait("jaxcl_checked")  # before any step is renamed
         for number, what in damaged.items():
             self._set_aside(number, what, found)
         return found
 
     def _require(self, about: Mapping[str, Any], step: int, strict: bool) -> None:
-        """Refuses another run's state, and warns of one that was made otherwise."""
+        """Refuses another run's state; warns of other code or versions."""
         path, there = self.folder / str(step), Fingerprint(**about["fingerprint"])
         differences = foreign(there, self.mine)
         if differences:
@@ -135,16 +135,16 @@ class Checkpoints:
         state: PyTree,
         sessions: Sequence[Mapping[str, Any]],
     ) -> None:
-        """Writes a state under `step`, unless there is one: it is a function of it.
+        """Writes a state under `step`; an existing one has the same content and stays.
 
         Args:
-          step: grows from state to state.
+          step: increases from state to state.
           state: host arrays and typed keys.
-          sessions: anything that JSON can hold, of each process it went through.
+          sessions: for each process of the run, anything that JSON can hold.
 
         Raises:
-          CheckpointError: the disk is full or the folder not writable; what was saved
-            before is still there.
+          CheckpointError: the disk is full or the folder is not writable; states saved
+            before are still there.
         """
         if step in steps.numbers(self.folder):
             return
@@ -175,8 +175,8 @@ class Checkpoints:
         """Reads the state under `step` into the structure, shapes and dtypes of `like`.
 
         Raises:
-          CheckpointError: it does not fit, which `find` leaves possible only for one
-            that was made by other code or other versions.
+          CheckpointError: it does not fit. After `find`, this can happen only to a
+            state made by other code or other versions.
         """
         path = self.folder / str(step)
         plain = _plain(like)
@@ -211,7 +211,7 @@ def _is_main() -> bool:
 
 
 def _wait(name: str) -> None:
-    """Until every host has come here."""
+    """Waits until every host has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
@@ -224,7 +224,7 @@ def _is_key(leaf) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What a thread of orbax raises is raised here too, and need not be told twice."""
+    """Silences orbax's log: errors of its threads are also raised here."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.FATAL)
     try:

@@ -1,7 +1,7 @@
-"""What a value is made of, in words that are the same in every process.
+"""Describes the content of a value in text that is the same in every process.
 
-A `Problem` holds functions: an optimizer is two closures over its learning rate. Two of
-them are told apart by what they close over, down to numbers and arrays.
+A `Problem` holds functions: an optimizer is two closures over its learning rate. Two
+optimizers are distinguished by what they close over, down to numbers and arrays.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _INSTALLED = tuple(
 
 
 def describe(value: Any) -> dict[str, str]:
-    """A value as lines, where in it -> what is there.
+    """Describes a value by lines: place in the value -> content there.
 
     Args:
       value: numbers, text, arrays, containers, dataclasses, functions, objects.
 
     Returns:
-      A line for each number, text and array in it (its shape and the hash of its
-      content, if it is not small), for each function its name and what it closes over.
-      Equal parts are told once. Equal values have equal lines in every process.
+      A line for each number, text and array (for a large one its shape and the hash of
+      its content), and for each function its name and what it closes over. Equal parts
+      are described once. Equal values have equal lines in every process.
     """
     lines: dict[str, str] = {}
     told: set[str] = set()
@@ -66,7 +66,7 @@ def describe(value: Any) -> dict[str, str]:
 
 
 def hash_of(data: Any) -> str:
-    """SHA-256 of bytes or of a contiguous array's, in hexadecimal."""
+    """SHA-256 of bytes, or of a contiguous array's bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -75,11 +75,11 @@ def _digest(node: Node) -> str:
 
 
 class _Describer:
-    """Describes each object once, and does not follow a circle."""
+    """Describes each object once, and does not follow circular references."""
 
     def __init__(self):
         self._known: dict[int, Node] = {}
-        self._kept: list[Any] = []  # a number given free would be another object's
+        self._kept: list[Any] = []  # else a freed id would become another object's
 
     def node(self, value: Any) -> Node:
         if isinstance(value, _SCALARS):
@@ -109,7 +109,7 @@ class _Describer:
         if isinstance(value, types.FunctionType):
             return self._function(value)
         wrapped = getattr(value, "__wrapped__", None)
-        if callable(wrapped):  # what jit and custom derivatives have made of one
+        if callable(wrapped):  # wrapped by jit or a custom derivative
             return self.node(wrapped)
         return self._object(value)
 
@@ -175,7 +175,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _numbers(code: types.CodeType) -> tuple[Any, ...]:
-    """The numbers written in a function: a user's settings may be nowhere else."""
+    """The numbers written in a function: some user settings may be only there."""
     found: list[Any] = []
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

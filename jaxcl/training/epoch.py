@@ -1,4 +1,4 @@
-"""An epoch of one seed: its loop over batches, then validation and what follows."""
+"""An epoch of one seed: its loop over batches, then validation and selection."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Change = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 class EpochMetrics(NamedTuple):
-    """What an epoch reports of a seed; see `known` for where it has nothing to.
+    """The report of an epoch of one seed; see `known` for missing values.
 
-    ``lr_scale`` is what patience left of the learning rate; a schedule's share is not
-    in it.
+    ``lr_scale`` is the factor of the learning rate due to patience; the factor of a
+    schedule is not in it.
     """
 
     loss: jax.Array
@@ -44,7 +44,7 @@ class EpochMetrics(NamedTuple):
 def known(metrics: EpochMetrics) -> EpochMetrics:
     """Host arrays [S]: NaN where a seed took no step, or there is no validation data.
 
-    Not put there inside jit: ``JAX_DEBUG_NANS`` would take it for a fault.
+    NaN is not set inside jit: ``JAX_DEBUG_NANS`` would report it as an error.
     """
     none = np.full(metrics.steps.shape, np.nan, np.float32)
     loss, accuracy = metrics.valid_loss, metrics.valid_accuracy
@@ -58,11 +58,11 @@ def known(metrics: EpochMetrics) -> EpochMetrics:
 def make_update(
     setup: Setup, strategy: Strategy, tx: optax.GradientTransformationExtraArgs
 ) -> Callable[..., tuple]:
-    """Builds what a step does to the parameters, and what follows from it.
+    """Builds the function that computes a step's updates and its new states.
 
     Returns:
-      ``(params, model_state, opt_state, ctx, lr_scale)`` to ``(updates, model_state,
-      opt_state, loss)``.
+      A function from ``(params, model_state, opt_state, ctx, lr_scale)`` to
+      ``(updates, model_state, opt_state, loss)``.
     """
     loss_fn = transform_loss(strategy, setup)
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -107,15 +107,15 @@ def make_epoch(
     masked: bool,
     change: Change | None = None,
 ) -> Callable[..., tuple[SeedState, EpochMetrics]]:
-    """Builds an epoch: its loop over batches, then validation and what follows it.
+    """Builds an epoch: its loop over batches, then validation and selection.
 
-    ``change`` augments the inputs of each step with a key of the step's own; what was
-    made of the unchanged ones before the task is then not used.
+    ``change`` augments the inputs of each step with a key of the step's own; values
+    computed before the task from the unchanged inputs are then not used.
     """
     step, rate = make_step(setup, strategy, tx), make_rate(plan)
 
     def train(seed, cache, data, task, epoch, key, longest):
-        """The loop: the seed after it, the sum of its losses, the steps it took."""
+        """The loop; returns the seed after it, the sum of losses, the steps taken."""
         before = seed.progress
         order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
         order = shuffled(order_key, data.size, data.capacity)
@@ -123,7 +123,7 @@ def make_epoch(
         limits = []
         if plan.epochs is not None:
             epochs = plan.epochs
-            if plan.first_epochs:  # of 0 there is no step
+            if plan.first_epochs:  # with 0 there is no step
                 epochs = jnp.where(task == 0, plan.first_epochs, epochs)
             limits.append(per_epoch * epochs)
         steps = per_epoch
@@ -197,7 +197,7 @@ def make_epoch(
           task: int32[].
           epoch: int32[] from 0.
           key: the seed's key for this task.
-          longest: int32[] steps of the longest seed's epoch; read if ``masked``.
+          longest: int32[] steps of the longest seed's epoch; used only if ``masked``.
         """
         lr_scale = seed.progress.lr_scale
         seed, total, steps = train(seed, cache, data, task, epoch, key, longest)

@@ -1,4 +1,4 @@
-"""How well a seed does on a task's data."""
+"""Accuracy and loss of a seed on a task's data."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
 
     The examples come in a random order that is always the same: data sets are often
     stored by class, and a network that normalises by the batch would otherwise see
-    batches of one class, which it has never been trained on.
+    batches of a single class, on which it was never trained.
 
     Args:
       setup: the run's `Setup`.
       strategy: any `Strategy`.
-      batch_size: examples at once. Where an example's logits depend on its batch, every
-        batch has this size, whatever the data set: the last one, or the only one, is
-        filled with examples that count nothing.
+      batch_size: examples at once. If an example's logits depend on its batch, every
+        batch has this size for any data set: the last or only batch is filled up with
+        examples that are not counted.
 
     Returns:
-      ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN of a seed that
+      ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN for a seed that
       has failed.
     """
     forward = make_forward(setup, strategy)
@@ -76,7 +76,7 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
             out = forward(*of_seed, batch, current)
             logits = mask_logits(setup, out.logits, batch.task, current)
             right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
-            # A class that is not in play yet has a loss of 1e38; count no such thing.
+            # A class not yet in play has a loss of 1e38: leave out its examples.
             known = jnp.take_along_axis(logits, batch.y[:, None], 1)[:, 0] > -1e30
             loss = setup.task_loss(
                 out.logits, batch._replace(weight=weight * known), current
@@ -92,7 +92,7 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
         right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
         n = jnp.maximum(n, 1)
         accuracy, loss = right / n, loss / n
-        # Weights that are not finite predict class 0: that is not an accuracy.
+        # Weights that are not finite predict class 0, which gives no real accuracy.
         failed = seed.progress.failed
         return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
 

@@ -1,4 +1,4 @@
-"""What a run tells whoever iterates it: it has begun, an epoch, a task is done."""
+"""The events of a run for its caller: it has begun; an epoch or a task is done."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxcl.training.run_state import RunReport
 
 
 class Started(NamedTuple):
-    """The run begins, or goes on at this task and epoch."""
+    """The run begins, or continues, at this task and epoch."""
 
     task: int
     epoch: int
     resumed: bool
-    # What `about` said of each process the run went through, this one last; of equal
-    # ones in a row one, with their number as "starts".
+    # `about` of each process of the run so far, this one last; equal ones in a row are
+    # merged into one, with their number as "starts".
     sessions: tuple[Mapping[str, Any], ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Whose a run's state is: its problem, the code and the versions that made it."""
+"""Identifies a run's state: its problem, and the code and versions that made it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHOWN = 5
 
 
 class Fingerprint(NamedTuple):
-    """What a state belongs to; every field as text, to be kept and compared.
+    """The run that a state belongs to; every field is text, to be stored and compared.
 
     Attributes:
-      identity: what the caller says it is, such as its config: field -> value.
-      problem: the `Problem`, by `jaxcl.training.describe`: where in it -> value.
+      identity: the caller's description, such as its config: field -> value.
+      problem: the `Problem`, by `jaxcl.training.describe`: place in it -> value.
       code: hash of this package's files.
-      versions: package -> version, of what arithmetic depends on.
+      versions: package -> version, for packages that the arithmetic depends on.
     """
 
     identity: dict[str, str]
@@ -35,7 +35,7 @@ class Fingerprint(NamedTuple):
 def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
     """The fingerprint of a run in this process.
 
-    How seeds are laid out changes no result and is left out; so is whatever differs
+    The layout of seeds changes no result and is left out; so is everything that differs
     between devices. The strategy is described as built, with its first seed's settings.
     """
     fields = problem._asdict()
@@ -50,7 +50,8 @@ def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
 def code() -> str:
     """Hash of this package's Python files, names and content.
 
-    Commands and configs, which lie inside it once it is installed, are left out.
+    Commands and configs, which are inside the package once it is installed, are left
+    out.
     """
     root = Path(jaxcl.__file__).parent
     files = sorted(file.relative_to(root) for file in root.rglob("*.py"))
@@ -61,15 +62,15 @@ def code() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of the packages that results depend on."""
+    """The versions of the packages that results depend on."""
     return {package: metadata.version(package) for package in PACKAGES}
 
 
 def foreign(there: Fingerprint, now: Fingerprint) -> list[str]:
-    """What says that a state is of another run; empty if nothing does.
+    """Differences that show that a state is of another run; empty if there are none.
 
-    Other code may describe the same problem by other names: then only what both name is
-    compared.
+    Other code may describe the same problem with other names: then only the names that
+    both have are compared.
     """
     if there.identity and now.identity:
         found = _differences(there.identity, now.identity)
@@ -84,7 +85,7 @@ def foreign(there: Fingerprint, now: Fingerprint) -> list[str]:
 
 
 def otherwise_made(there: Fingerprint, now: Fingerprint) -> list[str]:
-    """In what the code and the versions differ, in words; empty if in nothing."""
+    """Differences of code and versions, in words; empty if there are none."""
     found = _differences(there.versions, now.versions)
     if there.code != now.code:
         found.append(f"the code of jaxcl is {there.code} there and {now.code} now")
@@ -93,7 +94,7 @@ def otherwise_made(there: Fingerprint, now: Fingerprint) -> list[str]:
 
 def _differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     differ = [k for k in sorted({*there, *now}) if there.get(k) != now.get(k)]
-    # What is told once and then referred to differs at each place.
+    # A part described once and then referred to differs at each of its places.
     first = [k for k in differ if "as before, " not in there.get(k, now.get(k, ""))]
     words = [
         f"{key} is {there.get(key, 'absent')} there and {now.get(key, 'absent')} now"

@@ -1,7 +1,7 @@
 """The instruments of `jaxcl.features` in a run: one compilation for all tasks.
 
-What is measured is a function of one seed's state and data, laid over all seeds as
-training is, so that features never leave the devices but where they are compared later.
+Each measurement is a function of one seed's state and data, and runs over all seeds as
+training does. So features leave the devices only if they are compared later.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from jaxcl.training.trainer import scale_by_lr
 from jaxcl.types import Batch, PyTree, Setup
 
 NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict")
-HELD_OUT = 0.2  # of the training examples that a probe is given, to choose its strength
+HELD_OUT = 0.2  # share of a probe's training examples, to choose its strength
 
 
 class Instruments(NamedTuple):
     """Compiled functions of all seeds, each ``(state, per seed, shared) -> result``.
 
-    ``count`` and ``current`` are int32[]: of tasks looked at, and the last one trained.
+    ``count`` and ``current`` are int32[]: the number of tasks looked at, and the last
+    task trained.
     """
 
     measure: Callable[..., Any]  # (seed, mine, (base, count, current)) -> quantities
@@ -53,18 +54,18 @@ def make_instruments(
     layers: tuple[str, ...] = (),
     examples: int = 1000,
 ) -> Instruments:
-    """Compiles what is measured of a network during a run.
+    """Compiles the measurements of a network during a run.
 
     Args:
-      problem: what is trained.
+      problem: the problem that is trained.
       mesh: where the seeds run.
-      names: of `NAMES`.
-      layers: whose features; all if none is named.
-      examples: N of each task, of its training and of its test examples, the same at
-        all times; at most as many as every task has.
+      names: some of `NAMES`.
+      layers: the layers whose features are measured; all if none is named.
+      examples: N training and N test examples of each task, the same at all times; at
+        most as many as every task has.
 
     Returns:
-      The `Instruments`. Quantities of a seed that has failed are NaN.
+      The `Instruments`. Quantities are NaN for a seed that has failed.
 
     Raises:
       ValueError: an unknown name or layer; fewer than 10 examples.
@@ -94,7 +95,7 @@ def make_instruments(
         return {name: out.taps[tap] for name, tap in taps.items()}
 
     def local(mine: PerSeed, task: jax.Array, y: jax.Array) -> jax.Array:
-        """Classes from 0, whichever outputs are the task's."""
+        """Labels counted from 0 within the task's outputs."""
         label = mine.data.label[task]
         return y - jnp.where(label < 0, jnp.iinfo(jnp.int32).max, label).min()
 

@@ -1,4 +1,4 @@
-"""What can be seen of a network in training from outside: its state, its answers."""
+"""Observes a network in training from outside: its state and its outputs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from jaxcl.types import Setup
 
 
 def strategy_of(problem: Problem, setup: Setup) -> Strategy:
-    """The strategy, where seeds differ in their settings that of the first."""
+    """The strategy; if seeds differ in their settings, that of the first seed."""
     first = {name: values[0] for name, values in problem.settings.items()}
     return problem.make_strategy(setup, **first)
 
 
 def shapes_of_seed(problem: Problem) -> SeedState:
-    """Shapes and dtypes of what a seed carries."""
+    """Shapes and dtypes of a seed's state."""
     setup = setup_of(problem)
     trainer = make_trainer(
         setup,
@@ -37,7 +37,7 @@ def shapes_of_seed(problem: Problem) -> SeedState:
 def forward_reads_state(problem: Problem) -> bool:
     """Whether a forward pass in evaluation mode needs the strategy's state.
 
-    Most need none of it: an anchor, an importance, a memory are for training alone.
+    Most do not: an anchor, an importance or a memory is only for training.
     """
     setup, seed = setup_of(problem), shapes_of_seed(problem)
     forward = make_forward(setup, strategy_of(problem, setup))
@@ -61,16 +61,16 @@ def forward_reads_state(problem: Problem) -> bool:
 def taps_of(setup: Setup, layers: tuple[str, ...] = ()) -> dict[str, str]:
     """Where the features of each layer are found: layer -> the tap that has them.
 
-    What a layer puts out, after normalisation, nonlinearity and pooling, is what the
-    next layer reads. Where that reads the sum of several layers, or it is not known of
-    which, the features bear the reader's name, "into NAME".
+    A layer's output, after normalisation, nonlinearity and pooling, is the input of the
+    next layer. If the next layer reads the sum of several layers, or unknown ones, the
+    features have its name, "into NAME".
 
     Args:
       setup: knows the network's layers.
-      layers: those wanted, all if none is named.
+      layers: the layers wanted; all if none is named.
 
     Raises:
-      ValueError: a name that is none of them, or a network that has none.
+      ValueError: an unknown name, or a network without features.
     """
     found: dict[str, str] = {}
     for reader in setup.layers:

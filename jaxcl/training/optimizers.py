@@ -1,4 +1,4 @@
-"""An optimizer by its name, as a config has it."""
+"""Builds an optimizer from its name in a config."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip: float | None = None,
 ) -> optax.GradientTransformation:
-    """Clipping by the global norm, weight decay, and then the optimizer itself.
+    """Chains clipping by the global norm, weight decay, and the optimizer itself.
 
     Args:
-      name: one of `OPTIMIZERS`, or an import path "package.module:factory" of what is
-        called with the learning rate.
+      name: one of `OPTIMIZERS`, or the import path "package.module:factory" of a
+        function that is called with the learning rate.
       lr: learning rate.
-      momentum: of "sgd"; 0 is plain.
-      nesterov: of "sgd" with momentum.
-      weight_decay: λ; λθ is added to the gradient, of "adamw" to its update.
+      momentum: for "sgd"; 0 is plain SGD.
+      nesterov: for "sgd" with momentum.
+      weight_decay: λ; λθ is added to the gradient, for "adamw" to its update.
       clip: the largest global norm of a gradient, or None.
 
     Raises:
-      ValueError: an unknown name, a setting that is another optimizer's, or a factory
-        that raises or makes something else.
+      ValueError: an unknown name, a setting of another optimizer, or a factory that
+        raises or returns something else.
     """
     outside = ":" in name
     if name not in OPTIMIZERS and not outside:
@@ -60,7 +60,7 @@ def make_optimizer(
 
 
 def _from_elsewhere(path: str, lr: float) -> optax.GradientTransformation:
-    """What anybody's factory makes of the learning rate."""
+    """Calls a user's factory with the learning rate."""
     made = called(path, imported(path, "optimizer"), lr)
     if not isinstance(made, optax.GradientTransformation):
         raise ValueError(

@@ -16,14 +16,14 @@ class Plan(NamedTuple):
     """How a task is trained; static.
 
     Attributes:
-      epochs: at most; None only with `max_steps`.
-      first_epochs: of the first task, in place of `epochs`, which has to be given too;
-        0 ends it with the network as it is initialised, with pretrained weights say.
-        None: as many as of any other.
+      epochs: the most epochs per task; None only with `max_steps`.
+      first_epochs: epochs of the first task, instead of `epochs`, which must also be
+        given; 0 leaves the network as initialised, for example with pretrained weights.
+        None: as many as for every other task.
       batch_size: B.
-      eval_batch_size: of validation and test batches alike; matters to models that use
-        the batch's own statistics.
-      max_steps: steps per task at most, or None. A task may end inside an epoch.
+      eval_batch_size: of validation and test batches; matters for models that use the
+        batch's own statistics.
+      max_steps: the most steps per task, or None. A task may end inside an epoch.
       patience: epochs without a better `patience_metric` before the learning rate is
         divided by `lr_factor`; None never does.
       lr_factor: > 1.
@@ -31,13 +31,13 @@ class Plan(NamedTuple):
       lr: the rate that lr_min and lr_floor are compared with.
       patience_metric: the validation "accuracy" or "loss" that patience follows.
       select: "last" or "best" weights are carried to the next task.
-      select_metric: the validation "accuracy" or "loss" that "best" is measured by; of
-        equally good epochs the first.
+      select_metric: the validation "accuracy" or "loss" that defines "best"; of equally
+        good epochs the first counts.
       schedule: one of `SCHEDULES`, of the learning rate over each task; see
         `jaxcl.training.schedule.make_rate`.
       warmup: share of each task over which the rate rises from 0; in [0, 1).
-      decay_per_task: what the rate is multiplied by from one task to the next; > 0.
-      lr_floor: the rate that `decay_per_task` does not take a task below; ≥ 0.
+      decay_per_task: factor of the rate from one task to the next; > 0.
+      lr_floor: the lowest rate that `decay_per_task` can give a task; ≥ 0.
     """
 
     epochs: Count | None
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     first_epochs: Natural | None = None
 
     def epochs_of(self, task: int) -> int | None:
-        """Epochs of a task, counted from 0, at most; None: as many as steps allow."""
+        """The most epochs of a task, counted from 0; None: as many as steps allow."""
         first = task == 0 and self.first_epochs is not None
         return self.first_epochs if first else self.epochs
 
@@ -67,7 +67,7 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
     """Refuses a plan that cannot be carried out.
 
     Raises:
-      ValueError: it quotes the value and the rule.
+      ValueError: the message gives the value and the rule.
     """
     schema.require_all("", plan._asdict(), schema.kinds_of(Plan))
     if plan.epochs is None and plan.max_steps is None:

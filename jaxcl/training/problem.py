@@ -1,4 +1,4 @@
-"""What a run is: the model, the tasks, the seeds, and how each task is trained."""
+"""Defines a run: the model, the tasks, the seeds, and how each task is trained."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from jaxcl.types import PyTree, Setup
 
 
 class Problem(NamedTuple):
-    """Everything the result of a run depends on.
+    """Everything that the result of a run depends on.
 
     Attributes:
       model: a Flax Linen module, called with ``(x, task, train)``, or an NNX or Equinox
-        model by its class.
+        model given by its class.
       stream: the tasks of every seed.
-      seeds: S of them, distinct unless `rates` or `settings` tell them apart.
+      seeds: S numbers, distinct unless `rates` or `settings` differ.
       make_strategy: ``(setup, **settings) -> Strategy``.
       optimizer: restarted at the start of each task.
       plan: how each task is trained.
       joint: each task trains on the data of all tasks so far.
       joint_once: joint only: one training, on the data of all tasks at once. Nothing is
-        measured before it: the accuracy matrix has its last row alone.
-      measure: "test", or "valid": the accuracy matrix by which settings are chosen.
+        measured before it: only the last row of the accuracy matrix is filled.
+      measure: "test", or "valid" for an accuracy matrix to choose settings by.
       seed_mode: one of `jaxcl.training.seeds.MODES`.
       rates: factors for the optimizer's updates, one for each seed.
       settings: name -> values, one for each seed, of the strategy's settings that
-        differ between seeds. They are traced: several settings of a method are trained
-        at once, in one compilation, as further seeds.
+        differ between seeds. They are traced, so several settings of a method are
+        trained at once, in one compilation, as further seeds.
       heads: paths of the classifier in the model's parameters.
-      dtype: that the model computes in; see `jaxcl.nn.precision.compute_in`.
+      dtype: the dtype that the model computes in; see `jaxcl.nn.precision.compute_in`.
     """
 
     model: LinenModel | Built
@@ -67,7 +67,7 @@ class Problem(NamedTuple):
 
 
 class PerSeed(NamedTuple):
-    """What differs between seeds and never changes; with a leading [S] for all."""
+    """Constants that differ between seeds; with a leading [S] for all seeds."""
 
     seed: jax.Array | np.ndarray  # uint32[]
     data: SeedView
@@ -141,10 +141,10 @@ def init_of(problem: Problem) -> Callable[[jax.Array], tuple[PyTree, PyTree]]:
 
 
 def validate(problem: Problem) -> None:
-    """Raises what `jaxcl.training.protocol.run` would raise, and trains nothing.
+    """Raises the errors that `jaxcl.training.protocol.run` would; trains nothing.
 
     Raises:
-      ValueError: the problem contradicts itself, with the value and the rule.
+      ValueError: the problem contradicts itself; the message gives value and rule.
     """
     stream, plan = problem.stream, problem.plan
     validate_plan(plan, has_validation=bool(stream.capacity("valid")))
@@ -177,10 +177,10 @@ def validate(problem: Problem) -> None:
 
 
 def _require_model_fits(problem: Problem) -> None:
-    """Refuses weights and batches that no memory here can hold.
+    """Refuses weights and batches that are larger than this machine's memory.
 
     Raises:
-      ValueError: it names the size and what there is.
+      ValueError: the message gives their size and that of the memory.
     """
     plan, stream = problem.plan, problem.stream
     pixels = math.prod(stream.input_shape)
@@ -200,7 +200,7 @@ def _mixes_examples(model: LinenModel | Built) -> bool:
 
 
 def _require_state_fits(problem: Problem, setup: Setup, strategy: Strategy) -> None:
-    """Refuses what a strategy and an optimizer carry, likewise."""
+    """Does the same for the states of a strategy and an optimizer."""
     trainer = make_trainer(
         setup,
         strategy,
@@ -221,13 +221,13 @@ def _require_state_fits(problem: Problem, setup: Setup, strategy: Strategy) -> N
 
 
 def _require_batches_to_normalise(setup: Setup, stream: Stream, plan: Plan) -> None:
-    """Refuses batches of one example where a network normalises by the batch.
+    """Refuses batches of one example if a network normalises by the batch.
 
-    One example is its own mean: what a dense layer gives is normalised to zeros, what a
-    convolution gives loses the image's own mean and spread.
+    One example is its own mean: a dense layer's output is normalised to zeros, and a
+    convolution's output loses the mean and spread of the image.
 
     Raises:
-      ValueError: such a batch, with the name of the normalisation.
+      ValueError: there is such a batch; the message names the normalisation.
     """
     fewest = int(np.diff(np.asarray(stream.per_seed.train.offset)).min())
     for norm in setup.norms:

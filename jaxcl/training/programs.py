@@ -1,4 +1,4 @@
-"""What is compiled: the trainer's functions of one seed, laid over all seeds."""
+"""The compiled programs: the trainer's functions of one seed, over all seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Programs(NamedTuple):
     """Compiled functions of all seeds, each ``(state, per seed, shared) -> result``.
 
     ``mine`` is a `PerSeed`, ``base`` the stream's `Base`, ``task``, ``epoch`` and
-    ``longest`` are int32[], ``real`` is bool[] and False for a seed that only pads.
+    ``longest`` are int32[], ``real`` is bool[] and False for padding.
     """
 
     init: Callable[..., Any]  # ((), mine, ()) -> seed
@@ -34,11 +34,11 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
     """Compiles the trainer's functions over all seeds.
 
     Args:
-      problem: what to train.
+      problem: the problem to train.
       mesh: where the seeds run.
 
     Returns:
-      The `Programs`. Each is traced once, whatever the number of tasks.
+      The `Programs`. Each is traced once for any number of tasks.
     """
     stream, plan, joint = problem.stream, problem.plan, problem.joint
     setup = setup_of(problem)
@@ -123,7 +123,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
 def can_trace(problem: Problem) -> bool:
     """Whether the strategy works with its `Problem.settings` traced.
 
-    A setting that decides a shape, a branch or a loop has to be a number: runs that
+    A setting that determines a shape, a branch or a loop must be a number: runs that
     differ in it cannot share a compilation.
     """
     try:
@@ -134,7 +134,7 @@ def can_trace(problem: Problem) -> bool:
 
 
 def trace(problem: Problem) -> None:
-    """Traces a task of a run, its strategy's hooks among it; computes nothing."""
+    """Traces a task of a run, including its strategy's hooks; computes nothing."""
     mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
     programs = make_programs(problem, mesh)
     mine, base = mesh.spread(per_seed(problem)), problem.stream.base

@@ -1,8 +1,7 @@
-"""Tasks × seeds: what runs when, measured, saved and taken up again.
+"""Tasks × seeds: the order in which they run, are measured, saved and resumed.
 
-`run` is a generator of events; whoever iterates it draws the progress bar and writes
-the files. All arithmetic is in `jaxcl.training.trainer`, all placement in
-`jaxcl.training.seeds`.
+`run` is a generator of events; its caller draws the progress bar and writes the files.
+All arithmetic is in `jaxcl.training.trainer`, all placement in `jaxcl.training.seeds`.
 """
 
 from __future__ import annotations
@@ -54,34 +53,35 @@ def run(
     Args:
       problem: what to run.
       checkpoints: folder for the run's state, saved after each task, when `stop` says
-        so and every `save_every` seconds; a run that finds a state there goes on from
-        it and ends as if it had never been broken off. One that is of another problem
-        is refused; one that is damaged is set aside, with a warning, and the one before
-        it taken. No other process may use the folder. None saves nothing.
+        so and every `save_every` seconds. A run that finds a state there continues from
+        it and ends as if it had never stopped. A state of another problem is refused; a
+        damaged one is set aside, with a warning, and the one before it is used. No
+        other process may use the folder. None saves nothing.
       save_every: seconds.
-      stop: asked after each epoch; True saves and raises `Interrupted`.
-      mesh: where seeds run; by default laid over all devices.
+      stop: called after each epoch; True saves and raises `Interrupted`.
+      mesh: where seeds run; by default on all devices.
       programs: of `jaxcl.training.programs.make_programs` for this problem and mesh, so
         that several runs of it in one process are compiled once; by default new ones.
-      checked: whether `jaxcl.training.problem.validate` has passed the problem already.
-      watch: functions that are shown every `Moment` of the run, before the state that
-        follows from it is saved: what they write is there whenever a run goes on from
-        that state, and is written again, the same, where it goes on from before.
-      identity: what else a state must agree in to be gone on from, such as the config:
-        field -> value.
-      about: what to keep of this process with the state, as JSON can hold it; by
-        default the versions and the hash of the code.
-      strict: refuses a state that other code or other versions have made; else it is
-        gone on from, with a warning.
+      checked: whether `jaxcl.training.problem.validate` has already passed the problem.
+      watch: functions that receive every `Moment` of the run before the next state is
+        saved. So their output is there when a run continues from that state, and is
+        written again, unchanged, when it continues from an earlier one.
+      identity: further fields that must be equal to continue from a state, such as
+        those of the config: field -> value.
+      about: a description of this process to store with the state, as JSON; by default
+        the versions and the hash of the code.
+      strict: refuses a state made by other code or other versions; else the run
+        continues from it, with a warning.
 
     Yields:
-      One `Started`, an `EpochDone` per epoch and a `TaskDone` per task. A run that goes
-      on where a task has just ended repeats that task's `TaskDone`: it may have been
-      killed before anybody saw it.
+      One `Started`, an `EpochDone` per epoch and a `TaskDone` per task. A run that
+      continues right after the end of a task repeats that task's `TaskDone`: it may
+      have been killed before its caller saw the event.
 
     Raises:
       ValueError: the problem contradicts itself; before anything runs.
-      CheckpointError: the state on disk is another run's, or cannot be read or written.
+      CheckpointError: the state on disk is of another run, or cannot be read or
+        written.
       Interrupted: `stop` returned True; the state is saved.
     """
     if not checked:
@@ -144,7 +144,7 @@ def _events(
 
     def save(state: RunState, trained: SeedState) -> None:
         if store:
-            # The number grows with every epoch of every task, whatever their count.
+            # The number increases with every epoch of every task.
             step = int(state.task) * 1_000_000 + int(state.epoch)
             whole = state._replace(
                 trained=mesh.gather(trained), seconds=np.float64(elapsed())
@@ -216,7 +216,7 @@ def _task_done(
 
 
 def _longest_epoch(problem: Problem, task: int) -> int:
-    """Steps of an epoch of the seed that has most of them."""
+    """The steps of an epoch, for the seed that has most of them."""
     offset = np.asarray(problem.stream.per_seed.train.offset)
     start = 0 if problem.joint else offset[:, task]
     size = int((offset[:, task + 1] - start).max())

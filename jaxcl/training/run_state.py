@@ -1,4 +1,4 @@
-"""All that a run needs to go on, on the host: what a checkpoint holds."""
+"""All that a run needs to continue, on the host: the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ RunReport = dict[str, dict[str, np.ndarray]]
 
 
 class Moment(NamedTuple):
-    """A moment of a run, as who watches it is shown it; arrays are on the devices.
+    """A moment of a run, for functions that watch it; arrays are on the devices.
 
     Attributes:
       what: "start", before anything is trained; "begin" of a task; an "epoch" done;
         the "end" of a task, with the weights that are carried to the next.
       task: from 0; −1 at the start of the run.
       epoch: the one done, from 0; else −1.
-      trained: [S with padding]; the next epoch overwrites it, so that it may be read
-        and not kept.
+      trained: [S with padding]; the next epoch overwrites it, so read it but do not
+        keep it.
       cache: what ``before_task`` made, at "begin" and "epoch"; else ().
       mine: every seed's data and settings.
       base: the images.
@@ -44,7 +44,7 @@ Watch = Callable[[Moment], None]
 
 
 class RunState(NamedTuple):
-    """All a run needs to go on; host arrays."""
+    """All that a run needs to continue; host arrays."""
 
     trained: PyTree  # SeedState, leading [S]
     accuracy: np.ndarray  # float32[S, T, T]
@@ -67,7 +67,7 @@ def names_of(report: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[str, ..
 def fresh(problem: Problem, names: Mapping[str, tuple[str, ...]]) -> RunState:
     """The state of a run in which nothing has been trained.
 
-    Joint training on all tasks at once is that of the last task.
+    Joint training on all tasks at once starts at the last task.
     """
     seeds, tasks = len(problem.seeds), problem.stream.num_tasks
     first = tasks - 1 if problem.joint_once else 0
@@ -85,7 +85,7 @@ def fresh(problem: Problem, names: Mapping[str, tuple[str, ...]]) -> RunState:
 
 
 def with_task(state: RunState, task: int, accuracy, report) -> RunState:
-    """The state after a task's end, with what was measured then."""
+    """The state after a task's end, with the measurements made then."""
 
     def put(past: np.ndarray, now: np.ndarray) -> np.ndarray:
         past = past.copy()
@@ -106,9 +106,9 @@ def with_task(state: RunState, task: int, accuracy, report) -> RunState:
 def with_session(
     before: Sequence[Mapping[str, Any]], me: Mapping[str, Any]
 ) -> tuple[Mapping[str, Any], ...]:
-    """The processes that a run went through, with this one.
+    """The processes of a run so far, including this one.
 
-    Equal ones in a row are told once, with their number as "starts".
+    Equal ones in a row are merged into one, with their number as "starts".
     """
     *earlier, last = before or [{}]
     if {k: v for k, v in last.items() if k != "starts"} == me:

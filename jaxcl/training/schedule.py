@@ -1,4 +1,4 @@
-"""The learning rate over a task: a share of the optimizer's own."""
+"""The learning rate over a task, as a factor of the optimizer's own rate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Rate = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def make_rate(plan: Plan) -> Rate | None:
-    """Builds the factor that a step's updates are multiplied by.
+    """Builds the factor by which a step's updates are multiplied.
 
-    With p the share of the task's steps that are done, w ``plan.warmup`` and
-    q = (p − w)/(1 − w), step by step, for task t from 0:
+    With p the share of the task's steps that are done, w = ``plan.warmup`` and
+    q = (p − w)/(1 − w), at each step, for task t from 0:
 
         d · p/w                 while p < w
         d · 1                   constant
@@ -34,10 +34,10 @@ def make_rate(plan: Plan) -> Rate | None:
       plan: its ``schedule``, ``warmup``, ``decay_per_task`` and ``lr_floor``.
 
     Returns:
-      The factor's function, or None where it is always 1.
+      The function that gives the factor, or None if it is always 1.
     """
     w = plan.warmup
-    # optax's annotations say int; their arithmetic takes any length.
+    # optax's annotations say int, but its arithmetic works for any length.
     rest = 1 - w
     after = {
         "constant": optax.constant_schedule(1.0),

@@ -1,4 +1,4 @@
-"""Seeds as a mesh axis: one pure function of one seed, laid over all devices there are.
+"""Seeds as a mesh axis: one pure function of one seed, run over all devices.
 
 Seeds are sharded over the devices of a one-axis mesh. Inside a shard they run side by
 side (`jax.vmap`, on accelerators) or one after the other (`jax.lax.map`, on a CPU,
@@ -35,12 +35,12 @@ class SeedMesh:
         mode: str = "auto",
         devices: Sequence[Any] | None = None,
     ):
-        """Lays `num_seeds` seeds over devices.
+        """Distributes `num_seeds` seeds over devices.
 
         Args:
           num_seeds: S ≥ 1.
           mode: "map", "vmap", or "auto" for the one that suits the backend.
-          devices: by default all, those of other hosts included.
+          devices: by default all, including those of other hosts.
 
         Raises:
           ValueError: no seed, or an unknown mode.
@@ -64,7 +64,7 @@ class SeedMesh:
 
     @property
     def real(self) -> jax.Array:
-        """bool[S padded], False for the seeds that only pad."""
+        """bool[S padded], False for padding."""
         return self._place(
             np.arange(self.padded) < self.num_seeds, PartitionSpec("seeds")
         )
@@ -76,7 +76,7 @@ class SeedMesh:
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
     def spread(self, tree: PyTree) -> PyTree:
-        """Host arrays [S, ...] onto the devices, padded with the last seed's."""
+        """Copies host arrays [S, ...] to the devices, padded with the last seed's."""
 
         def pad(leaf):
             leaf = np.asarray(leaf)
@@ -86,7 +86,7 @@ class SeedMesh:
         return self._place(jax.tree.map(pad, tree), PartitionSpec("seeds"))
 
     def share(self, tree: PyTree) -> PyTree:
-        """Host arrays onto every device, the same for all seeds."""
+        """Copies host arrays to every device, the same for all seeds."""
         return self._place(tree, PartitionSpec())
 
     def _place(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
@@ -101,7 +101,7 @@ class SeedMesh:
         return jax.tree.map(place, tree)
 
     def gather(self, tree: PyTree) -> PyTree:
-        """Device arrays back to the host as numpy [S, ...], on every host."""
+        """Copies device arrays to numpy [S, ...], on every host."""
         if jax.process_count() > 1:
             tree = multihost_utils.process_allgather(tree, tiled=True)
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: self.num_seeds], tree)
@@ -109,11 +109,11 @@ class SeedMesh:
     def over_seeds(
         self, fn: Callable[..., Any], name: str, donate: bool = False
     ) -> Callable[..., Any]:
-        """Compiles a function of one seed into one of all.
+        """Compiles a function of one seed into a function of all seeds.
 
         Args:
           fn: ``(state, mine, shared) -> result`` of one seed.
-          name: under which its traces are counted.
+          name: the name under which its traces are counted.
           donate: whether ``state``'s buffers may be reused for the result.
 
         Returns:
@@ -146,5 +146,5 @@ class SeedMesh:
 
 
 def _strong(leaf: jax.Array) -> jax.Array:
-    """Drops JAX's weak type: a result fed back as an argument must not retrace."""
+    """Drops JAX's weak type: a result used as an argument must not cause a retrace."""
     return jax.lax.convert_element_type(leaf, leaf.dtype)

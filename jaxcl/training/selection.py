@@ -1,4 +1,4 @@
-"""What follows an epoch: the best weights, patience, and a seed that has diverged."""
+"""The end of an epoch: the best weights, patience, and seeds that have diverged."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def select(
     """Keeps the best weights; decays the rate of a seed that has stalled.
 
     Args:
-      plan: says by what.
-      seed: after the epoch.
+      plan: gives the metrics and patience.
+      seed: the seed's state after the epoch.
       accuracy: float32[] on the validation data.
       loss: float32[] on the validation data.
       trained: bool[] whether the seed took a step in this epoch.
@@ -60,16 +60,16 @@ def mark_failure(
     task: jax.Array,
     epoch: jax.Array,
 ) -> SeedState:
-    """Freezes a seed whose loss or weights are not finite, and notes when it was.
+    """Freezes a seed whose loss or weights are not finite, and records when.
 
     Args:
-      seed: after the epoch.
+      seed: the seed's state after the epoch.
       total_loss: float32[] sum of the epoch's losses.
       trained: bool[] whether the seed took a step in this epoch.
       task: int32[].
       epoch: int32[].
     """
-    # A sum of squares overflows before a weight does; look at the weights.
+    # A sum of squares overflows before a weight does, so test the weights themselves.
     finite = [jnp.isfinite(p).all() for p in jax.tree.leaves(seed.params)]
     healthy = jnp.isfinite(total_loss) & jnp.stack(finite).all()
     p = seed.progress

@@ -11,14 +11,14 @@ from jaxcl.types import Params, PyTree, State
 
 
 class Progress(NamedTuple):
-    """Where a seed stands in its task; masked under patience and divergence."""
+    """A seed's position in its task; masked under patience and divergence."""
 
     step: jax.Array  # int32[] since the task's start
     lr_scale: jax.Array  # float32[]
     best_score: jax.Array  # float32[] of the weights to keep, larger is better
-    patience_score: jax.Array  # float32[] the best that patience has seen, likewise
-    bad_epochs: jax.Array  # int32[] since that or the last decay
-    done: jax.Array  # bool[] with this task
+    patience_score: jax.Array  # float32[] the best seen by patience, likewise
+    bad_epochs: jax.Array  # int32[] epochs since that best or the last decay
+    done: jax.Array  # bool[] whether the seed is done with this task
     failed_task: jax.Array  # int32[], -1 if healthy
     failed_epoch: jax.Array  # int32[]
 
@@ -34,7 +34,7 @@ class SeedState(NamedTuple):
     params: Params
     model_state: PyTree
     opt_state: OptState  # the optimizer's state and the strategy's
-    best: PyTree  # (params, model_state), or () where the last weights are taken
+    best: PyTree  # (params, model_state), or () if the last weights are used
     progress: Progress
 
     @property
@@ -43,7 +43,7 @@ class SeedState(NamedTuple):
 
 
 def status_of(progress: Progress) -> tuple[str, ...]:
-    """Per seed "ok", or when it diverged, counted from 1; of host arrays [S]."""
+    """Per seed "ok", or when it diverged, counted from 1; takes host arrays [S]."""
     return tuple(
         "ok" if task < 0 else f"failed: task {task + 1}, epoch {epoch + 1}"
         for task, epoch in zip(progress.failed_task, progress.failed_epoch, strict=True)

@@ -1,8 +1,8 @@
 """A run's steps as folders: written whole, checked before they are read.
 
-A step holds what orbax writes, and beside it `about`: the size and the hash of each of
-its files, the fingerprint of what the state is of, and a hash of `about` itself. It has
-its name, a number, only once all of that is on the disk.
+A step holds the files of orbax and the file `about`: the size and the hash of each
+file, the fingerprint of the run, and a hash of `about` itself. A step gets its name, a
+number, only when all of this is on the disk.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class CheckpointError(RuntimeError):
 
 
 class Damaged(Exception):
-    """A step's files are not what was written; says which."""
+    """A step's files differ from what was written; the message says which."""
 
 
 def peek(folder: Path) -> dict[str, str] | None:
-    """What the newest state in a folder says it is of; None if nothing can be read.
+    """The `Fingerprint.identity` of the newest state in a folder; None if unreadable.
 
-    That is `Fingerprint.identity`. Reads little and changes nothing.
+    Reads little and changes nothing.
     """
     for step in sorted(numbers(folder), reverse=True):
         with contextlib.suppress(OSError, Damaged):
@@ -46,7 +46,7 @@ def numbers(folder: Path) -> list[int]:
 
 
 def seal(step: Path, about: dict[str, Any]) -> None:
-    """Writes `about` over all that lies in a step's folder."""
+    """Writes `about`, which covers all files in a step's folder."""
     about["files"] = {}
     for path in sorted(step.rglob("*")):
         files.settle(path)
@@ -59,10 +59,10 @@ def seal(step: Path, about: dict[str, Any]) -> None:
 
 
 def about_of(step: Path) -> dict[str, Any]:
-    """Reads what a step says of itself.
+    """Reads a step's `about`.
 
     Raises:
-      Damaged: it is not what was written.
+      Damaged: it differs from what was written.
       OSError: it cannot be read.
     """
     if not (step / ABOUT).exists():
@@ -74,11 +74,11 @@ def about_of(step: Path) -> dict[str, Any]:
 
 
 def check(step: Path) -> dict[str, Any]:
-    """What a step says of itself, if each of its files is what was written.
+    """Reads a step's `about`, and checks that all its files are as written.
 
     Raises:
-      Damaged: one is not.
-      CheckpointError: one cannot be read, or is of a form that this code cannot check.
+      Damaged: a file is not.
+      CheckpointError: a file cannot be read, or this code cannot check its format.
     """
     if (step / "default").exists() and not (step / ABOUT).exists():
         raise CheckpointError(
@@ -107,7 +107,7 @@ def check(step: Path) -> dict[str, Any]:
 
 
 def set_aside(folder: Path, step: int) -> str:
-    """Gives a damaged step a name that is no number; returns it."""
+    """Renames a damaged step to a name that is no number; returns the name."""
     number, name = 1, f"damaged-{step}"
     while (folder / name).exists():
         number += 1
@@ -119,7 +119,7 @@ def set_aside(folder: Path, step: int) -> str:
 def forget(folder: Path, keep: int) -> None:
     """Removes all steps but the last `keep`."""
     for step in sorted(numbers(folder))[:-keep]:
-        # Under its own name it is whole or not there, whenever this is killed.
+        # A step with its own name is always whole, even if this process is killed.
         old = folder / f".{step}.old.tmp"
         (folder / str(step)).rename(old)
         shutil.rmtree(old, ignore_errors=True)

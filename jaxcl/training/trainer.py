@@ -1,8 +1,8 @@
-"""Training one seed on one task: the pure functions that are laid over all seeds.
+"""Trains one seed on one task: pure functions that then run over all seeds.
 
-Nothing here knows of devices, files or other seeds. An epoch is one loop on the device
-over batches of shuffled positions; its length is a traced bound, so that tasks of any
-size share one compilation.
+Nothing here depends on devices, files or other seeds. An epoch is one loop on the
+device over batches of shuffled positions; its length is a traced bound, so that tasks
+of any size share one compilation.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def make_trainer(
       optimizer: optax transformation, restarted at the start of each task.
       plan: schedule and selection.
       init_model: ``key -> (net, model_state)``.
-      masked: True where seeds run in lockstep (`jax.vmap`): every seed takes the
-        longest seed's number of steps and the surplus is undone. False where each
-        runs its own loop (`jax.lax.map`).
+      masked: True if seeds run in lockstep (`jax.vmap`): every seed takes the longest
+        seed's number of steps, and surplus steps are undone. False if each runs its own
+        loop (`jax.lax.map`).
       change: augments the inputs of each step, or None.
 
     Returns:
@@ -81,7 +81,7 @@ def make_trainer(
         )
 
     def report(seed: SeedState) -> Report:
-        # Jit would sort the keys of a plain dict; a figure wants the strategy's order.
+        # Jit would sort the keys of a plain dict; figures need the strategy's order.
         return OrderedDict(
             (
                 quantity,
@@ -104,7 +104,7 @@ def make_trainer(
 def scale_by_lr() -> optax.GradientTransformationExtraArgs:
     """Multiplies updates by ``lr_scale``, an extra argument of ``update``.
 
-    Patience is per seed, so the rate it decays has to be traced.
+    Each seed has its own patience, so the rate that it decays has to be traced.
     """
 
     def update(updates, state, params=None, *, lr_scale, **extra):
@@ -119,7 +119,7 @@ def make_init(
     plan: Plan,
     init_model: InitModel,
 ) -> Callable[[jax.Array], SeedState]:
-    """Builds ``key -> SeedState``, what a seed starts its first task from."""
+    """Builds ``key -> SeedState``, the state in which a seed starts its first task."""
 
     def init(key: jax.Array) -> SeedState:
         model_key, strategy_key = jax.random.split(key)
@@ -149,15 +149,15 @@ def make_init(
 def make_begin(
     inner: optax.GradientTransformation, plan: Plan
 ) -> Callable[..., SeedState]:
-    """Builds the start of a task: optimizer, patience and selection begin anew."""
+    """Builds the start of a task: it restarts optimizer, patience and selection."""
 
     def begin(seed: SeedState, real: jax.Array, rate: jax.Array) -> SeedState:
-        """Restarts a seed; what only pads does not train.
+        """Restarts a seed; padding does not train.
 
         Args:
           seed: the seed's state.
           real: bool[] whether this is a seed and not padding.
-          rate: float32[] what the learning rate is multiplied by from the start.
+          rate: float32[] factor of the learning rate from the start.
         """
         zero = jnp.zeros((), jnp.int32)
         progress = seed.progress._replace(
