@@ -1,8 +1,8 @@
 """What a network has learned: pure functions of feature matrices, gradients and losses.
 
-A feature matrix X [N, D] holds what a layer puts out for N examples, in evaluation
-mode. Functions take one matrix or one pair; over seeds they are vmapped or called in
-turn, inside `jax.shard_map` too (see `jaxcl.ops.decompositions`).
+A feature matrix X [N, D] holds a layer's outputs for N examples, in evaluation mode.
+Functions take one matrix or one pair. For several seeds they are vmapped or called one
+after another, also inside `jax.shard_map` (see `jaxcl.ops.decompositions`).
 """
 
 from jaxcl.features.conflict import cosine

@@ -1,4 +1,4 @@
-"""Whether what one task asks of the weights is against what another asks."""
+"""Whether the gradients of two tasks conflict."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jaxcl.types import PyTree
 
 
 def cosine(a: PyTree, b: PyTree) -> jax.Array:
-    """The cosine of two gradients, each a tree taken as one vector.
+    """The cosine between two gradients, each a tree taken as one vector.
 
     ⟨a, b⟩ / (‖a‖ ‖b‖). Below 0, a step along one is a step against the other: tasks
-    conflict. To see what a method's transform does about it, compare an old task's
-    gradient with the new task's gradient and with the step −u that is taken.
+    conflict. To see the effect of a method's transform, compare an old task's gradient
+    with the new task's gradient and with the step −u that is taken.
 
     Args:
       a: a tree of arrays.
       b: a tree of the same structure and shapes.
 
     Returns:
-      float32[] in [−1, 1]; 0 where one of them is 0.
+      float32[] in [−1, 1]; 0 if one of the gradients is 0.
 
     Raises:
       ValueError: the trees differ in structure.

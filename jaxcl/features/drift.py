@@ -10,16 +10,17 @@ from jaxcl.types import PyTree
 
 
 def feature_drift(before: jax.Array, after: jax.Array) -> jax.Array:
-    """How far the same examples' features have moved, relative to their size.
+    """How far the features of the same examples have moved, relative to their size.
 
-    ‖Y − X‖_F / ‖X‖_F. Unlike CKA it sees rotations, which a fixed head does not follow.
+    ‖Y − X‖_F / ‖X‖_F. Unlike CKA it detects rotations, which a fixed head cannot
+    follow.
 
     Args:
       before: X, float[N, ...].
       after: Y, of the same shape.
 
     Returns:
-      float32[]; NaN where X is 0.
+      float32[]; NaN if X is 0.
 
     Raises:
       ValueError: the shapes differ.
@@ -40,7 +41,7 @@ def weight_drift(before: PyTree, after: PyTree) -> PyTree:
 
     Args:
       before: a tree of arrays.
-      after: of the same structure and shapes.
+      after: a tree of the same structure and shapes.
 
     Returns:
       The tree with ‖W' − W‖ / ‖W‖, float32[], in place of each W; NaN where W is 0.

@@ -1,4 +1,4 @@
-"""What was forgotten of what was learned: of features, and of the network's answers."""
+"""How much of the learned is forgotten, in the features and in the outputs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ LEAST_GAIN = 0.02
 
 
 def representation_forgetting(probed: ArrayLike) -> NDArray[np.float64]:
-    """How much worse a task can be read from the features at the end.
+    """How much less accurately probes read tasks from the features at the end.
 
-    mean_{j < T} (R[j, j] − R[T, j]), tasks 1 … T, R[i, j] the accuracy on task j of a
-    probe fitted to the features after task i.
+    mean_{j < T} (R[j, j] − R[T, j]) for tasks 1 … T, with R[i, j] the accuracy on task
+    j of a probe fitted to the features after task i.
 
     Args:
       probed: R [..., T + 1, T], accuracies in [0, 1]; row 0 is the untrained network.
 
     Returns:
-      [...]; NaN for T = 1. An entry that is needed and NaN makes it NaN.
+      [...]; NaN for T = 1, or if a needed entry is NaN.
 
     Raises:
-      ValueError: the shape is another.
+      ValueError: R has another shape.
 
     Source: Davari et al., Probing representation forgetting in supervised and
     unsupervised continual learning, CVPR 2022, https://arxiv.org/abs/2203.13381.
@@ -35,7 +35,7 @@ def representation_forgetting(probed: ArrayLike) -> NDArray[np.float64]:
 def lost_share(
     probed: ArrayLike, least_gain: float = LEAST_GAIN
 ) -> NDArray[np.float64]:
-    """The share that is lost of what training a task has gained on it.
+    """The lost share of the accuracy that a task gained by its own training.
 
     (R[j, j] − R[T, j]) / (R[j, j] − R[j−1, j]) for each task j of 1 … T. A probe's R
     measures the features; with the baseline b as row 0 over the accuracy matrix A,
@@ -43,17 +43,17 @@ def lost_share(
 
     Args:
       probed: R [..., T + 1, T], accuracies in [0, 1]; row 0 is the untrained network.
-      least_gain: below this gain the share says nothing and is NaN.
+      least_gain: below this gain the share is meaningless and NaN.
 
     Returns:
-      [..., T]; 0 for the last task where it gained anything.
+      [..., T]; 0 for the last task, if it gained enough.
 
     Raises:
-      ValueError: the shape is another, or least_gain is not positive.
+      ValueError: R has another shape, or least_gain is not positive.
 
     Source: Hess et al., Knowledge accumulation in continually learned representations
     and the issue of feature forgetting, 2023, https://arxiv.org/abs/2304.00933, who
-    hold that what is newly learned by features is forgotten as outputs are.
+    state that features forget newly learned information just as outputs do.
     """
     if not least_gain > 0:
         raise ValueError(f"least_gain must be positive, got {least_gain}")

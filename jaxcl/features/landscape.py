@@ -42,9 +42,9 @@ def loss_along_line(
 
 
 def barrier(losses: jax.Array) -> jax.Array:
-    """How far the loss rises on a line above the straight line between its ends.
+    """How far the loss on a line rises above the linear interpolation of its ends.
 
-    max_α [L(α) − ((1 − α) L(0) + α L(1))], at least 0, which it is at the ends.
+    max_α [L(α) − ((1 − α) L(0) + α L(1))], at least 0, its value at the ends.
 
     Args:
       losses: float[..., n], from `loss_along_line`.
@@ -56,8 +56,8 @@ def barrier(losses: jax.Array) -> jax.Array:
       ValueError: fewer than two points.
 
     Source: Frankle et al., Linear mode connectivity and the lottery ticket hypothesis,
-    ICML 2020, https://arxiv.org/abs/1912.05671, who take the mean of the two ends in
-    place of the line between them.
+    ICML 2020, https://arxiv.org/abs/1912.05671, who use the mean of the two ends
+    instead of the line between them.
     """
     if losses.shape[-1] < 2:
         raise ValueError(f"a barrier needs at least 2 points, got {losses.shape[-1]}")

@@ -27,20 +27,21 @@ def lda(
 
     argmax_k −½ (x − m_k)ᵀ A⁻¹ (x − m_k),  A = (1 − ε) Σ + ε I
 
-    with m_k and Σ within classes of all examples at once: what the strategy `slda`
-    would answer if no feature had moved since its task.
+    with the class means m_k and the covariance Σ within classes, both of all examples
+    at once. The strategy `slda` would give the same answers if no feature had moved
+    since its task.
 
     Args:
       x: float[N, ...] features; later axes are flattened to D.
       y: int[N] classes from 0.
-      num_classes: K. A class without examples is never answered.
+      num_classes: K. A class without examples is never predicted.
       shrinkage: ε in (0, 1].
 
     Returns:
       A `Probe`; its ``strength`` is ε.
 
     Raises:
-      ValueError: x and y of unequal length; a shrinkage outside (0, 1].
+      ValueError: x and y differ in length; the shrinkage is outside (0, 1].
     """
     if x.shape[0] != y.shape[0]:
         raise ValueError(

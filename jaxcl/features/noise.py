@@ -12,7 +12,7 @@ from jaxcl.features.matrix import flat, or_one
 
 
 class NoiseKept(NamedTuple):
-    """Shares of noise; smaller is more of it discarded."""
+    """Shares of noise; smaller means that more noise is discarded."""
 
     features: jax.Array  # float32[]
     pixels: jax.Array  # float32[] the same share of the images themselves
@@ -25,23 +25,23 @@ def noise_kept(
     *,
     scale: float,
 ) -> NoiseKept:
-    """How far noise moves features, against how far another image does.
+    """How far noise moves features, compared with how far another image does.
 
-    E‖f(x + ε) − f(x)‖² / E‖f(x) − f(x′)‖², ε ~ N(0, scale²) on each pixel, x and x′
-    different images; beside it the same with f(x) = x. Below the pixels' share, a
-    network discards noise; above, it amplifies it.
+    E‖f(x + ε) − f(x)‖² / E‖f(x) − f(x′)‖², with ε ~ N(0, scale²) on each pixel and
+    different images x and x′; also the same with f(x) = x. If the features' share is
+    below the pixels' share, the network discards noise; if above, it amplifies noise.
 
     Args:
       features: f, ``[N, ...] -> [N, ...]``, evaluation mode.
       x: float[N, ...] images, N ≥ 2.
       key: a typed key for the noise.
-      scale: of the noise, > 0.
+      scale: standard deviation of the noise, > 0.
 
     Returns:
-      A `NoiseKept`; NaN where all features are the same.
+      A `NoiseKept`; NaN if all features are the same.
 
     Raises:
-      ValueError: one image only, or a scale that is not positive.
+      ValueError: there is only one image, or the scale is not positive.
     """
     if x.shape[0] < 2:
         raise ValueError(f"noise is compared with other images, got {x.shape[0]}")

@@ -1,4 +1,4 @@
-"""The plane through three networks' weights, and where others lie in it."""
+"""The plane through three networks' weights, and where other weights lie in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcl.types import PyTree
 
-_ON_A_LINE = 1e-5  # of a vector's length: what float32 leaves of one that should be 0
+_ON_A_LINE = 1e-5  # relative length below which a vector is only float32 rounding
 
 
 class Plane(NamedTuple):
@@ -21,9 +21,9 @@ class Plane(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where weights lie as seen from a plane."""
+    """The position of weights relative to a plane."""
 
-    coordinates: jax.Array  # float32[2], of the point of the plane nearest to them
+    coordinates: jax.Array  # float32[2], of the nearest point of the plane
     outside: jax.Array  # float32[], share in [0, 1]
 
 
@@ -39,7 +39,7 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Plane:
       c: likewise.
 
     Returns:
-      A `Plane`; an axis is 0 where the points lie on one line.
+      A `Plane`; an axis is 0 if the points lie on one line.
 
     Source: Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of
     DNNs, NeurIPS 2018, https://arxiv.org/abs/1802.10026, appendix; between tasks:
@@ -48,7 +48,7 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Plane:
     first = _unit(_minus(b, a), 0.0)
     whole = _minus(c, a)
     rest = _without(whole, first)
-    # Once more: where c − a lies nearly along e₁, what is left is mostly rounding.
+    # Once more: if c − a is nearly parallel to e₁, the rest is mostly rounding.
     rest = _without(rest, first)
     return Plane(a, first, _unit(rest, _ON_A_LINE * jnp.sqrt(_dot(whole, whole))))
 
@@ -72,7 +72,7 @@ def point_of(plane: Plane, coordinates: jax.Array) -> PyTree:
 
 
 def place_in(plane: Plane, weights: PyTree) -> Place:
-    """The nearest point of a plane, and how much of the way there leads out of it.
+    """The nearest point of a plane, and the share of the way that leads out of it.
 
     With r = w − a: coordinates (r·e₁, r·e₂), outside ‖r − (r·e₁) e₁ − (r·e₂) e₂‖² /
     ‖r‖², 0 at the origin itself.
@@ -111,7 +111,7 @@ def _without(a: PyTree, unit: PyTree) -> PyTree:
 
 
 def _unit(a: PyTree, least: jax.Array | float) -> PyTree:
-    """A vector at length 1, or 0 if it is no longer than `least`."""
+    """A vector scaled to length 1, or 0 if its length is at most `least`."""
     length = jnp.sqrt(_dot(a, a))
     factor = jnp.where(length > least, 1 / jnp.maximum(length, 1e-37), 0)
     return jax.tree.map(lambda u: factor * u, a)

@@ -1,7 +1,7 @@
 """Linear probes: how well a task's classes can be read from features.
 
-A probe is fitted to training examples, its strength chosen on training examples held
-out from the fit, and its accuracy taken on test examples.
+A probe is fitted to training examples, its strength is chosen on training examples held
+out from the fit, and its accuracy is measured on test examples.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Probe(NamedTuple):
 
     weights: jax.Array  # float32[D, K]
     bias: jax.Array  # float32[K]
-    strength: jax.Array  # float32[] λ it was fitted with; 0 where there is none
+    strength: jax.Array  # float32[] the λ of the fit; 0 if there is none
 
 
 def accuracy(probe: Probe, x: jax.Array, y: jax.Array) -> jax.Array:
-    """The share of examples that a probe classifies rightly.
+    """The share of examples that a probe classifies correctly.
 
     Args:
       probe: a `Probe`.
@@ -56,9 +56,10 @@ def ridge_probe(
 
     W = argmin ‖X W − Y‖_F² + λ ν ‖W‖_F² = V diag(σ / (σ² + λ ν)) Uᵀ Y,
 
-    X = U diag(σ) Vᵀ and Y centred, ν = ‖X‖_F² / D so that λ does not depend on the
-    features' scale or number, b the difference of the means. The λ with the most right
-    answers on the held-out examples is taken, the largest of those that are equal.
+    with X = U diag(σ) Vᵀ and Y centred, ν = ‖X‖_F² / D so that λ does not depend on the
+    features' scale or number, and b the difference of the means. The λ with the most
+    correct answers on the held-out examples is taken, and the largest of several
+    equally good ones.
 
     Args:
       x: float[N, ...] features of the examples to fit; later axes are flattened to D.
@@ -87,7 +88,7 @@ def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
     both = jnp.concatenate([centred(x), one_hot - mean_y], axis=1)
     r, turned = jnp.split(qr_r(both), [x.shape[1]], axis=1)
     u, sigma, vt = svd(r)
-    # A direction of rounding's size is divided by what may be smaller still.
+    # A direction of rounding size would be divided by an even smaller number.
     rounding = 8 * jnp.finfo(x.dtype).eps * sigma[0]
     sigma = jnp.where(sigma > rounding, sigma, 0)
     target = jnp.matmul(u.T, turned, precision=EXACT)
@@ -128,8 +129,8 @@ def multinomial_probe(
       y_held: int[M].
       num_classes: K.
       strengths: candidates for λ, each positive.
-      max_steps: of L-BFGS, at least 1.
-      tolerance: it ends where the gradient's norm is smaller.
+      max_steps: most steps of L-BFGS, at least 1.
+      tolerance: L-BFGS ends when the gradient's norm is smaller.
 
     Returns:
       A `Probe`, fitted to the N examples only.
@@ -175,14 +176,14 @@ def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
     Args:
       x: float[N, ...] features; later axes are flattened to D.
       y: int[N] classes from 0.
-      num_classes: K. A class without examples is never answered.
+      num_classes: K. A class without examples is never predicted.
 
     Returns:
       A `Probe`; features and means are taken relative to the mean of all, which changes
-      no answer and costs fewer digits.
+      no answer and loses fewer digits.
 
     Raises:
-      ValueError: x and y of unequal length.
+      ValueError: x and y differ in length.
 
     Source: Mensink et al., Distance-based image classification, TPAMI 2013.
     """
@@ -200,7 +201,7 @@ def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
 
 
 def _best(probes: Probe, x: jax.Array, y: jax.Array) -> Probe:
-    """Of several, the probe of the strength that does best on held-out examples."""
+    """Of several probes, the one that is best on held-out examples."""
     right = jax.vmap(lambda probe: accuracy(probe, x, y))(probes)
     best = jnp.where(right == right.max(), probes.strength, 0).argmax()
     return jax.tree.map(lambda leaf: leaf[best], probes)

@@ -1,4 +1,4 @@
-"""How many directions features use, and how many units never answer."""
+"""How many directions features use, and how many units hardly respond."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from jaxcl.ops.decompositions import one_at_a_time, qr_r
 def singular_values(x: jax.Array) -> jax.Array:
     """The singular values of a feature matrix, largest first.
 
-    σ(X) = σ(R), X = QR (of Xᵀ where D > N). The square roots of the Gram matrix's
-    eigenvalues are not used: in float32 they end at √ε σ₁ instead of ε σ₁.
+    σ(X) = σ(R), X = QR (of Xᵀ if D > N). The square roots of the Gram matrix's
+    eigenvalues are not used: in float32 they are accurate only down to √ε σ₁ instead of
+    ε σ₁.
 
     Args:
       x: float[N, ...] features of N examples; axes after the first are flattened to D.
@@ -41,7 +42,7 @@ _sigma = one_at_a_time(lambda a: jnp.linalg.svd(a, compute_uv=False))
 
 
 def effective_rank(x: jax.Array) -> jax.Array:
-    """The number of directions that features fill, weighted by how far.
+    """The number of directions that features use, weighted by their extent.
 
     exp(H(p)), p = σ / Σσ, H(p) = −Σ p log p.
 
@@ -64,7 +65,7 @@ def effective_rank(x: jax.Array) -> jax.Array:
 
 
 def stable_rank(x: jax.Array) -> jax.Array:
-    """Energy over that of the strongest direction.
+    """The energy divided by that of the strongest direction.
 
     ‖X‖_F² / σ₁² = Σσ² / σ₁².
 
@@ -90,7 +91,7 @@ def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
       int32[]; 0 for a matrix of zeros. Not centred.
 
     Raises:
-      ValueError: share outside (0, 1). At 1 rounding alone would decide.
+      ValueError: share outside (0, 1). At 1, only rounding would decide.
     """
     if not 0 < share < 1:
         raise ValueError(f"share must lie in (0, 1), got {share}")
@@ -113,13 +114,13 @@ def ranks(x: jax.Array) -> Ranks:
 
 
 def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
-    """The share of units that hardly answer.
+    """The share of units that hardly respond.
 
     Unit i is dormant if s_i = E|h_i| / (1/C · Σ_k E|h_k|) ≤ τ.
 
     Args:
-      x: float[N, ..., C] outputs after the nonlinearity; a unit is a channel, its mean
-        is over examples and positions.
+      x: float[N, ..., C] outputs after the nonlinearity; a unit is a channel, and its
+        mean is over examples and positions.
       threshold: τ ≥ 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where in an image a network finds what it answers by."""
+"""Which parts of an image determine a network's answer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 Score = Callable[[jax.Array], jax.Array]
-"""``[B, ...] -> float[B]``: the logit of the class asked about, or any feature."""
+"""``[B, ...] -> float[B]``: the logit of the class in question, or any feature."""
 
 
 def input_gradient(score: Score, x: jax.Array) -> jax.Array:
     """How each pixel would change a score.
 
-    ∂s_b / ∂x_b of each image b; the score of an image may not depend on the others.
+    ∂s_b / ∂x_b for each image b; an image's score must not depend on other images.
 
     Args:
       score: ``[B, ...] -> float[B]``.
@@ -41,14 +41,14 @@ def occlusion(
       score: ``[B, H, W, C] -> float[B]``.
       x: float[B, H, W, C] images.
       window: w, side of the square, from 1 to min(H, W).
-      stride: between squares, at least 1.
-      fill: what covered pixels are set to.
+      stride: distance between squares, at least 1.
+      fill: the value of covered pixels.
 
     Returns:
       float[B, 1 + (H − w) // stride, 1 + (W − w) // stride].
 
     Raises:
-      ValueError: images of another rank; a window or stride that does not fit.
+      ValueError: images with another number of axes; a wrong window or stride.
 
     Source: Zeiler and Fergus, Visualizing and understanding convolutional networks,
     ECCV 2014, https://arxiv.org/abs/1311.2901, section 4.2.
@@ -79,23 +79,23 @@ def occlusion(
 
 
 def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
-    """How far two maps agree in what matters more and what less: Spearman's ρ.
+    """How far two maps agree in the order of importance: Spearman's ρ.
 
-    The correlation of the ranks of a map's values with those of the other's, equal
-    values sharing their mean rank.
+    The correlation between the ranks of the values of two maps; equal values get their
+    mean rank.
 
     Args:
-      a: float[..., H, W] maps, or of any two last axes.
-      b: of a's shape.
+      a: float[..., H, W] maps, or with any two last axes.
+      b: maps of a's shape.
 
     Returns:
-      float32[...] in [−1, 1]; NaN where a map is the same everywhere.
+      float32[...] in [−1, 1]; NaN if a map is constant.
 
     Raises:
       ValueError: maps of different shapes or of fewer than two axes.
 
     Source: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018,
-    https://arxiv.org/abs/1810.03292, who compare maps by it.
+    https://arxiv.org/abs/1810.03292, who compare maps in this way.
     """
     if a.shape != b.shape or a.ndim < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How alike the features are that two networks, or two layers, give to examples."""
+"""How similar the features of two networks, or of two layers, are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxcl.ops.linalg import EXACT
 
 
 def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Array:
-    """Linear centred kernel alignment of the same examples' features.
+    """Linear centred kernel alignment between two features of the same examples.
 
     With X and Y centred, K = XXᵀ and L = YYᵀ,
 
@@ -23,8 +23,8 @@ def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Arr
 
         HSIC₁ = [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2·1ᵀK̃L̃1/(n−2)] / (n(n−3)).
 
-    It is 1 for Y = cXQ with Q orthogonal and c ≠ 0. Of few examples in many dimensions
-    the plain form is far above 0 for features that have nothing in common.
+    It is 1 for Y = cXQ with Q orthogonal and c ≠ 0. With few examples in many
+    dimensions, the plain form is far above 0 even for unrelated features.
 
     Args:
       x: float[N, ...] features of N examples; later axes are flattened.
@@ -32,10 +32,10 @@ def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Arr
       debiased: whether to use the unbiased estimator; it may be negative.
 
     Returns:
-      float32[]; 0 where a denominator is not positive (constant features).
+      float32[]; 0 if a denominator is not positive (constant features).
 
     Raises:
-      ValueError: different numbers of examples; debiased of fewer than 4.
+      ValueError: different numbers of examples; debiased with fewer than 4.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -86,7 +86,7 @@ def _overlap(x: jax.Array, y: jax.Array) -> jax.Array:
 def _unbiased(x: jax.Array, y: jax.Array) -> jax.Array:
     """n(n − 3) HSIC₁ of centred X and Y.
 
-    The rows of K add up to 0, those of K̃ to −k, k the diagonal of K. So that
+    The rows of K add up to 0, those of K̃ to −k, with k the diagonal of K. So
     tr(K̃L̃) = tr(KL) − kᵀl, 1ᵀK̃L̃1 = kᵀl and 1ᵀK̃1 = −1ᵀk.
     """
     n = len(x)
