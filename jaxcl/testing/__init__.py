@@ -1,7 +1,7 @@
-"""The contract suite, which a method from outside inherits, and the problem it runs on.
+"""The contract suite, to inherit when you test your own method, and its small problem.
 
-Needs what the tests of this project need, pytest, chex and orbax among them: ``pip
-install "jaxcl[test]"``. Nothing of the library imports this file.
+It needs the packages of this project's tests, such as pytest, chex and orbax: ``pip
+install "jaxcl[test]"``. Nothing in the library imports this file.
 """
 
 from jaxcl.testing.problem import small_problem, small_source

@@ -1,4 +1,4 @@
-"""A training loop of one's own, as the contract suite runs it and looks into it."""
+"""A user's own training loop, which the contract suite runs and inspects."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from jaxcl.types import Params, PyTree, Setup
 
 
 class Moment(NamedTuple):
-    """What somebody's own loop holds after a step or a task, or at the start."""
+    """The data of a user's own loop after a step or a task, or at the start."""
 
     tree: PyTree  # the parameters and the optimizer's state, as shapes and dtypes
-    finite: bool  # the network's parameters
-    twice: dict[str, str]  # a leaf -> the leaf before it that has the same buffer
+    finite: bool  # whether the network's parameters are
+    twice: dict[str, str]  # a leaf -> an earlier leaf with the same buffer
 
 
 def own_loop(
     make_method: Callable[[Setup], Strategy], optimizer: optax.GradientTransformation
 ) -> tuple[list[Moment], Exception | None]:
-    """Three tasks of two jitted steps that donate all they have.
+    """Runs three tasks of two jitted steps that donate all their arguments.
 
     Returns:
-      What the loop held at the start, after each step and after each task, and what
-      ended it early, if anything did: a second trace, a buffer that was donated twice.
+      The `Moment` at the start, after each step and after each task; and the error that
+      ended the loop early, if any: a second trace, or a buffer that was donated twice.
     """
     seen: list[Moment] = []
     try:
@@ -58,7 +58,7 @@ def _run(
     setup, net, model_state = parts()
     method = make_method(setup)
     params, opt_state, tx = start(method, optimizer, setup, net)
-    chex.clear_trace_counter()  # it counts over all tests
+    chex.clear_trace_counter()  # the counter adds up over all tests
     counted = chex.assert_max_traces(make_step(method, tx, setup), n=1)
     step = jax.jit(counted, donate_argnums=(0, 1))
     x, y = examples()
@@ -104,7 +104,7 @@ def parts() -> tuple[Setup, PyTree, PyTree]:
 
 
 def examples() -> tuple[jax.Array, jax.Array]:
-    """24 inputs of task 0, and their targets; a later task's are two more each."""
+    """24 inputs and their targets for task 0; each later task adds 2 to the targets."""
     return jax.random.normal(jax.random.key(1), (24, 4, 4, 1)), jnp.arange(24) % 2
 
 
@@ -134,6 +134,6 @@ def make_step(
 
 
 def _pointer(leaf: jax.Array) -> int | None:
-    """Where a leaf lies in memory; None of one that has no elements, or is a key."""
+    """A leaf's address in memory; None for a leaf without elements, or for a key."""
     is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return leaf.unsafe_buffer_pointer() if leaf.size and not is_key else None

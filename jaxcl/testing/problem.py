@@ -51,14 +51,14 @@ def small_problem(
 
     Args:
       make_strategy: ``(setup) -> Strategy``; by default fine-tuning.
-      seeds: of the run.
+      seeds: the seeds of the run.
       optimizer: by default SGD at 0.1.
       model: ``number of outputs -> model``; by default an MLP of 16 units.
-      plan: fields of `Plan` that differ from two epochs of batches of 8.
+      plan: fields of `Plan`; by default two epochs with batches of 8.
       joint: as in `Problem`.
       seed_mode: as in `Problem`.
-      **stream: options of `jaxcl.data.scenarios.make_stream` that differ from three
-        tasks, split and task-incremental, a fifth of each for validation.
+      **stream: options of `jaxcl.data.scenarios.make_stream`; by default three tasks,
+        split and task-incremental, with a fifth of each for validation.
 
     Returns:
       The `Problem`, for `jaxcl.training.protocol.run`.

@@ -1,4 +1,4 @@
-"""The contract suite: what every method owes, as tests that a class inherits."""
+"""The contract suite: requirements for every method, as tests that a class inherits."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from jaxcl.types import Setup
 
 
 class StrategyContract:
-    """What every method owes, as tests that pytest runs in a subclass.
+    """Requirements for every method, as tests that pytest runs in a subclass.
 
     Attributes:
       factory: ``(setup, *, settings) -> Strategy``, as a staticmethod.
-      settings: of the factory, at which the method does something.
-      neutral: settings at which a step is fine-tuning's, or None if there are none.
-      optimizer: that the method is tested with.
+      settings: settings of the factory with which the method has an effect.
+      neutral: settings with which a step is that of fine-tuning, or None.
+      optimizer: the optimizer that the method is tested with.
 
     Example, in a test file:
 
@@ -59,8 +59,8 @@ class StrategyContract:
     def test_no_buffer_is_held_twice(self):
         """State has buffers of its own, so that a loop may donate it with the params.
 
-        After `init` and after each task: a state that holds the parameters themselves
-        cannot be donated together with them.
+        This is tested after `init` and after each task: a state that holds the
+        parameters themselves cannot be donated together with them.
         """
         seen, error = _loop(type(self))
         for moment in seen:
@@ -76,7 +76,7 @@ class StrategyContract:
             assert set(traces.values()) == {1}, f"traced more than once: {traces}"
 
     def test_vmapped_seeds_equal_a_loop(self):
-        """The validation loss of each epoch and seed, within 1e-5."""
+        """The validation loss of each epoch and seed is equal within 1e-5."""
         losses = []
         for mode in ("map", "vmap"):
             events = _run(type(self), mode).events
@@ -110,7 +110,7 @@ class StrategyContract:
         chex.assert_trees_all_close(*stepped, rtol=1e-7, atol=1e-6)
 
     def test_a_run_survives_its_checkpoint(self, tmp_path):
-        """A run broken off after task 2 ends bit for bit as one that is not."""
+        """A run stopped after task 2 and resumed ends bit for bit like a whole run."""
         unbroken = _run(type(self), "map")
         broken = unbroken.again(tmp_path)
         for event in broken:
@@ -131,7 +131,7 @@ class StrategyContract:
 
 
 class _Run(NamedTuple):
-    """A run of a suite's method over three seeds, and what runs it again."""
+    """A run of a suite's method over three seeds, and what is needed to repeat it."""
 
     problem: Problem
     mesh: SeedMesh
@@ -139,7 +139,7 @@ class _Run(NamedTuple):
     events: tuple
 
     def again(self, checkpoints: Path) -> Generator:
-        """The same run, compiled already, that saves its state."""
+        """The same run, already compiled, which saves its state."""
         return protocol.run(
             self.problem,
             checkpoints=checkpoints,
@@ -165,5 +165,5 @@ def _loop(
 
 
 def _measured(events, kind: type) -> list:
-    """What a run measured, without the seconds."""
+    """The measurements of a run, without the seconds."""
     return [e._replace(seconds=0.0) for e in events if isinstance(e, kind)]
