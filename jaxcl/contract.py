@@ -25,7 +25,7 @@ from jaxcl.types import (
 
 
 class InitAux(Protocol):
-    """Makes what the strategy trains beside the network, once per run."""
+    """Makes the parameters that the strategy trains beside the network, once per run."""
 
     def __call__(self, key: jax.Array, net: PyTree) -> PyTree: ...
 
@@ -37,7 +37,7 @@ class Init(Protocol):
 
 
 class BeforeTask(Protocol):
-    """Makes what the hooks read as ``ctx.cache``, at the start of every task.
+    """Makes the ``ctx.cache`` that the hooks read, at the start of every task.
 
     The cache is never checkpointed. It is made again when a run resumes, also in the
     middle of a task, so it may depend only on values that training does not change.

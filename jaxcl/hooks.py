@@ -112,13 +112,13 @@ def transform_optimizer(
       strategy: any `Strategy`.
       optimizer: an optax transformation over `Params`.
       setup: the run's `Setup`; its ``heads`` name the classifier. The K outputs are the
-        last axis of its leaves, or the first one where a layer's or ``setup``'s
-        ``axis`` is 0.
+        last axis of its leaves, or the first one if the layer's axis or ``setup.axis``
+        is 0.
 
     Returns:
       An optax transformation whose state is an `OptState` and whose
       ``update(grads, state, params, ctx=..., out=...)`` takes the step's `Context` and
-      `Output`; further keywords go on to ``optimizer``.
+      `Output`; further keywords are passed to ``optimizer``.
 
     Raises:
       ValueError: on init, a head matches no parameter, or the optimizer gathers

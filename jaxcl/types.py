@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 
 class Params(NamedTuple):
-    """What the optimizer trains."""
+    """The parameters that the optimizer trains."""
 
     net: PyTree  # the model's parameters
     aux: PyTree  # what the strategy trains beside it (HAT's embeddings), else {}

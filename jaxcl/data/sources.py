@@ -17,7 +17,7 @@ and your own data sets:
     tfds:NAME      any image classification set of TFDS (see `prepared`)
     folder:PATH    a folder per class, or train/ and test/ of such (see `folder`)
     npz:PATH       x_train, y_train and perhaps x_test, y_test (see `arrays`)
-    arrays:KEY     what `jaxcl.data.from_arrays` has been given
+    arrays:KEY     arrays that `jaxcl.data.from_arrays` has stored
     package.module:function  gives such arrays when it is called
 
 All are decoded once into the cache (see `cache`), which finds them by their content.

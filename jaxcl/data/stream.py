@@ -102,7 +102,7 @@ class Stream(NamedTuple):
 
     @staticmethod
     def inputs_of(mean: jax.Array, factor: jax.Array):
-        """Makes the function from base arrays' rows to inputs: (p − mean) · 1/std."""
+        """Makes the function from base rows to float32 inputs: (p − mean) · 1/std."""
 
         def decode(pixels: jax.Array) -> jax.Array:
             return (pixels.astype(jnp.float32) - mean) * factor

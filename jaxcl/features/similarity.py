@@ -12,7 +12,7 @@ from jaxcl.ops.linalg import EXACT
 
 
 def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Array:
-    """Linear centred kernel alignment between two features of the same examples.
+    """Linear centred kernel alignment of two sets of features of the same examples.
 
     With X and Y centred, K = XXᵀ and L = YYᵀ,
 

@@ -14,8 +14,8 @@ DTYPES = ("float32", "bfloat16")
 def compute_in(dtype: str, apply_fn: ApplyFn) -> ApplyFn:
     """Makes a model compute in another dtype than that of its parameters.
 
-    Parameters and inputs are rounded first, and logits and taps come in the dtype. The
-    loss, parameters, running statistics and a method's state stay float32.
+    Parameters and inputs are rounded first; logits and taps have the dtype's precision.
+    The loss, parameters, running statistics and a method's state stay float32.
 
     Args:
       dtype: one of `DTYPES`; "float32" leaves the model unchanged.

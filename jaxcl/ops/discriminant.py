@@ -86,8 +86,8 @@ def half_gram(z: jax.Array, strips: int = 8) -> tuple[jax.Array, ...]:
 
     Args:
       z: float32[B, D].
-      strips: into how many strips the rows of ZᵀZ are cut; more cost less, each more
-        alike.
+      strips: into how many strips the rows of ZᵀZ are cut; more strips cost less, by
+        ever smaller steps.
 
     Returns:
       Rows a … b − 1 of ZᵀZ from column a on, for each strip; sums over batches are

@@ -140,7 +140,7 @@ def reservoir_add(
 
 
 def _write(memory: Memory, slot, batch: Batch, codec: Codec, extra: PyTree) -> Memory:
-    """Writes rows to distinct slots; drops those for slot ``capacity``."""
+    """Writes rows to distinct slots; drops the rows for slot ``capacity``."""
 
     def put(old: jax.Array, new: jax.Array) -> jax.Array:
         return old.at[slot].set(new.astype(old.dtype), mode="drop")

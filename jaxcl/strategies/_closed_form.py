@@ -126,7 +126,7 @@ def answer(
       layer: from `head_layer`.
       done: int32[] how many tasks the head has absorbed. For the task in training,
         which is not among them, the network's own classifier gives the logits.
-      ctx: tells the task.
+      ctx: gives the task.
       logits: ``(x float32[B, D]) -> float32[B, K]``.
     """
 

@@ -87,7 +87,7 @@ def on_kernels(
       given: layer name -> array; layers that are not in it have None.
 
     Returns:
-      What `jaxcl.transforms.project_out` and `project_onto` take.
+      The tree that `jaxcl.transforms.project_out` and `project_onto` take.
     """
     by_path = {layer.path: given.get(layer.name) for layer in layers}
     return jax.tree_util.tree_map_with_path(

@@ -41,7 +41,7 @@ def _draw(store: memory.Memory, keys, n: int, setup: Setup) -> ReplayState:
 
 
 def _nothing(store: memory.Memory, draws: int, n: int, setup: Setup) -> ReplayState:
-    """The state before anything is stored: draws of weight 0, whatever the key."""
+    """The state before anything is stored: draws of weight 0, for any key."""
     return _draw(store, jax.random.split(jax.random.key(0), draws), n, setup)
 
 

@@ -1,7 +1,7 @@
 """BP**: the feature extractor is frozen after the first task; only heads still train.
 
-Frozen from the start it is the control: what BP** gains over it, the features owe to
-task 1.
+Frozen from the start, it is the control: any gain of BP** over it comes from features
+learned on task 1.
 """
 
 from __future__ import annotations

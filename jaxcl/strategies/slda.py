@@ -132,8 +132,8 @@ def random_features(
     and Prabhu et al., RanDumb, 2024, https://arxiv.org/abs/2402.08823.
 
     Differs from RanPAC, which has ReLU and a normal P of variance 1 too, in the head:
-    RanPAC's is ridge regression to one-hot classes, with a strength chosen anew on each
-    task. Differs from RanDumb, which has this head, in the features and in the
+    RanPAC's is ridge regression to one-hot classes, with a strength chosen again on
+    each task. Differs from RanDumb, which has this head, in the features and in the
     shrinkage: RanDumb's features are cosines with random phases that approximate a
     Gaussian kernel, and its shrinkage is estimated.
     """

@@ -70,7 +70,7 @@ class SeedMesh:
         )
 
     def any_host(self, flag: bool) -> bool:
-        """Whether the flag is set on any host, so that all of them act alike."""
+        """Whether the flag is set on any host, so that all hosts do the same."""
         if jax.process_count() == 1:
             return flag
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
