@@ -25,7 +25,7 @@ from jaxcl.types import (
 
 
 class InitAux(Protocol):
-    """Makes the parameters that the strategy trains beside the network, once per run."""
+    """Makes the parameters that a strategy trains beside the network, once per run."""
 
     def __call__(self, key: jax.Array, net: PyTree) -> PyTree: ...
 

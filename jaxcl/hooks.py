@@ -153,7 +153,7 @@ def transform_optimizer(
 def hook_in(
     strategy: Strategy, optimizer: optax.GradientTransformation, setup: Setup
 ) -> optax.GradientTransformationExtraArgs:
-    """`transform_optimizer` without judging the optimizer; may be called inside jit."""
+    """`transform_optimizer` without testing the optimizer; may be called inside jit."""
     inner = optax.with_extra_args_support(optimizer)
     holds = not shares_all_outputs(setup)
 

@@ -143,5 +143,5 @@ def _diagonal(a: Array) -> Array:
 
 
 def _mean(x: Array) -> Array:
-    """Mean of the last axis; NaN, without numpy's warning, where that is empty."""
+    """Mean over the last axis; NaN, without numpy's warning, if the axis is empty."""
     return x.mean(axis=-1) if x.shape[-1] else np.full(x.shape[:-1], np.nan)

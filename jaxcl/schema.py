@@ -64,7 +64,7 @@ class Length(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """A rule: one of some names."""
+    """A rule: one of the given names."""
 
     names: tuple[str, ...]
 

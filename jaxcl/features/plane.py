@@ -13,7 +13,7 @@ _ON_A_LINE = 1e-5  # relative length below which a vector is only float32 roundi
 
 
 class Plane(NamedTuple):
-    """A plane in the space of weights; its trees have one structure."""
+    """A plane in the space of weights; its trees have the same structure."""
 
     origin: PyTree
     first: PyTree  # of length 1

@@ -43,7 +43,7 @@ def map_where_given(
 
 
 def flatten_up_to(tree: Any, other: PyTree, name: str, of: str) -> list[Any]:
-    """The parts of a tree where another one has its leaves."""
+    """The parts of a tree at the places of another tree's leaves."""
     try:
         return tree.flatten_up_to(other)
     except (ValueError, TypeError, KeyError) as error:

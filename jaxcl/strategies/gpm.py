@@ -54,7 +54,7 @@ def projectors(basis: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
-    """x − M x of all of a task's examples, [capacity, d]."""
+    """x − M x for all examples of a task, [capacity, d]."""
     d = projector.shape[0]
 
     def without(batch):

@@ -231,7 +231,7 @@ def _probes(names, x: jax.Array, y: jax.Array, num_classes: int) -> dict:
 
 
 def _shared_weights(setup: Setup, net: PyTree) -> PyTree:
-    """Zeros in the classifier where tasks have outputs of their own."""
+    """Sets the classifier's leaves to 0 if tasks have outputs of their own."""
     if shares_all_outputs(setup):
         return net
     return jax.tree.map(
