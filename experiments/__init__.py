@@ -1,3 +1,3 @@
 """Commands: run one config, compare strategies, rebuild tables and figures."""
 
-import jaxcl as jaxcl  # Ctrl-C from here on: see `jaxcl._interrupts`
+import jaxcl as jaxcl  # handles Ctrl-C from here on: see `jaxcl._interrupts`

@@ -19,7 +19,7 @@ COMMANDS = {
     "attention": "where two networks look after each task, and how far they agree",
     "plane": "two tasks' accuracy over a plane of weights, and methods' paths in it",
 }
-# What the commands need and the library does not.
+# Packages that the commands need and the library does not.
 EXTRA = (
     "absl",
     "matplotlib",
@@ -52,7 +52,8 @@ def main() -> int:
         )
         return 2
     sys.argv = [f"jaxcl {name}", *sys.argv[2:]]
-    # Where a method named by its import path may lie, as with `python -m`.
+    # A method named by its import path may lie in the current folder: `python -m` looks
+    # there too.
     sys.path.append(os.getcwd())
     runpy.run_module(f"{__package__}.{name}", run_name="__main__", alter_sys=True)
     return 0
@@ -61,7 +62,7 @@ def main() -> int:
 def _installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of the package that holds it
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 

@@ -4,23 +4,24 @@ r"""Where two networks look in the same images after each task, and how far they
         [--strategies=bp,hat] [--images=0,1,2,3] [--workdir=DIR] [--config.field=value]
     python -m experiments.attention --runs=DIR,DIR
 
-A map of an image shows, for each square of a quarter of its side, how much covering the
-square lowers the logarithm of the probability that the network gives the true class
-(among the outputs that are in play). The images are test images of task 1, by their
-places in it (--images).
+A map of an image is made by covering one square at a time; the square's side is a
+quarter of the image's. The map shows how much covering each square lowers the logarithm
+of the probability that the network gives the true class (among the outputs that are in
+play). The images are test images of task 1; --images names them by their positions.
 
-The agreement of two maps is the rank correlation of their values, in the mean over
---measured images: of a method with itself after task 1, of the two methods after the
-same task, and of one method's seeds. Maps of two different images, which share no more
-than what every map has in common, are what an agreement has to be compared with.
+The agreement of two maps is the rank correlation of their values, averaged over
+--measured images. It is measured between a method and itself after task 1, between the
+two methods after the same task, and between the seeds of one method. The baseline for
+an agreement is that of maps of two different images: they share only what all maps have
+in common.
 
 With --config each row is trained in a folder of its own under the workdir (by default
-results/attention/NAME); what is finished is not run again. With --runs the maps are of
-two runs that are there, told --config.keep_weights=tasks.
+results/attention/NAME); finished runs are not run again. With --runs the maps are of
+two existing runs, which were trained with --config.keep_weights=tasks.
 
 The workdir (with --runs by default results/attention) gets `attention.png`,
-`attention.svg`, `attention.json`, and `attention.npz`: the maps that are measured,
-which the same command goes on from.
+`attention.svg`, `attention.json`, and `attention.npz`. The last file holds the maps
+measured so far; the same command continues from it.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def curves_of(found: Mapping[str, Any], colours: Mapping[str, str]):
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The agreements as lines of a text."""
+    """The agreements as a text table."""
     of = strategies.label
     lines = {f"{of(r)} with itself after task 1": v for r, v in _rows(found, 0)}
     lines[PAIR] = found["between_methods"]
@@ -92,7 +93,7 @@ def _cells(values, form: str) -> str:
 
 
 def _runs() -> tuple[dict[str, Run], Path]:
-    """The runs that the command line names, trained if need be, and the workdir."""
+    """The runs that the command line names, trained if necessary, and the workdir."""
     if (_RUNS.value is None) == (_CONFIG.value is None):
         raise machine.UsageError(
             "give --config=FILE to train what is missing, or --runs=DIR,DIR for runs "
@@ -134,8 +135,9 @@ def show(
     Args:
       runs: row -> its run.
       workdir: exists.
-      images: places of those shown among the test images of task 1, None for four.
-      measured: over how many images agreements are taken.
+      images: the images to show, by their positions among the test images of task 1;
+        None: four images.
+      measured: how many images agreements are averaged over.
 
     Returns:
       The numbers of the picture.
@@ -190,7 +192,7 @@ def show(
 
 
 def _places(given: Sequence[str] | None, count: int) -> list[int]:
-    """Which images are shown, by default four from all over the task's."""
+    """Positions of the images to show; by default four, spread over the task."""
     if given is None:
         return list(map(int, (np.arange(4) + 0.5) / 4 * count))
     try:

@@ -2,11 +2,12 @@ r"""What a training step costs: this project, one and five seeds, and PyTorch.
 
 python -m experiments.bench [--cases=mlp10,alexnet] [--rounds=5] [--out=FILE.json]
 
-Every case runs the very functions that `experiments.run` runs, on random images of the
-data set's shape, two tasks held, in alternating rounds; medians are printed, in µs per
-step and seed, with the ratio to BP of five seeds and to PyTorch in the same rounds. Of
-what a method does at a task's end the time is per minibatch of the examples that it
-reads there, so that BP's step is one pass of gradients over as many.
+Every case runs the same functions as `experiments.run`, on random images of the data
+set's shape, in its third task. The cases are timed in alternating rounds. Printed are
+medians in µs per step and seed, with the ratios to BP with five seeds and to PyTorch in
+the same rounds. The work of a method at a task's end is timed per minibatch of the
+examples that it reads there; this compares with one step of BP, which computes one
+gradient over as many examples.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .runs.timers import Timer, convolution_step, jax_end, jax_step, torch_step
 
 
 def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
-    """What is timed against each other in a case."""
+    """The timers that a case compares, by name."""
     if name == "conv":
         return {
             "patches × kernel, 5 seeds": convolution_step(True),

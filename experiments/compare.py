@@ -3,10 +3,10 @@ r"""Runs several methods on one benchmark: one table, one figure.
 python -m experiments.compare --config=configs/digits.py \
     [--strategies=bp,bp_star,bp_star_star,ewc] [--workdir=DIR] [--config.field=value]
 
-Each method is a run in a folder of its own under the workdir; those already finished
-there are not run again. A field given on the command line holds for every method; a
-setting of a method for the one that is named after the colon, a row of the table or an
-import path:
+Each method is a run in a folder of its own under the workdir; runs that are finished
+there are not run again. A field on the command line applies to every method. A setting
+of a method (--config.method.NAME) applies only to the method after the colon, which is
+a row of the table of methods or an import path:
 
 python -m experiments.compare --config=digits:my_package.methods:l2 \
     --strategies=ewc,my_package.methods:l2 --config.method.strength=3.0
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     if _PRINT.value:
         print("\n\n".join(map(in_effect, configs)))
         return 0
-    # Every mistake, and every folder that is another run's, is found first.
+    # Mistakes, and folders that belong to other runs, are found before anything runs.
     jobs = [prepare(config, workdir / folder(config.row)) for config in configs]
     try:
         results = [r for job in jobs for r in carry_out(job, strict=launch.strict())]

@@ -1,4 +1,4 @@
-"""What a config means: ml_collections in, a `Problem` out."""
+"""Turns a config (ml_collections) into a `Problem`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from jaxcl.training.problem import Problem
 
 
 def folder(row: str) -> str:
-    """The name of a row's folder: an import path's colon is no good in one."""
+    """The name of a row's folder: an import path's colon may not stand in one."""
     return row.replace(":", ".")
 
 
 def method_of(config: ConfigDict) -> strategies.Method:
-    """The method that a config's run is of, as its row says.
+    """The method of a config's run, as its row names it.
 
     Raises:
-      ValueError: the row is another strategy's: results would bear its name.
+      ValueError: the row is of another strategy; results would carry the wrong name.
     """
     found = strategies.method(config.row or strategies.row_of(config.strategy))
     if found.factory is not strategies.factory(config.strategy):
@@ -42,10 +42,10 @@ def method_of(config: ConfigDict) -> strategies.Method:
 
 
 def set_field(config: ConfigDict, field: str, value: Any) -> None:
-    """Sets a field that a config has.
+    """Sets an existing field of a config.
 
     Raises:
-      ValueError: it has none of that name, or one of another type.
+      ValueError: the config has no such field, or its type differs from the value's.
     """
     node: Any = config
     for part in field.split("."):
@@ -68,9 +68,9 @@ def in_effect(config: ConfigDict) -> str:
 
 
 def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
-    """A config as JSON has it, field -> value; what it does not name is at its default.
+    """Field -> value, as JSON has it; a field that the config lacks is at its default.
 
-    One that was written before a field existed says the same as one written since.
+    So a config from before a field existed equals a newer one with its default.
 
     Args:
       config: a `ConfigDict`, or what was read from a run's `config.json`.
@@ -81,7 +81,7 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def neutral(strategy: str) -> Mapping[str, Any]:
-    """Field -> its default, as JSON has it: `base`'s and those of a strategy."""
+    """Field -> default, as JSON has it: the fields of `base` and of a strategy."""
     found = base("")
     found.method = ConfigDict(defaults(strategies.factory(strategy)))
     return dict(flat(_as_json(found)))
@@ -93,9 +93,9 @@ def _as_json(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_json(fields: dict[str, Any]) -> ConfigDict:
-    """A config as `config.json` holds it; a field it lacks is at its neutral value.
+    """The config in a `config.json`; a field that it lacks is at its neutral value.
 
-    Runs are older than some fields, and JSON has no tuples.
+    Some runs are older than some fields. JSON has no tuples: lists become tuples.
     """
     neutral = json.loads(base("").to_json_best_effort())
     return ConfigDict(_tuples(_laid_over(neutral, fields)))
@@ -117,8 +117,8 @@ def problem(config: ConfigDict) -> Problem:
     """Builds what a config describes.
 
     Raises:
-      ValueError: a value that is not allowed, quoted with what is.
-      DataError: the data set cannot be had.
+      ValueError: a value that is not allowed; the message names the allowed ones.
+      DataError: the data set cannot be obtained.
     """
     require_fields(config)
     data = config.data.to_dict()
@@ -162,14 +162,14 @@ def problem(config: ConfigDict) -> Problem:
 def replace_model(config: ConfigDict, given: Sequence[str]) -> None:
     """Gives a config the model that a command line names; changes the config.
 
-    Another model than it has takes the first one's fields with it.
+    If the model is another one, its fields replace those of the config's model.
 
     Args:
       config: of a benchmark.
-      given: "field=value", ``name`` among them; empty leaves the config as it is.
+      given: "field=value", which may include ``name``; empty: no change.
 
     Raises:
-      ValueError: an unknown model, or a field that it does not have.
+      ValueError: an unknown model, or a field that the model does not have.
     """
     fields = dict(pair.partition("=")[::2] for pair in given)
     if not fields:

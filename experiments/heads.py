@@ -4,22 +4,22 @@ r"""What forgets, features or classifier: heads in closed form on final features
         [--strategies=bp,bp_star_star,er,joint,random_frozen,linear] [--workdir=DIR] \
         [--config.field=value]
 
-Each row is trained as in its config and measured after the last task, on all tasks'
-test images, by
+Each row is trained as in its config. After the last task these heads are measured on
+the test images of all tasks:
 
     softmax          the classifier that was trained
-    NCM, SLDA        class means, and means with one covariance, streamed: of the
-                     features as each task left them, no image seen again
-    oracle NCM, SLDA, probe    of the training images of all tasks, on the final
-                     features; the probe is ridge regression, its strength chosen on
-                     validation images
+    NCM, SLDA        streamed class means, without and with one shared covariance: of
+                     the features as each task left them, no image seen again
+    oracle NCM, SLDA, probe    fitted to the training images of all tasks, on the
+                     final features; the probe is ridge regression, its strength
+                     chosen on validation images
 
-What an oracle has beyond its streamed head is drift of the features; what the oracle
-probe has beyond the softmax is what the classifier forgot and the features kept. No
-oracle is a method: it sees all data again.
+The gap between an oracle and its streamed head is due to drift of the features. The gap
+between the oracle probe and the softmax is what the classifier forgot and the features
+kept. An oracle is no method: it sees all data again.
 
 Each row is a run in a folder of its own under the workdir (by default
-results/heads/NAME); what is finished is not run again. The workdir gets `heads.md`,
+results/heads/NAME); finished runs are not run again. The workdir gets `heads.md`,
 `heads.csv` (per seed) and `heads.png`.
 """
 
@@ -52,19 +52,19 @@ ROWS = ("bp", "bp_star_star", "er", "joint", "random_frozen", "linear")
 NAMES = ("softmax", "NCM", "SLDA", "oracle NCM", "oracle SLDA", "oracle probe")
 MARKS = ("k*", "o", "s", "o", "s", "D")  # an oracle's is hollow
 SHRINKAGE = 1e-4
-CHUNK = 500  # images at once
+CHUNK = 500  # images per forward pass
 HEAD = "head"  # the classifier of every network of `jaxcl.nn.models`
 
 
 class Features(NamedTuple):
-    """Of one task's images under one seed's weights."""
+    """The features of one task's images under one seed's weights."""
 
     x: jax.Array  # float32[N, D]
     y: np.ndarray  # int32[N]
 
 
 def features(run: Run, weights, seed: int, task: int, part: str) -> Features:
-    """What the classifier reads of a task's images, in evaluation mode."""
+    """The classifier's input for a task's images, in evaluation mode."""
     x, y = run.data(seed, task, part)
     parts = [
         run.apply(weights, x[i : i + CHUNK], task).taps[HEAD]
@@ -74,7 +74,7 @@ def features(run: Run, weights, seed: int, task: int, part: str) -> Features:
 
 
 def streamed(run: Run, seed: int) -> dict[str, discriminant.LinearHead]:
-    """The heads of features as each task left them: what the strategies do."""
+    """Heads fitted to the features as each task left them, as the strategies do."""
     outputs = run.problem.stream.num_outputs
     means, scatter = None, jnp.zeros(())
     for task in range(run.num_tasks):
@@ -96,7 +96,7 @@ def _absorb(means, x, y):
 
 
 def oracles(run: Run, seed: int) -> dict[str, Probe]:
-    """The heads of all tasks' training images, on the final features."""
+    """Heads fitted to the final features of all tasks' training images."""
     final, tasks = run.weights(seed, run.num_tasks - 1), range(run.num_tasks)
     outputs = run.problem.stream.num_outputs
 
@@ -116,7 +116,7 @@ def oracles(run: Run, seed: int) -> dict[str, Probe]:
 
 
 def measure(run: Run, seed: int) -> dict[str, float]:
-    """Head -> mean accuracy over all tasks after the last, of one seed."""
+    """Head -> one seed's mean accuracy over all tasks, after the last one."""
     last, stream = run.num_tasks - 1, run.problem.stream
     heads = {**streamed(run, seed), **oracles(run, seed)}
     right: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -151,7 +151,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 
 def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
-    """A line of marks per row: every seed, and the mean."""
+    """One line of marks per row: each seed, and the mean."""
     figure = Figure(figsize=(7, 0.9 + 0.45 * len(rows)), layout="constrained")
     ax = figure.subplots()
     colours = matplotlib.colormaps["tab10"].colors  # pyright: ignore

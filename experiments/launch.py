@@ -1,4 +1,4 @@
-"""What every command of this folder does before and around its work."""
+"""What every command of this folder does at its start and around its own work."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ _STRICT = flags.DEFINE_bool(
     "strict", False, "Refuse a state that other code or other versions have made."
 )
 
-# What a user can mend: told in one line. A full disk is an OSError.
+# Errors that a user can fix: reported in one line. A full disk is an OSError.
 TOLD = (UsageError, ValueError, DataError, CheckpointError, OSError, MemoryError)
 
 
 class _OptionalInt(flags.IntegerParser):
-    """Takes "None" too, for the fields that may be; `config.problem` checks which."""
+    """Accepts "None" too; `config.problem` checks which fields may be None."""
 
     def parse(self, argument):
         return None if argument == "None" else super().parse(argument)
@@ -66,13 +66,13 @@ config_flags.register_flag_parser_for_type(int, _OptionalInt())
 config_flags.register_flag_parser_for_type(float, _OptionalFloat())
 
 
-flags.disclaim_key_flags()  # what is defined below is the calling command's
+flags.disclaim_key_flags()  # flags defined below belong to the calling command
 
 
 def define_config(
     argument: str = "row", required: bool = True
 ) -> flags.FlagHolder[ConfigDict]:
-    """Defines ``--config``, whose help tells every field."""
+    """Defines ``--config``; its help lists every field."""
     told = f"NAME, FILE or FILE:{argument}; fields are --config.field=value.\n"
     config = config_flags.DEFINE_config_file("config", None, told + described())
     if required:
@@ -84,8 +84,8 @@ def folder(given: str | None, *default: str) -> Path:
     """The local folder that a flag names, by default one under results/.
 
     Raises:
-      UsageError: it names none: it is empty, a home's "~" that no shell has written
-        out, or an address.
+      UsageError: the value is no local folder: it is empty, starts with a "~" that no
+        shell has expanded, or is an address.
     """
     if given is None:
         return Path("results", *default)
@@ -95,7 +95,7 @@ def folder(given: str | None, *default: str) -> Path:
 
 
 def ended(results: Sequence[Result]) -> int:
-    """A command's exit status: 1 where every seed of a run failed, which it tells."""
+    """A command's exit status: 1 if every seed of a run failed; prints which runs."""
     lost = [r for r in results if all(status != OK for status in r.status)]
     for r in lost:
         how = "; ".join(dict.fromkeys(r.status))
@@ -105,7 +105,10 @@ def ended(results: Sequence[Result]) -> int:
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Parses flags, prepares JAX, runs `main`; a user's mistake is one line, exit 2."""
+    """Parses flags, prepares JAX, runs `main`.
+
+    A user's mistake ends the command with one line and exit status 2.
+    """
     try:
         # ml_collections reads fields from sys.argv itself.
         sys.argv = written_out(sys.argv)
@@ -126,15 +129,15 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
-            # A file that cannot be read is an error only once a field is looked at.
+            # An unreadable file raises no error before one of its fields is read.
             getattr(flags.FLAGS["config"].value, "name", None)
             require_fields(flags.FLAGS["config"].value)
             replace_model(flags.FLAGS["config"].value, _MODEL.value)
-    except Exception as e:  # whatever a config file raises
+    except Exception as e:  # a config file may raise anything
         with suppress(Exception):
             fail(UsageError(unknown_field(argv)))
-        # ml_collections puts a traceback in some messages: the last line is what
-        # somebody raised, without the exception's name.
+        # ml_collections puts a traceback in some messages. The last line has the error
+        # itself; the exception's name is cut off it.
         last = (str(e).strip() or repr(e)).splitlines()[-1]
         fail(UsageError(re.sub(r"^\s*(\w*Error: )?", "", last)))
     if len(rest) > 1 and "config" in flags.FLAGS:
@@ -143,17 +146,17 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def config_file() -> tuple[Path, str]:
-    """The file that --config names, and the argument after its colon."""
+    """The file that --config names, and the argument after the colon."""
     named = config_flags.get_config_filename(flags.FLAGS["config"])
     file, _, argument = named.partition(":")
     return Path(file), argument
 
 
 def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
-    """The config of each row: the file's, then what the command line sets.
+    """The config of each row: the file's, changed by the command line.
 
-    A field of the command line holds for every row; a setting of a method,
-    ``--config.method.x``, for the one row that ``--config=FILE:ROW`` names.
+    A field on the command line applies to every row. A setting of a method,
+    ``--config.method.x``, applies only to the row that ``--config=FILE:ROW`` names.
 
     Raises:
       ValueError: a field that a row's config does not have; settings of a method that
@@ -186,7 +189,7 @@ def strict() -> bool:
 
 
 def stopped(workdir: Path) -> int:
-    """Tells the user how to go on; gives the command's exit status."""
+    """Tells the user how to continue; returns the command's exit status."""
     print(
         f"stopped; its state is in {workdir}, the same command goes on from there",
         file=sys.stderr,
@@ -208,7 +211,7 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             fail(error)
-        except KeyboardInterrupt:  # before there was a run to save, or after
+        except KeyboardInterrupt:  # before or after a run: there is nothing to save
             print("stopped; the same command goes on", file=sys.stderr)
             return 130
 
@@ -216,10 +219,10 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
 
 
 def prepare_jax() -> None:
-    """Quiet logs, compilation cache, one CPU device a core, other hosts if any."""
+    """Sets up logs, the compilation cache, one CPU device per core and other hosts."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
-    # A CPU counts as one device unless told otherwise; seeds are sharded over devices.
+        logging.set_verbosity(logging.WARNING)  # orbax logs every file it touches
+    # By default JAX sees a CPU as one device; seeds are sharded over devices.
     jax.config.update("jax_num_cpu_devices", _CPU_DEVICES.value or cores())
     try:
         folder = cache_root() / "compiled"
@@ -227,7 +230,7 @@ def prepare_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     except (OSError, DataError):
-        pass  # compiling anew is slower, not wrong
+        pass  # without the cache, compiling takes longer and gives the same programs
     if _CLUSTER.value:
         jax.distributed.initialize()
     elif _COORDINATOR.value is not None:

@@ -4,22 +4,23 @@ r"""The plane through three networks, and methods' paths in it: is there a sweet
         [--strategies=bp,ewc,gpm,joint] [--workdir=DIR] [--config.field=value]
     python -m experiments.plane --runs=DIR,DIR,...
 
-Accuracy on the test images of tasks 1 and 2 over the plane through the weights after
-task 1 and after task 2 of the first row, and those after joint training on both, which
-goes on from task 1 as every row does. In it the path of each row through task 2, epoch
-by epoch, with the share of its squared distance from the first corner that lies outside
-the plane. The best point is the one of the grid with the highest mean of both tasks on
-these same images; what a row falls short of it is told in the table.
+Measures accuracy on the test images of tasks 1 and 2 over a plane of weights. Its three
+corners are the first row's weights after task 1 and after task 2, and the weights after
+joint training on both, which continues from task 1 as every row does. Each row's path
+through task 2 is drawn in it, epoch by epoch; given with each point is the share of its
+squared distance from the first corner that lies outside the plane. The best point is
+the grid point with the highest mean accuracy of both tasks on these same images; the
+table says how far each row falls short of it.
 
 With --config each row is trained on the first two tasks (or --config.data.tasks), in a
-folder of its own under the workdir (by default results/plane/NAME); what is finished is
-not run again. With --runs the picture is of runs that are there, the joint one among
-them, all of one network; they were told --config.keep_weights=epochs, or tasks for
-paths without epochs in between. The picture is of one seed, the first or --seed.
+folder of its own under the workdir (by default results/plane/NAME); finished runs are
+not run again. With --runs the picture is of existing runs of one network, one of them
+joint; they were trained with --config.keep_weights=epochs, or with tasks for paths
+without the epochs in between. The picture is of one seed, the first or --seed.
 
 The workdir (with --runs by default results/plane) gets `plane.png`, `plane.svg`,
-`plane.json`, and `plane.npz`: the part of the plane that is measured, which the same
-command goes on from.
+`plane.json`, and `plane.npz`. The last file holds the points measured so far; the same
+command continues from it.
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ from .runs.landscape import Tasks, grid_of, measure, moments, require_alike, tas
 from .runs.opened import Run
 
 ROWS = ("bp", "ewc", "gpm", "joint")
-CHUNK = 500  # images at once
-MARGIN = 0.15  # of the longer side, around all that is drawn
+CHUNK = 500  # images per forward pass
+MARGIN = 0.15  # around all that is drawn, as a share of the longer side
 SAVE_EVERY = 10.0  # seconds
-FEW = 20  # images by which networks are compared
+FEW = 20  # images that networks are compared on
 ALIKE = 1e-3  # of the largest logit, with and without a method's own forward pass
 
 
 def walks_of(
     runs: Mapping[str, Run], seed: int, plane: Plane, tasks: Tasks
 ) -> dict[str, Walk]:
-    """Row -> its path, and how well its network itself does at the end."""
+    """Row -> its path, and the accuracy of the row's own network at the end."""
     locate, found = jax.jit(place_in), {}
     for i, (row, run) in enumerate(runs.items()):
         path = moments(run, seed)
@@ -73,7 +74,7 @@ def walks_of(
 
 
 def facts(surface: Surface, walks: Mapping[str, Walk], plane: Plane, tasks: Tasks):
-    """The picture in numbers; accuracies are shares, distances those of weights."""
+    """The picture in numbers: accuracies as shares, distances between weights."""
     spot, there = best(surface)
     return {
         "corners": {
@@ -130,7 +131,7 @@ def _cell(value: float) -> str:
 
 
 def _runs() -> tuple[dict[str, Run], Path]:
-    """The runs that the command line names, trained if need be, and the workdir."""
+    """The runs that the command line names, trained if necessary, and the workdir."""
     if (_RUNS.value is None) == (_CONFIG.value is None):
         raise machine.UsageError(
             "give --config=FILE to train what is missing, or --runs=DIR,DIR,... for "
@@ -142,7 +143,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
     corners_of({config.row: config.joint for config in configs})
     for config in configs:
         config.keep_weights = "epochs"
-        config.joint_once = False  # it goes on from task 1, as the others do
+        config.joint_once = False  # joint training too continues from task 1
         if config.data.tasks is None:
             config.data.tasks = (0, 2)
     workdir = _workdir()
@@ -167,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def corners_of(joint: Mapping[str, bool]) -> tuple[str, str]:
-    """The row whose tasks are corners and the joint one, of row -> whether it is joint.
+    """The row whose two tasks give corners, and the joint row; `joint` says which is.
 
     Raises:
       UsageError: there is no such pair.
@@ -189,8 +190,8 @@ def show(
     Args:
       runs: row -> its run, one of them joint.
       workdir: exists.
-      seed: which, None the first.
-      points: of the grid, along its longer side.
+      seed: which seed; None: the first.
+      points: how many, along the grid's longer side.
 
     Returns:
       The numbers of the picture.

@@ -1,19 +1,22 @@
-r"""What the readings of the orthogonal loss do to features: does rank mean information?
+r"""What each reading of the orthogonal loss does to features: is rank information?
 
     python -m experiments.readings [--workdir=DIR] [--seeds=5] [--images=20000]
 
-Each reading (the loss's normalisation, before or after the nonlinearity) trains the
-extractor of 784-400-400 for two epochs without labels, Adam 1e-3, batch 64, once on the
-first task of split MNIST (digits 0 and 1) and once on images of all ten digits. Before
-and after: the effective rank of what the classifier reads on 1,000 test images, how
-much a linear probe reads of all ten digits there (fitted on 5,000 training images, its
-strength chosen on 1,000 more, scored on all test images), and the share of images that
-the last layer answers with zeros alone.
+A reading is one way to read the published loss: a normalisation, applied before or
+after the nonlinearity. Each reading trains the extractor of 784-400-400 for two epochs
+without labels, Adam 1e-3, batch 64, once on the first task of split MNIST (digits 0 and
+1) and once on images of all ten digits. Measured before and after training, on what the
+classifier reads:
+
+* the effective rank on 1,000 test images,
+* the accuracy of a linear probe on all ten digits (fitted on 5,000 training images, its
+  strength chosen on 1,000 more, scored on all test images),
+* the share of test images for which the last layer gives only zeros.
 
 Each point is a run in a folder of its own under the workdir (by default
-results/readings); what is finished is not run again. The workdir gets `readings.csv`, a
-line per seed, `readings.png`, and `readings.json`: the machine, the versions and the
-commits of the runs and of what measured them.
+results/readings); finished runs are not run again. The workdir gets `readings.csv` (a
+line per seed), `readings.png`, and `readings.json`: the machine, and the versions and
+commits of the runs and of the code that measured them.
 """
 
 from __future__ import annotations
@@ -52,19 +55,19 @@ FORMS = (
 READINGS = [(norm, of, on) for norm, of in FORMS for on in ("post", "pre")]
 IMAGES = ("digits 0 and 1", "all digits")
 RANKED, FITTED, HELD = 1000, 5000, 1000
-BATCH = 1000  # features at once
+BATCH = 1000  # images per forward pass
 
 
 class Measured(NamedTuple):
-    """Of one network's last hidden layer."""
+    """Measurements of one network's last hidden layer."""
 
     rank: float
     probe: float  # accuracy on all ten digits
-    dead: float  # share of test images with zeros alone
+    dead: float  # share of test images with only zeros
 
 
 def config_of(images: str, reading: tuple[str, str, str], seeds, number) -> ConfigDict:
-    """One reading's run: the extractor alone, from one task's images."""
+    """One reading's run: trains only the extractor, on one task's images."""
     config = load(arguments.CONFIGS / "split_mnist.py").get_config("ol,task")
     config.name = f"readings_{'two' if images == IMAGES[0] else 'ten'}"
     config.seeds = seeds
@@ -81,7 +84,7 @@ def config_of(images: str, reading: tuple[str, str, str], seeds, number) -> Conf
 
 
 def measure(run: Run, seed: int, task: int, ten: Run) -> Measured:
-    """A seed's network after a task (−1: untrained), on the images of all digits."""
+    """Measures a seed's network after a task (−1: untrained) on all digits' images."""
     weights = run.weights(seed, task)
 
     def features(x):
@@ -108,7 +111,7 @@ def measure(run: Run, seed: int, task: int, ten: Run) -> Measured:
 
 
 def lines_of(images: str, name: str, found: np.ndarray) -> list[dict[str, Any]]:
-    """A line per seed of what was measured, [S, 3]."""
+    """The measurements, [S, 3], as one line per seed."""
     return [
         {"images": images, "reading": name, "seed": seed}
         | dict(zip(Measured._fields, map(float, values), strict=True))
@@ -117,7 +120,7 @@ def lines_of(images: str, name: str, found: np.ndarray) -> list[dict[str, Any]]:
 
 
 def draw(lines: Sequence[dict[str, Any]]) -> Figure:
-    """Probe accuracy over effective rank, a panel for each set of images."""
+    """Probe accuracy against effective rank, one panel per set of images."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     names = list(dict.fromkeys(line["reading"] for line in lines))
     colours = matplotlib.colormaps["tab10"].colors  # pyright: ignore

@@ -1,17 +1,18 @@
-r"""Rebuilds tables and figures from the folders of finished and unfinished runs alone.
+r"""Rebuilds tables and figures from the folders of runs alone, finished or not.
 
     python -m experiments.report DIR... [--out=FOLDER]
 
-Each DIR is a run's folder (it holds `result.json`) or a comparison's (its sub-folders
-are runs). Into the output folder, by default the first DIR, go `table.txt`, `table.md`,
-`table.csv`, `seeds.csv`, `results.csv` (every accuracy, in long form), the figures
-`bars`, `tasks`, `matrix` and, where a method reports the space it takes, `space`; where
-a run has measured features, `features.txt`, `features.csv`, `rank`, `cka` and `probes`.
-Figures are PNG and SVG. The table is printed too.
+Each DIR is the folder of a run (it holds `result.json`) or of a comparison (its
+sub-folders are runs). The output folder, by default the first DIR, gets `table.txt`,
+`table.md`, `table.csv`, `seeds.csv`, `results.csv` (every accuracy, in long form), and
+the figures `bars`, `tasks` and `matrix`. If a method reports the space it takes, it
+gets the figure `space`. If a run has measured features, it gets `features.txt`,
+`features.csv`, `rank`, `cka` and `probes`. Figures are PNG and SVG. The table is
+printed too.
 
     python -m experiments.report --page=experiments/results
 
-writes the README.md of a whole folder of results, claims among them, and nothing else.
+writes only the README.md of a whole folder of results, including the claims.
 """
 
 from __future__ import annotations

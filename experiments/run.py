@@ -2,15 +2,15 @@ r"""Runs one method on one benchmark, all seeds at once.
 
 python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
 
-A method from elsewhere is named by its import path, its settings are fields:
+A method from another package is named by its import path; its settings are fields:
 
 python -m experiments.run --config=digits --config.strategy=my_package.methods:l2 \
     --config.method.strength=3.0 --workdir=DIR
 
-The same command goes on where it was broken off; from a state that other code or other
-versions have made with a warning, or, with --strict, not. The workdir gets
-`config.json`, `metrics.jsonl`, `matrix.npy` (the accuracies so far), `result.json`,
-checkpoints, and the table and figures of the run.
+After an interruption the same command continues the run. If other code or other
+versions made the saved state, it warns and continues; with --strict it refuses. The
+workdir gets `config.json`, `metrics.jsonl`, `matrix.npy` (the accuracies so far),
+`result.json`, checkpoints, and the table and figures of the run.
 --print_config prints every field in effect and runs nothing.
 """
 

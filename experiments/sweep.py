@@ -1,17 +1,18 @@
-r"""Chooses settings: runs a grid of them on validation data only, into one table.
+r"""Chooses settings: runs a grid of them, measured on validation data, into one table.
 
 python -m experiments.sweep --config=configs/split_mnist.py:task \
     [--strategies=ewc,si] [--workdir=DIR] [--config.field=value]
 python -m experiments.sweep --config=digits:ewc \
     --grid="method.strength=1,10,100" --grid="optimizer.lr=0.01,0.05"
 
-The grid is the config file's ``sweep()``, row -> field -> values, or what ``--grid``
-gives, for the rows of ``--strategies`` or the one that ``--config`` names. Every
-combination of a row's values is a run, in a folder of its own under the workdir,
+The grid is the config file's ``sweep()``, row -> field -> values. With ``--grid`` it is
+that grid instead, for the rows of ``--strategies`` or the row that ``--config`` names.
+Every combination of a row's values is a run, in a folder of its own under the workdir,
 measured on the validation examples. Settings that can be traced (strengths, rates) are
-trained at once, as further seeds. Broken off, the same command goes on. A field with
-one value is only set: ``data.tasks`` to choose on the first tasks of a stream and
-report the others, ``seeds`` to choose with seeds that no result uses.
+trained together, as if they were more seeds. After an interruption the same command
+continues. A field with one value is set to it in every run. For example, ``data.tasks``
+chooses on the first tasks of a stream and leaves the others for the report, and
+``seeds`` chooses with seeds that no result uses.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ def main(argv: Sequence[str]) -> int:
         text = text_table(scores)
         files.write_whole(workdir / "sweep.txt", text)
         print(text)
-    # That some settings diverge is what a sweep is for.
+    # Some settings of a sweep may diverge: finding that out is its purpose.
     healthy = any(status == OK for result in results for status in result.status)
     return 0 if healthy else launch.ended(results)
 
 
 def _grid(rows: Sequence[str] | None, given: Sequence[str]) -> grid.Grid:
-    """What --grid says of the rows, or the config file's ``sweep()``."""
+    """The grid that --grid gives for the rows, or the config file's ``sweep()``."""
     if not given:
         file, _ = launch.config_file()
         module = load(file)
