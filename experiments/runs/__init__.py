@@ -1,1 +1,1 @@
-"""A config into a folder and back: execute, results, log, progress, load."""
+"""Runs a config into a folder and reads it back: execute, results, log, load."""

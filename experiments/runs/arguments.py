@@ -1,4 +1,4 @@
-"""Words of a command line, before its flags are parsed."""
+"""Rewrites the words of a command line before its flags are parsed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from jaxcl import strategies
 from jaxcl.benchmark import load
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-"""The configs that this package brings."""
+"""The configs that this package ships."""
 
 
 def written_out(argv: Sequence[str]) -> list[str]:
     """A command line with its config as FILE:ROW,VARIANT.
 
-    ``--config`` may name a shipped config ("digits:ewc"), ``--config.strategy`` a
-    strategy, which then is the row, with all that makes a row of it, and
-    ``--config.model.name`` a model, with which the other one's fields go.
+    ``--config`` may name a shipped config ("digits:ewc"). ``--config.strategy`` may
+    name a strategy: its row, with the row's settings, then becomes the config's row.
+    ``--config.model.name`` may name a model: its fields then replace those of the
+    config's model.
 
     Raises:
       ValueError: an unknown strategy or config.
@@ -39,17 +40,17 @@ def written_out(argv: Sequence[str]) -> list[str]:
 
 
 def split(argument: str) -> tuple[str, list[str]]:
-    """The row that a config's argument names, "bp" if none, and its other parts."""
+    """The row that a config's argument names ("bp" if none), and its other parts."""
     parts = [part for part in argument.split(",") if part]
     named = [part for part in parts if strategies.is_row(part)]
     return (named or ["bp"])[0], [part for part in parts if part not in named[:1]]
 
 
 def shipped(name: str) -> str:
-    """The file of a config that this package brings, by its name; a file's own path.
+    """The file of a shipped config, from its name; a path is returned as it is.
 
     Raises:
-      ValueError: a name without a file.
+      ValueError: no shipped config has this name.
     """
     file = CONFIGS / f"{name}.py"
     if not name.isidentifier() or Path(name).is_file():
@@ -63,7 +64,8 @@ def shipped(name: str) -> str:
 def of_model(argv: list[str]) -> list[str]:
     """A command line that names a model, with all its fields as --model=NAME=VALUE.
 
-    The config's own model has other fields: they cannot be parsed by its.
+    The flags of the config know only the fields of the config's own model, so they
+    cannot parse the fields of another one.
     """
     model = "config.model."
     if not any(word.lstrip("-").startswith(f"{model}name") for word in argv[1:]):
@@ -78,7 +80,7 @@ def of_model(argv: list[str]) -> list[str]:
 
 
 def taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
-    """A command line without a flag, and the flag's value: "--x=1" or "--x 1"."""
+    """Splits off a flag, "--x=1" or "--x 1": the other words, and its value."""
     for i, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name in (f"-{flag}", f"--{flag}"):
@@ -89,10 +91,10 @@ def taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
 
 
 def unknown_field(argv: list[str]) -> str:
-    """Names the first --config.x.y that the config does not have, and what it has.
+    """A message on the first --config.x.y that the config lacks, with those it has.
 
     Raises:
-      LookupError: there is none.
+      LookupError: the config has all of them.
     """
     given = dict(a.lstrip("-").partition("=")[::2] for a in argv[1:])
     file, _, argument = given.get("config", "").partition(":")

@@ -1,4 +1,4 @@
-"""Named arrays in a file that is whole or not there."""
+"""Named arrays in a file that is either complete or absent."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def save(file: Path, arrays: Mapping[str, NDArray]) -> None:
     """Writes an .npz, replacing the file in one step.
 
     Raises:
-      UsageError: the disk is full or the folder not writable; what the file held
-        before is still there.
+      UsageError: the disk is full or the folder is not writable; the file keeps its
+        old content.
     """
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
@@ -44,7 +44,7 @@ def load(file: Path) -> dict[str, NDArray]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not one, or was cut off.
+      ValueError: the file is no .npz, or it was cut off.
     """
     try:
         with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""What the bench times: networks on random images, and the methods on them."""
+"""The bench's cases: networks on random images, and the methods timed on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxcl.nn import models
 
 
 class End(NamedTuple):
-    """What a method does at a task's end, by the examples that it reads there."""
+    """The work of a method at a task's end, and how many examples it reads there."""
 
     row: str
     settings: dict[str, Any]
@@ -21,14 +21,14 @@ class End(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A network on data of a shape, and the methods timed on it."""
+    """A network on data of one shape, and the methods timed on it."""
 
     shape: tuple[int, ...]
     model: Callable[[int], Any]  # number of outputs -> module
     stream: str
     scenario: str
     batch: int
-    steps: int  # of an epoch, which is what is timed
+    steps: int  # per epoch; one timing is of one epoch
     methods: dict[str, dict[str, Any]]  # row -> settings
     ends: dict[str, End] = {}  # what is computed -> the method and its settings
 
@@ -102,7 +102,7 @@ CASES = {
 
 
 def source(case: Case) -> Source:
-    """Random images: what a step costs does not depend on what it learns."""
+    """Random images: the cost of a step does not depend on what is learned."""
     rng = np.random.default_rng(0)
     classes, tasks = 10, 3
     each = case.batch * case.steps

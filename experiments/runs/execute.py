@@ -1,4 +1,4 @@
-"""Runs what a config describes into a folder, and takes a broken run up again.
+"""Runs what a config describes into a folder, and resumes an interrupted run.
 
 The folder gets `config.json`, `metrics.jsonl`, `matrix.npy`, `result.json` and
 checkpoints.
@@ -30,12 +30,13 @@ from .results import Result
 
 
 class Job(NamedTuple):
-    """What is to run: a problem, built and checked once, and whose its seeds are.
+    """A problem to run, built and checked once, and the parts that its seeds belong to.
 
     Attributes:
       problem: its seeds are those of the first part, then those of the second, ….
-      parts: whose seeds they are. The seconds of a part are its share of all.
-      checkpoints: folder of the state that the parts have in common.
+      parts: the runs that share the problem. The seconds are divided equally among
+        them.
+      checkpoints: folder of the state that the parts share.
     """
 
     problem: Problem
@@ -52,8 +53,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
 
     Raises:
       ValueError: the config contradicts itself.
-      DataError: the data set cannot be had.
-      UsageError: the folder belongs to another config, or a process works in it.
+      DataError: the data set cannot be obtained.
+      UsageError: the folder belongs to another config, or another process is using it.
     """
     problem = configs.problem(config)
     validate(problem)
@@ -67,7 +68,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
 
 
 def _try_out(strategy: str, problem: Problem) -> None:
-    """Refuses a strategy from elsewhere whose hooks a task cannot be trained with."""
+    """Refuses a strategy from another package whose hooks cannot train a task."""
     try:
         trace(problem)
     except Exception as error:
@@ -79,12 +80,12 @@ def _try_out(strategy: str, problem: Problem) -> None:
 
 
 def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Result:
-    """Runs what a config describes, or what is left of it, into a folder.
+    """Runs what a config describes, or the rest of it, into a folder.
 
     Args:
       config: of one row.
-      workdir: made if absent; one that holds another config's run is refused. One that
-        holds a finished run of this config is left as it is.
+      workdir: made if absent. A folder with another config's run is refused; a folder
+        with a finished run of this config is left unchanged.
       strict: refuses a state that other code or other versions have made.
 
     Returns:
@@ -97,7 +98,7 @@ def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Resul
 
 
 def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
-    """Runs a job, or what is left of it, each part into a folder of its own.
+    """Runs a job, or the rest of it, each part into its own folder.
 
     Args:
       job: from `prepare`.
@@ -107,13 +108,13 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
       The parts' results.
 
     Raises:
-      UsageError: a folder cannot be written, belongs to another config, or another
-        process works in it.
-      CheckpointError: a state is another run's, or cannot be read or written.
+      UsageError: a folder cannot be written, belongs to another config, or is in use
+        by another process.
+      CheckpointError: a state belongs to another run, or cannot be read or written.
       Interrupted: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
     """
     problem, parts = job.problem, job.parts
-    machine.versions()  # of the code that runs, not of what it may be when it ends
+    machine.versions()  # now: the checkout may have changed when the run ends
     write = machine.is_main_process()
     ends = np.cumsum([len(part.config.seeds) for part in parts]).tolist()
     rows = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
@@ -152,11 +153,11 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
             show.show(event)
             for recorder, mine in zip(recorders, rows, strict=True):
                 recorder.take(of_seeds(event, mine, 1 / many))
-        # A run that ends with the epoch in which it was told to stop is whole; what
-        # its command would do next is not to begin.
+        # If the run's last epoch ends after the signal, the run is complete; but the
+        # command must not begin its next one.
         if stop():
             raise Interrupted
-    # Every run ends with a `TaskDone`; a part that was finished before stays as it was.
+    # Every run ends with a `TaskDone`. A part that was finished before is kept.
     ended = [
         old or recorder.result for old, recorder in zip(before, recorders, strict=True)
     ]
@@ -168,7 +169,7 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
 
 
 def _watch(job: Job, mesh: SeedMesh, rows: list[slice], write: bool) -> list[Watch]:
-    """Who is shown the moments of a run; the first part's config says who."""
+    """The watchers of a run's moments, as the first part's config asks for them."""
     problem, parts = job.problem, job.parts
     whose = [(part.workdir, own) for part, own in zip(parts, rows, strict=True)]
     watch: list[Watch] = []
@@ -182,11 +183,11 @@ def _watch(job: Job, mesh: SeedMesh, rows: list[slice], write: bool) -> list[Wat
 
 
 def finished(config: ConfigDict, workdir: Path) -> Result | None:
-    """The result of a config's run in a folder if it has come to its end.
+    """The result of a config's run in a folder; None if the run is not finished.
 
     Raises:
       UsageError: the folder belongs to another config.
-      ValueError: its result cannot be read.
+      ValueError: the result cannot be read.
     """
     if not (workdir / results.CONFIG_NAME).exists():
         return None
@@ -199,7 +200,7 @@ def finished(config: ConfigDict, workdir: Path) -> Result | None:
 
 
 def _whole(part: Part) -> Result | None:
-    """A part's finished result; None too if it cannot be read."""
+    """A part's finished result; None if it is not finished or cannot be read."""
     try:
         return finished(part.config, part.workdir)
     except ValueError:

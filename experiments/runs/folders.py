@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, and that one process at a time works in it."""
+"""A run's folder: it belongs to one config, and one process at a time uses it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from . import machine
 from .plain_json import read_json
 from .results import CONFIG_NAME, FILE_NAME
 
-# How often to save, how to lay seeds out, what `compare` runs and where else numbers
-# are written change no result.
+# Fields that change no result: how often to save, how to lay out seeds, what `compare`
+# runs, and where else numbers are written.
 CHANGES_NOTHING = frozenset({"checkpoint_every", "seed_mode", "rows", "write_to"})
 
 
 class Part(NamedTuple):
-    """One config's run: its seeds, and the folder it goes to."""
+    """One config's run: the config, with its seeds, and the run's folder."""
 
     config: ConfigDict
     workdir: Path
 
 
 def identity(parts: Sequence[Part]) -> dict[str, str]:
-    """What a state must agree in to be these parts': field -> value.
+    """Field -> value: what a saved state must agree with to belong to these parts.
 
-    Without what changes nothing, and without fields at their default: one that is newer
-    than the state has it there.
+    Fields that change no result are left out. So are fields at their default: a state
+    may be older than a field, and then was made with its default.
     """
     found: dict[str, str] = {}
     for part in parts:
@@ -47,14 +47,14 @@ def identity(parts: Sequence[Part]) -> dict[str, str]:
 
 
 def require_ours(parts: Sequence[Part], state: Path) -> None:
-    """Refuses folders that other runs have, or other processes work in.
+    """Refuses folders that belong to other runs or that other processes use.
 
     Args:
-      parts: whose folders they are.
-      state: of the checkpoints that the parts have in common.
+      parts: the runs whose folders are checked.
+      state: folder of the checkpoints that the parts share.
 
     Raises:
-      UsageError: it names the folder and what differs, or who works there.
+      UsageError: the message names the folder, and what differs or who uses it.
     """
     for part in parts:
         require_same(part.config, part.workdir)
@@ -78,7 +78,7 @@ def require_same(config: ConfigDict, workdir: Path) -> None:
     """Refuses a folder whose config.json is of another config.
 
     Raises:
-      UsageError: it says what differs.
+      UsageError: the message says what differs.
     """
     file = workdir / CONFIG_NAME
     if not file.exists():
@@ -91,7 +91,7 @@ def require_same(config: ConfigDict, workdir: Path) -> None:
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
-    """Writes config.json, which says that the folder is this config's."""
+    """Writes config.json, which marks the folder as this config's."""
     fields = json.loads(config.to_json_best_effort())
     text = json.dumps(fields, indent=1, sort_keys=True)
     files.write_whole(workdir / CONFIG_NAME, text + "\n")

@@ -1,4 +1,4 @@
-"""The points of a sweep: every combination of settings, run on validation data."""
+"""The points of a sweep: all combinations of settings, measured on validation data."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class Point(NamedTuple):
     """One run of a sweep."""
 
     config: ConfigDict
-    varied: dict[str, Any]  # the fields that have more than one value, and this run's
+    varied: dict[str, Any]  # field -> this run's value, if the grid has several
 
     @property
     def name(self) -> str:
-        """The settings in words, and the run's folder."""
+        """The settings in words; also the name of the run's folder."""
         return ",".join(f"{k}={_plain(v)}" for k, v in self.varied.items()) or "only"
 
 
 def require_grid(grid: Any, where: str) -> Grid:
-    """A grid, as a config file gave it.
+    """Checks a grid from a config file or a command line, and returns it.
 
     Raises:
-      ValueError: it is not row -> field -> values, or empty.
+      ValueError: it is not row -> field -> values, or it is empty.
     """
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(f"{where} must be row -> field -> values, got {grid!r}")
@@ -52,12 +52,12 @@ def require_grid(grid: Any, where: str) -> Grid:
 
 
 def parsed(text: str) -> dict[str, tuple]:
-    """A grid in words: "method.strength=1,10,100", or a dict of Python's.
+    """Parses a grid: "method.strength=1,10,100", or a Python dict.
 
-    A value is what Python reads it as; what it cannot read is text.
+    Values are read as Python literals; what is no literal is a string.
 
     Raises:
-      ValueError: neither.
+      ValueError: the text has neither form.
     """
     field, equals, values = text.partition("=")
     try:
@@ -88,7 +88,7 @@ def row_grid(grid: Grid, row: str) -> Mapping[str, Sequence[Any]]:
     """A row's part of the grid.
 
     Raises:
-      ValueError: it has none.
+      ValueError: the grid has no such row.
     """
     if row not in grid:
         raise ValueError(f"sweep() has no row {row!r}; it has {', '.join(grid)}")
@@ -126,12 +126,12 @@ def points(grid: Grid, configs: Sequence[ConfigDict]) -> list[Point]:
 
 
 class Sweep(NamedTuple):
-    """What a sweep has done and what it has left to do.
+    """The finished and the remaining part of a sweep.
 
     Attributes:
-      size: how many points there are.
-      done: number of a point -> its result, of those that had run before.
-      left: jobs, and the numbers of the points that each runs.
+      size: number of points.
+      done: number of a point -> its result, for points that had run before.
+      left: for each remaining job, the numbers of its points and the job.
     """
 
     size: int
@@ -140,7 +140,7 @@ class Sweep(NamedTuple):
 
 
 def prepare_points(found: Sequence[Point], workdir: Path) -> Sweep:
-    """Builds and checks what has not run yet; points that can share a compilation do.
+    """Builds and checks what has not run yet, in as few compilations as possible.
 
     Args:
       found: the points.
@@ -155,7 +155,7 @@ def prepare_points(found: Sequence[Point], workdir: Path) -> Sweep:
 
 
 def prepare_parts(parts: Sequence[Part]) -> Sweep:
-    """Builds and checks the runs that are not finished, together where that can be.
+    """Builds and checks the unfinished runs; those that can run together share a job.
 
     Args:
       parts: each config with the folder of its run.
@@ -174,12 +174,12 @@ def prepare_parts(parts: Sequence[Part]) -> Sweep:
 def _grouped(
     parts: Sequence[Part], numbers: Sequence[int], groups: Sequence[Sequence[int]]
 ) -> list[tuple[list[int], Job]]:
-    """A job per group; one whose settings cannot be traced is cut into smaller ones.
+    """A job per group; a group whose settings cannot be traced is split further.
 
     Args:
       parts: the runs.
-      numbers: of those in the groups, which count positions in it.
-      groups: what may run at once.
+      numbers: positions in `parts` of the runs that are grouped.
+      groups: runs that may share a job, as positions in `numbers`.
     """
     jobs: list[tuple[list[int], Job]] = []
     for group in groups:
@@ -191,7 +191,7 @@ def _grouped(
             jobs.append((own, job))
         else:
             by_rate = together([part.config for part in of], settings=False)
-            if len(by_rate) == 1:  # the settings are alike: it is no use to try again
+            if len(by_rate) == 1:  # it is the same group, and would fail again
                 by_rate = [[k] for k in range(len(own))]
             jobs += _grouped(parts, own, by_rate)
     return jobs
@@ -210,10 +210,10 @@ def _as_one(parts: tuple[Part, ...]) -> Job | None:
 
 
 def run_points(sweep: Sweep, *, strict: bool = False) -> list[Result]:
-    """Runs what is left; `strict` as in `jaxcl.training.protocol.run`.
+    """Runs the remaining jobs; `strict` as in `jaxcl.training.protocol.run`.
 
     Returns:
-      The results of all points, in their order.
+      The results of all points, in the points' order.
 
     Raises:
       Interrupted: Ctrl-C or SIGTERM; the state is saved.
@@ -225,6 +225,6 @@ def run_points(sweep: Sweep, *, strict: bool = False) -> list[Result]:
 
 
 def _plain(value: Any) -> str:
-    """A value in a folder's name."""
+    """A value, written as in a folder's name."""
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return text.replace("/", "_").replace(" ", "")

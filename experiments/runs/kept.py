@@ -1,6 +1,6 @@
-"""A run's weights on disk: at its end, after every task, after every epoch.
+"""A run's weights on disk: at the end, after every task, or after every epoch.
 
-A folder ``weights`` gets a file per moment, with the arrays of all seeds, [S, ...].
+The folder ``weights`` gets one file per moment, with the arrays of all seeds, [S, ...].
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from . import arrays
 
 
 class Weights(NamedTuple):
-    """What a forward pass of one seed needs, or of all with a leading [S]."""
+    """What a forward pass needs, of one seed, or of all seeds with a leading [S]."""
 
     params: Params
     model_state: PyTree
-    strategy_state: State | None  # None: the strategy's forward pass reads none of it
+    strategy_state: State | None  # None: the strategy's forward pass does not read it
 
 
 def file_of(workdir: Path, task: int, epoch: int | None = None) -> Path:
@@ -40,7 +40,7 @@ def file_of(workdir: Path, task: int, epoch: int | None = None) -> Path:
 
 
 class Keeper:
-    """Watches a run and writes the weights that are to be kept."""
+    """Watches a run and writes the weights that the config asks to keep."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Keeper:
           problem: what runs.
           mesh: where it runs.
           keep: as `config.keep_weights`.
-          parts: folder and seeds.
+          parts: each part's folder, and its rows among all seeds.
           write: False in processes that only take part in gathering.
         """
         self.keep, self.parts, self.write = keep, parts, write
@@ -89,7 +89,7 @@ def _weights(trained: SeedState, reads_state: bool) -> Weights:
 
 
 def named(weights: Weights) -> dict[str, np.ndarray]:
-    """Each array under its place in the tree."""
+    """Path in the tree -> array."""
     leaves = jax.tree_util.tree_leaves_with_path(weights)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -98,13 +98,13 @@ def read(file: Path, seed: int, problem: Problem, like: SeedState) -> Weights:
     """One seed's weights.
 
     Args:
-      file: of `file_of`.
-      seed: its place among the run's seeds.
+      file: from `file_of`.
+      seed: its position among the run's seeds.
       problem: what ran.
       like: shapes of one seed's state.
 
     Raises:
-      FileNotFoundError: they were not kept.
+      FileNotFoundError: the weights were not kept.
       ValueError: the file is broken or of another network.
     """
     found = arrays.load(file)
@@ -116,7 +116,7 @@ def read(file: Path, seed: int, problem: Problem, like: SeedState) -> Weights:
     taken = []
     for name, (_, leaf) in zip(names, leaves, strict=True):
         own = found[name][seed]
-        if own.dtype.kind == "V":  # numpy does not know the names of short floats
+        if own.dtype.kind == "V":  # an .npz stores bfloat16 and the like as raw bytes
             own = own.view(leaf.dtype)
         if own.shape != leaf.shape or own.dtype != leaf.dtype:
             raise ValueError(

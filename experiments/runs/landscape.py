@@ -1,4 +1,4 @@
-"""What a plane of weights is measured by: two tasks' accuracy at any weights of it."""
+"""Measures two tasks' accuracy over a plane of weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from jaxcl.features import Plane, point_of
 from . import arrays, kept, machine
 from .opened import Run
 
-CHUNK = 500  # images at once
-FEW = 20  # images by which networks are compared
+CHUNK = 500  # images per forward pass
+FEW = 20  # images that networks are compared on
 ALIKE = 1e-3  # of the largest logit, with and without a method's own forward pass
-MARGIN = 0.15  # of the longer side, around all that is drawn
+MARGIN = 0.15  # around all that is drawn, as a share of the longer side
 SAVE_EVERY = 10.0  # seconds
 
 
@@ -34,7 +34,7 @@ class Tasks(NamedTuple):
 
 
 def tasks_of(run: Run, seed: int) -> Tasks:
-    """What the height over the plane is."""
+    """Makes the functions that measure a point of the plane, from a run's network."""
     base, stream = run.weights(seed, 1), run.problem.stream
     if jax.tree.leaves(base.model_state):
         raise machine.UsageError(
@@ -45,7 +45,8 @@ def tasks_of(run: Run, seed: int) -> Tasks:
     order, data = np.random.default_rng(0), []
     for task in (0, 1):
         x, y = run.data(seed, task, "test")
-        # Mixed: one that normalises by the batch should not see a class at a time.
+        # Shuffled: a network that normalises by the batch should not get batches of one
+        # class.
         mixed = order.permutation(len(x))
         mask = stream.logit_mask[task if stream.mask_by == "example" else 1]
         data.append((task, x[mixed], y[mixed], mask))
@@ -68,10 +69,10 @@ def tasks_of(run: Run, seed: int) -> Tasks:
 
 
 def require_alike(runs: Mapping[str, Run], seed: int, tasks: Tasks) -> None:
-    """Refuses a row whose network is another, or is more than its weights.
+    """Refuses a row with another network, or with answers that need more than weights.
 
     Raises:
-      UsageError: it names the row.
+      UsageError: the message names the row.
     """
     first = next(iter(runs.values()))
     like = jax.tree.map(jnp.shape, first.weights(seed, 1).params.net)
@@ -92,7 +93,7 @@ def require_alike(runs: Mapping[str, Run], seed: int, tasks: Tasks) -> None:
 
 
 def moments(run: Run, seed: int) -> list[Any]:
-    """A row's weights after task 1, after each epoch of task 2 and at its end."""
+    """A row's weights after task 1, after each epoch of task 2, and after task 2."""
     held = run.workdir
     found = []
     if kept.file_of(held, 0).is_file():  # joint training at once has no task 1
@@ -105,7 +106,7 @@ def moments(run: Run, seed: int) -> list[Any]:
 
 
 def grid_of(drawn: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where to measure: squares around all that is drawn, `points` on the longer side.
+    """A square grid around all that is drawn, with `points` along its longer side.
 
     Args:
       drawn: [N, 2] coordinates.
@@ -128,10 +129,10 @@ def grid_of(drawn: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
 def measure(
     plane: Plane, x: np.ndarray, y: np.ndarray, tasks: Tasks, file: Path
 ) -> tuple[np.ndarray, float]:
-    """Accuracy at every point of the grid; goes on from what the file holds of it.
+    """Accuracy at every point of the grid; points that the file holds are not repeated.
 
     Returns:
-      [2, Y, X], and the seconds it took, those of earlier calls included.
+      [2, Y, X], and the seconds it took, including those of earlier calls.
     """
     digest = hashlib.sha256()
     for leaf in (*jax.tree.leaves(plane), x, y):

@@ -1,4 +1,4 @@
-"""Finds and loads the runs that lie under folders."""
+"""Finds and loads the runs under given folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from . import results
 from .results import Result
 
-# What a run's folder holds before its first task has ended.
+# Files of a run's folder before its first task has ended.
 STARTED = ("config.json", "metrics.jsonl")
 EXPECTED = (
     f"a run's folder (with {results.FILE_NAME}) or a comparison's (whose sub-folders "
@@ -23,7 +23,7 @@ def find(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
       folders: run folders and comparison folders, mixed.
 
     Returns:
-      The results, and a sentence on every run that has started but has none yet.
+      The results, and a sentence on every run that has started but has no result yet.
 
     Raises:
       FileNotFoundError: a folder is missing or holds no run.

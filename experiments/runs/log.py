@@ -1,4 +1,4 @@
-"""metrics.jsonl, and which of a problem's seeds are whose."""
+"""Writes metrics.jsonl, and cuts an event down to some of a problem's seeds."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Event = TypeVar("Event", Started, EpochDone, TaskDone)
 
 
 def of_seeds(event: Event, rows: slice, share: float) -> Event:
-    """An event as it would be of a run of some of the seeds only.
+    """An event as it would come from a run of only some of the seeds.
 
     Args:
       event: of all seeds.
-      rows: which.
-      share: of the seconds.
+      rows: which seeds.
+      share: their share of the seconds.
     """
     if isinstance(event, Started):
         return event
@@ -44,27 +44,28 @@ def of_seeds(event: Event, rows: slice, share: float) -> Event:
 
 
 class Log:
-    """metrics.jsonl: a line per epoch and task, each once, whenever a run is killed.
+    """metrics.jsonl: one line per epoch and per task's end, even if a run is killed.
 
-    A line is a JSON object; lists have a value per seed, in the order of ``seeds`` in
-    result.json, null where a seed did not train or has failed. An epoch's: task and
-    epoch, from 0; steps, the optimizer's in it; seconds; loss, its mean over the steps;
-    val_accuracy and val_loss after it, null without validation data; lr_scale, what
-    patience has left of the learning rate. A task's end: task, event "task_end",
-    seconds since the task began, and accuracy on that task's test examples.
+    A line is a JSON object. Its lists have a value per seed, in the order of ``seeds``
+    in result.json; null means that the seed did not train or has failed. The line of an
+    epoch has: task and epoch, from 0; steps, the optimizer's steps in the epoch;
+    seconds; loss, the mean over the steps; val_accuracy and val_loss after the epoch,
+    null without validation data; lr_scale, the share of the learning rate that patience
+    has left. The line of a task's end has: task; event, "task_end"; seconds since the
+    task began; accuracy on that task's test examples.
 
-    A line is on the disk before the state that follows it: a run that goes on finds the
-    lines of all that it will not do again, drops those of what it will, and gets the
-    last task's event again in case its line is missing.
+    A line is on the disk before the state that follows it. A resumed run therefore
+    finds the lines of everything that it will not repeat. It drops the lines of what it
+    repeats, and gets the last task's event again in case that line is missing.
     """
 
     def __init__(self, file: Path):
         self.file = file
-        self.epochs = 0  # whose line is written
+        self.epochs = 0  # number of epochs whose lines are written
         self._ended = -1  # the last task whose end is written
 
     def write(self, event: Started | EpochDone | TaskDone) -> bool:
-        """Writes what an event tells; False if its line was there before."""
+        """Writes an event's line; returns False if there was no new line to write."""
         if isinstance(event, Started):
             self._forget_from(event.task, event.epoch)
             return False

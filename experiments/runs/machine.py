@@ -1,4 +1,4 @@
-"""Where a run runs: devices, versions, signals."""
+"""The machine that a run is on: devices, versions, signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class UsageError(Exception):
-    """Something the user gave is wrong; the message is all they need."""
+    """A user's mistake; the message alone says how to correct it."""
 
 
 def cores() -> int:
@@ -34,7 +34,7 @@ def cores() -> int:
 
 
 def device() -> str:
-    """What runs, in words: "2 × cpu (AMD EPYC)"."""
+    """The devices in words: "2 × cpu (AMD EPYC)"."""
     devices = jax.devices()
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
@@ -53,9 +53,9 @@ def _processor() -> str:
 
 @functools.cache
 def versions() -> Mapping[str, str]:
-    """Of Python and the packages that results depend on, and the commit if known.
+    """Versions of Python and of the packages that matter, and the commit if known.
 
-    As they were at the first call: a checkout may move on under a process that runs.
+    They are read once, at the first call: the checkout may change while a process runs.
     """
     found = {"python": platform.python_version(), "jaxcl": jaxcl.__version__}
     if (at := commit()) is not None:
@@ -69,9 +69,9 @@ def versions() -> Mapping[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with "+" where the code differs from it.
+    """The commit of the code that runs, with "+" if the code differs from it.
 
-    None outside a checkout. Results and figures are no code.
+    None outside a checkout. Changes to results and figures do not count.
     """
     root = Path(__file__).parents[2]
 
@@ -92,7 +92,7 @@ def commit() -> str | None:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the files; all of them compute."""
+    """Whether this process writes the files; all processes compute."""
     return jax.process_index() == 0
 
 
@@ -100,7 +100,7 @@ def writable(folder: Path) -> Path:
     """Makes a folder to write results into.
 
     Raises:
-      UsageError: it cannot be made or written.
+      UsageError: the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,9 +115,10 @@ def writable(folder: Path) -> Path:
 
 
 class StopOnSignal:
-    """Ctrl-C, SIGTERM or SIGHUP asks the run to save and stop, a second stops at once.
+    """Asks a run to save and stop at Ctrl-C, SIGTERM or SIGHUP.
 
-    What is ignored already, as SIGHUP is under nohup, stays so.
+    A second signal stops it at once. Signals that are already ignored, as SIGHUP is
+    under nohup, stay ignored.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""Maps of where a run's networks look, after each task, of every seed."""
+"""Maps of where a run's networks look, for every seed and after each task."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SAVE_EVERY = 10.0  # seconds
 
 
 class Maps(NamedTuple):
-    """One run's, of test images of task 1."""
+    """The maps of one run, for test images of task 1."""
 
     maps: NDArray[np.float32]  # [S, T, N, h, w]
     chance: NDArray[np.float32]  # [S, T, N] probability of the true class
 
 
 def require_two(rows: Sequence[str]) -> None:
-    """Refuses another number of rows than two."""
+    """Refuses any number of rows except two."""
     if len(rows) != 2:
         raise machine.UsageError(f"two methods are compared, got {', '.join(rows)}")
 
@@ -43,8 +43,8 @@ def require_pair(runs: Mapping[str, Run]) -> bool:
       Whether all seeds have the same images and classes.
 
     Raises:
-      UsageError: not two runs; other seeds, tasks or images; a network whose answer to
-        an image depends on others.
+      UsageError: there are not two runs; they differ in seeds, tasks or images; a
+        network's answer to an image depends on other images.
     """
     require_two(list(runs))
     first, second = runs.values()
@@ -80,22 +80,22 @@ def _equal(a: tuple[NDArray, NDArray], b: tuple[NDArray, NDArray]) -> bool:
 
 
 def window_of(shape: Sequence[int]) -> int:
-    """The side of the covered square for images [N, H, W, C]: a quarter of theirs."""
+    """The side of the covered square, a quarter of the side of images [N, H, W, C]."""
     return max(1, min(shape[1:3]) // 4)
 
 
 def measure(
     runs: Mapping[str, Run], places: Sequence[int], file: Path
 ) -> tuple[dict[str, Maps], float]:
-    """The maps of every row, seed and task; goes on from what the file holds of them.
+    """The maps of every row, seed and task; maps that the file holds are not repeated.
 
     Args:
       runs: row -> its run.
-      places: of the images among the test images of task 1.
-      file: where what is measured is kept.
+      places: positions of the images among the test images of task 1.
+      file: keeps the maps measured so far.
 
     Returns:
-      Row -> its maps, and the seconds they took, those of earlier calls included.
+      Row -> its maps, and the seconds they took, including those of earlier calls.
     """
     held = arrays.load(file) if file.is_file() else {}
     before = float(held.get("seconds", 0.0))
@@ -140,7 +140,7 @@ def measure(
 
 
 def _maps_of(run: Run):
-    """Makes ``(weights, x, y, task) -> maps, chance`` of a run's networks."""
+    """Makes the function ``(weights, x, y, task) -> maps, chance`` for a run."""
     stream = run.problem.stream
 
     @jax.jit
@@ -163,7 +163,7 @@ def _maps_of(run: Run):
 
 
 def agreement(a: NDArray, b: NDArray) -> NDArray[np.float32]:
-    """The rank correlation of each pair of maps [..., h, w]; NaN of a flat one."""
+    """The rank correlation of each pair of maps [..., h, w]; NaN if one is flat."""
     return np.asarray(jax.jit(rank_correlation)(a, b))
 
 
@@ -175,12 +175,13 @@ def numbers(maps: Mapping[str, np.ndarray], alike: bool) -> dict[str, Any]:
       alike: whether all seeds have the same images.
 
     Returns:
-      "between_methods", and by row "with_task_1", "between_seeds" and "other_image";
-      each [T], None where all maps are flat, empty where there is nothing to compare.
+      "between_methods", and per row "with_task_1", "between_seeds" and "other_image".
+      Each is [T], None where all maps are flat, and empty if there is no pair.
     """
     first, second = maps.values()
     pairs = list(itertools.combinations(range(len(first)), 2)) if alike else []
-    half = first.shape[2] // 2  # further on: of another class, if they lie by class
+    # An image half of the images away is of another class if they are sorted by class.
+    half = first.shape[2] // 2
 
     def between(m: np.ndarray) -> list[float | None]:
         if not pairs:
@@ -202,7 +203,7 @@ def numbers(maps: Mapping[str, np.ndarray], alike: bool) -> dict[str, Any]:
 
 
 def _means(values: np.ndarray) -> list[float | None]:
-    """[S, T, N] -> [T]; a flat map, which has no ranks, is left out."""
+    """[S, T, N] -> means [T]; flat maps, which have no ranks, are left out."""
     known = np.isfinite(values)
     count = known.sum((0, 2))
     total = np.where(known, values, 0).sum((0, 2))

@@ -1,4 +1,4 @@
-"""matrix.npy: the accuracies of a run so far, whole after every task."""
+"""matrix.npy: the accuracies of a run so far, complete after every task."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxcl import files
 
 
 class MatrixFile:
-    """An array float32[tasks done, S, T]: row i is the accuracies after task i.
+    """An array float32[tasks done, S, T]: row i has the accuracies after task i.
 
-    A row is added behind the others before the header tells of it, so that whoever
-    reads the file, and whenever its writer is killed, has whole rows; what a task costs
-    does not grow with their number.
+    A row is first appended to the file; then the header is updated to include it. So a
+    reader always finds complete rows, even if the writer was killed. The cost of a task
+    does not grow with the number of rows.
     """
 
     def __init__(self, file: Path):
@@ -24,7 +24,7 @@ class MatrixFile:
         self._rows = 0
 
     def grow(self, accuracy: np.ndarray, task: int) -> None:
-        """Adds a task's row, and those before it that the file may lack.
+        """Adds a task's row, and earlier rows that the file lacks.
 
         Args:
           accuracy: [S, T, T], measured up to ``task``.
@@ -46,7 +46,7 @@ class MatrixFile:
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """NumPy's header of a float32 array; it has room for the first axis to grow."""
+    """NumPy's header of a float32 array, with room for the first axis to grow."""
     stream = io.BytesIO()
     described = {"shape": shape, "fortran_order": False, "descr": "<f4"}
     np.lib.format.write_array_header_1_0(stream, described)

@@ -1,7 +1,7 @@
-"""What a run has measured of its network's features: `features.npz`.
+"""`features.npz`: the measurements of a run's features.
 
-An array per quantity and layer, named "quantity/layer". Its first axis is the seeds;
-the others follow from the quantity.
+It has one array per quantity and layer, named "quantity/layer". The first axis is the
+seeds; the others depend on the quantity.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from . import arrays
 FILE_NAME = "features.npz"
 Measured = dict[str, NDArray]
 
-# Axes after that of the seeds. Of tasks trained there are 0 … T, of epochs as many as
-# the longest task had; where nothing was measured there is NaN.
+# The axes after the seeds'. "tasks_trained" is 0 … T; "epoch" is as long as the longest
+# task. What was not measured is NaN.
 AXES = {
     "effective_rank": ("tasks_trained", "task"),
     "stable_rank": ("tasks_trained", "task"),
@@ -26,14 +26,15 @@ AXES = {
     "probe_ridge": ("tasks_trained", "task"),
     "probe_ncm": ("tasks_trained", "task"),
     "probe_multinomial": ("tasks_trained", "task"),
-    # Of the first task's examples: with themselves, other tasks being trained.
+    # Features of the first task's examples, each pair of times in the training.
     "cka": ("tasks_trained", "compared_with"),
-    # Against the features and weights after the first task.
+    # Compared with the features and weights after the first task.
     "feature_drift": ("tasks_trained",),
     "weight_drift": ("tasks_trained",),
-    # Of the task in training, on its own examples.
+    # On the examples of the task in training.
     "effective_rank_by_epoch": ("task", "epoch"),
-    # Of the task in training and an old one: at its start, after its first epoch.
+    # Between the task in training and an old one; the "layer" is the time of
+    # measuring: the task's start, or after its first epoch.
     "conflict_gradient": ("task", "old_task"),
     "conflict_step": ("task", "old_task"),
 }
@@ -41,13 +42,13 @@ SECONDS = "seconds"  # float64[T + 1] spent on measuring, compilation included
 
 
 def load(workdir: Path) -> Measured:
-    """What a run has measured so far; nothing where it was not asked to."""
+    """The measurements of a run so far; empty if the config asks for none."""
     file = workdir / FILE_NAME
     return arrays.load(file) if file.is_file() else {}
 
 
 def layers_of(measured: Measured, quantity: str) -> dict[str, NDArray]:
-    """Layer -> values of a quantity; empty where it was not measured."""
+    """Layer -> values of a quantity; empty if it was not measured."""
     parts = {name: name.partition("/") for name in measured}
     return {
         layer: measured[name]
@@ -57,7 +58,7 @@ def layers_of(measured: Measured, quantity: str) -> dict[str, NDArray]:
 
 
 def put(measured: Measured, name: str, at: tuple[int, ...], value: NDArray) -> None:
-    """Sets values [S, ...] at a place of the axes after the seeds', making room."""
+    """Sets values [S, ...] at an index after the seeds' axis; enlarges the array."""
     value = np.asarray(value, np.float32)
     old = measured.get(name)
     rest = value.shape[1:]

@@ -1,4 +1,4 @@
-"""What a run's user must be told of the space its method has left."""
+"""Notes for a run's user on the space that the method has left."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ Report = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def of_task(report: Report, task: int, status: Sequence[str]) -> list[str]:
-    """Notes that a task is the first to give rise to.
+    """Notes that become true with a task.
 
     Args:
-      report: of the strategy after each task; read are the quantities "taken" and
-        "shared", shares of a layer, and "at_clamp", the share of its embeddings that
-        ended at their bound.
+      report: of the strategy after each task. Three quantities are read: "taken" and
+        "shared", which are shares of a layer, and "at_clamp", the share of its
+        embeddings that ended at their bound.
       task: from 0.
-      status: of each seed; one that has failed has no say.
+      status: of each seed; a failed seed is left out.
 
     Returns:
-      A sentence for each layer whose free share, in the mean over seeds, has fallen
-      under `FREE_BELOW`; one for each layer of whose embeddings over `CLAMPED_ABOVE`
-      ended at the clamp, where a gate hardly learns; and one for each layer that is
-      closed to the task, so that nothing passes.
+      A sentence for each layer whose free share, averaged over seeds, has fallen below
+      `FREE_BELOW`; one for each layer in which more than `CLAMPED_ABOVE` of the
+      embeddings ended at the clamp, where a gate hardly learns; and one for each layer
+      that is closed to the task, so that nothing passes.
     """
     healthy = [s == OK for s in status]
 
@@ -66,7 +66,7 @@ def of_task(report: Report, task: int, status: Sequence[str]) -> list[str]:
 
 
 def _first(values: np.ndarray, limit: float) -> bool:
-    """Whether a mean over seeds passes a limit at the last task and at none before."""
+    """Whether the mean over seeds first exceeds a limit at the last task."""
     known = ~np.isnan(values).any(axis=1)
     mean = values[known].mean(axis=0) if known.any() else np.zeros(1)
     return bool(mean[-1] > limit and (mean[:-1] <= limit).all())

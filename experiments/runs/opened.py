@@ -1,4 +1,4 @@
-"""A run opened again: its weights, data, network, results and what was measured."""
+"""A run opened again: its weights, data, network, results and measurements."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .results import Result
 
 
 class Run:
-    """What a run's folder holds; see `load_run`.
+    """The content of a run's folder; see `load_run`.
 
     Attributes:
       workdir: the folder.
-      config: the run's config, complete.
-      problem: what it describes; ``problem.stream`` is the tasks.
-      seeds: the numbers by which the methods below know them.
+      config: the run's config, with all fields.
+      problem: what the config describes; ``problem.stream`` has the tasks.
+      seeds: the run's seeds, as the methods below take them.
       num_tasks: T; tasks count from 0.
     """
 
@@ -49,17 +49,17 @@ class Run:
 
     @cached_property
     def result(self) -> Result:
-        """Accuracies and what the strategy reports, of the tasks that are done."""
+        """Accuracies and the strategy's reports, of the finished tasks."""
         return results.load(self.workdir)
 
     def weights(self, seed: int, task: int, epoch: int | None = None) -> Weights:
-        """The weights after a task; after one of its epochs; before all tasks.
+        """The weights after a task, after one of its epochs, or before all tasks.
 
         Args:
           seed: one of `seeds`.
           task: from 0; −1 is the untrained network.
-          epoch: of the task, from 0; None is the task's end, after the best weights
-            were loaded and the method has consolidated them.
+          epoch: of the task, from 0; None: the task's end, after the best weights were
+            loaded and the method has consolidated.
 
         Returns:
           A `Weights` of that seed, for `apply`.
@@ -82,10 +82,10 @@ class Run:
     def data(
         self, seed: int, task: int, part: str = "test"
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """A task's examples as the network is given them.
+        """A task's examples as the network gets them.
 
         Args:
-          seed: one of `seeds`, whose permutations, classes and split they are.
+          seed: one of `seeds`; it determines permutations, classes and split.
           task: from 0.
           part: "train", "valid" or "test".
 
@@ -107,19 +107,19 @@ class Run:
     def apply(
         self, weights: Weights, x: Any, task: int, current: int | None = None
     ) -> Output:
-        """The network's forward pass in evaluation mode, the method's part included.
+        """The network's forward pass in evaluation mode, including the method's part.
 
         Args:
           weights: of one seed.
-          x: float[N, ...], all at once.
-          task: that the examples are of, from 0.
-          current: the last task trained, by default `task`; it matters where the
-            method's forward pass asks for it.
+          x: float[N, ...], in one batch.
+          task: the examples' task, from 0.
+          current: the last task trained, by default `task`; it matters only if the
+            method's forward pass reads it.
 
         Returns:
-          An `Output`: ``logits`` [N, K], not masked, and ``taps``, the input of each
-          layer by its name. What a layer puts out, after its nonlinearity, is what the
-          next one reads: ``taps["head"]`` is what the classifier sees.
+          An `Output`: ``logits`` [N, K], not masked, and ``taps``, each layer's input
+          by the layer's name. The output of a layer, after its nonlinearity, is the
+          input of the next one: ``taps["head"]`` is what the classifier reads.
         """
         self._require(task)
         return self._forward(
@@ -128,17 +128,17 @@ class Run:
 
     @cached_property
     def measured(self) -> measured.Measured:
-        """Arrays by "quantity/layer", of `experiments.runs.measured.AXES`, if any."""
+        """Arrays by "quantity/layer"; see `experiments.runs.measured.AXES`."""
         return measured.load(self.workdir)
 
     def records(self) -> list[dict[str, Any]]:
-        """All that was measured as a long table, for ``pandas.DataFrame``.
+        """All measurements as a long table, for ``pandas.DataFrame``.
 
         Returns:
-          A row per number: ``quantity``, ``layer`` ("" where there is none), ``seed``,
-          the places that the quantity has (``tasks_trained``, 0 being the untrained
-          network, ``task`` from 0, ``epoch``, ``compared_with``, ``old_task``) and
-          ``value``. What was not measured has no row.
+          A row per number: ``quantity``, ``layer`` ("" if there is none), ``seed``, the
+          axes of the quantity (``tasks_trained``, where 0 is the untrained network,
+          ``task`` from 0, ``epoch``, ``compared_with``, ``old_task``) and ``value``.
+          What was not measured has no row.
         """
         r, rows = self.result, []
         accuracy = np.concatenate([r.baseline[:, None], r.matrix], axis=1)
@@ -175,7 +175,7 @@ class Run:
         @jax.jit
         def run(weights: Weights, x, task, current) -> Output:
             batch = context(x, jnp.zeros(len(x)), task=task).batch
-            # A state that no forward pass reads was not kept.
+            # A state that the forward pass does not read was not kept: zeros will do.
             state = self._shapes.strategy_state
             if weights.strategy_state is not None:
                 state = weights.strategy_state

@@ -1,4 +1,4 @@
-"""Strict JSON: NaN, which it has not, is null."""
+"""Strict JSON: it has no NaN, so NaN is written as null."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A strict JSON object; ValueError says what else was found."""
+    """Reads a strict JSON object; a ValueError says what the file holds instead."""
     try:
         text = file.read_text(encoding="utf-8")
         fields = json.loads(text, parse_constant=_refuse_constant)
@@ -27,7 +27,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's numbers as Python's; text with no character that moves a cursor."""
+    """NumPy numbers as Python's; unprintable characters of a text are replaced."""
     if isinstance(value, np.generic | np.ndarray):
         return plain(value.tolist())
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder, written as its events come."""
+"""Writes a run's files into its folder as the run's events arrive."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from .matrix import MatrixFile
 from .results import Result
 
 RESULT_EVERY = 30.0
-"""Seconds between two writings of result.json; its end is always written."""
+"""Least seconds between two writings of result.json; the last one always happens."""
 
 
 class Recorder:
-    """Writes the files of one part of a job; its folder is locked until it is closed.
+    """Writes the files of one part of a job; locks the part's folder until `close`.
 
-    Host code. The folder is the config's once something has run in it. A result that
-    was there before is replaced by one of more tasks only, and never once finished.
+    Host code. The folder belongs to the config as soon as something has run in it. Only
+    a result of more tasks replaces an existing one; a finished result stays.
     """
 
     def __init__(self, part: Part, problem: Problem, write: bool):
         """Takes the folder.
 
         Args:
-          part: whose run it is.
+          part: the run that is written.
           problem: what runs.
-          write: whether this process writes; others only follow.
+          write: whether this process writes; other processes only keep the result.
 
         Raises:
-          UsageError: the folder cannot be written, or another process works in it.
+          UsageError: the folder cannot be written, or another process is using it.
         """
         self.part, self.problem = part, problem
         self.result: Result | None = None
         self._notes: list[str] = []
-        self._told = 0  # tasks whose notes are in them
+        self._told = 0  # number of tasks whose notes are in `_notes`
         self._lock: files.Lock | None = None
         if not write:
             return
@@ -62,11 +62,11 @@ class Recorder:
         self._writers: list[writers.Writer] = []
         self._matrix = MatrixFile(folder / "matrix.npy")
         self._best = _tasks_done(part)
-        self._written = 0  # tasks in result.json, of those that this process has seen
+        self._written = 0  # tasks in the result.json that this process has written
         self._last = -RESULT_EVERY
 
     def close(self) -> None:
-        """Writes what is not written yet, and lets the folder go."""
+        """Writes what is not written yet, and unlocks the folder."""
         if self._lock is None:
             return
         try:
@@ -78,7 +78,7 @@ class Recorder:
             self._lock.release()
 
     def take(self, event: Started | EpochDone | TaskDone) -> None:
-        """Writes what an event tells; events are of this part's seeds alone.
+        """Writes an event to the files; it must be of this part's seeds only.
 
         Raises:
           UsageError: a file cannot be written; what was saved is kept.
@@ -158,7 +158,7 @@ def result_of(
 
 
 def _ways(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader must know of a run that did not go one way to its end."""
+    """Notes for a reader on a run whose code or versions changed on the way."""
     ways = [{**s["versions"], "the code of jaxcl": s["code"]} for s in sessions]
     found = []
     for before, after in zip(ways, ways[1:], strict=False):
@@ -174,7 +174,7 @@ def _ways(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _tasks_done(part: Part) -> int:
-    """Tasks in the result that is there; one that cannot be read is set aside."""
+    """Tasks in the existing result; an unreadable result is renamed."""
     file = part.workdir / results.FILE_NAME
     try:
         return results.load(file).tasks_done
@@ -187,7 +187,7 @@ def _tasks_done(part: Part) -> int:
 
 @contextmanager
 def _telling(part: Part) -> Iterator[None]:
-    """A disk that is full or gone is told in one line."""
+    """Reports a full or missing disk in one line."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Measures features while a run trains, and goes on where it was broken off."""
+"""Measures features while a run trains, and resumes after an interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def asked(config: ConfigDict) -> tuple[str, ...]:
 
 
 def require(config: ConfigDict, problem: Problem) -> None:
-    """Refuses a config that asks for what there is not; compiles nothing.
+    """Refuses a config that asks for unknown measurements; compiles nothing.
 
     Raises:
       ValueError: an unknown quantity or layer; too few examples.
@@ -57,8 +57,9 @@ def _names(text: str) -> tuple[str, ...]:
 class Recorder:
     """Watches a run, measures, and writes `features.npz` after each measurement.
 
-    Beside it a folder ``features`` gets what later features are compared with: those
-    of the first task's examples after each task, and the weights after the first.
+    The folder ``features`` beside it gets what later measurements are compared with:
+    the features of the first task's examples after each task, and the weights after the
+    first task.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Recorder:
           write: False in processes that only compute.
 
         Raises:
-          ValueError: it asks for what there is not.
+          ValueError: the config asks for an unknown measurement.
         """
         self.names, self.mesh, self.parts = asked(config), mesh, parts
         self.write, self.tasks = write, problem.stream.num_tasks
@@ -95,8 +96,8 @@ class Recorder:
         if not self._wanted(moment):
             return
         began = time.monotonic()
-        # Each device decomposes matrices of its own: threads below them only wait. NaN
-        # is what was not measured, and no fault.
+        # Each device decomposes its own matrices, so more BLAS threads would only wait.
+        # NaN is no error here: it marks what was not measured.
         with threadpool_limits(1, "blas"), jax.debug_nans(False):
             if moment.what in ("start", "end"):
                 self._after(moment)
@@ -128,9 +129,9 @@ class Recorder:
             measured.put(self.found, name, (moment.task, moment.epoch), values)
 
     def _after(self, moment: Moment) -> None:
-        """Measures what is there once a number of tasks is trained."""
+        """Measures the network before the first task or after a task."""
         trained, current = moment.task + 1, max(moment.task, 0)
-        # All tasks at both ends; between them those seen and the next one.
+        # At the start and at the end all tasks; in between those seen and the next one.
         ends = trained in (0, self.tasks)
         count = self.tasks if ends else trained + 1
         base, current = moment.base, self._number(current)
@@ -147,7 +148,7 @@ class Recorder:
             self._weights(trained, self.mesh.gather(moment.trained.params.net))
 
     def _compare(self, trained: int, now: PyTree) -> None:
-        # Joint training on all tasks at once has nothing between.
+        # Joint training on all tasks at once has no features from in between.
         for past in sorted(i for i in self.then if i <= trained):
             then = self.mesh.spread(self.then[past])
             both = self.mesh.gather(self.use.compare(now, then, ()))
@@ -194,7 +195,7 @@ class Recorder:
             arrays.save(workdir / measured.FILE_NAME, own)
 
     def _take_up(self) -> None:
-        """Goes on from what the folders hold: a run before this one was broken off."""
+        """Loads the measurements of an interrupted run from the folders."""
         folders = [workdir for workdir, _ in self.parts]
         if not all((w / measured.FILE_NAME).is_file() for w in folders):
             return

@@ -1,7 +1,7 @@
-"""One run's outcome, `result.json`, and how it is written and read.
+"""The result of one run, and how its file `result.json` is written and read.
 
 The file is strict JSON: NaN (not measured, or failed) is written as null. It is
-replaced in one step: a reader never sees half a file, a killed run leaves a whole one.
+replaced in one step: no reader sees half a file, and a killed run leaves a whole one.
 """
 
 import json
@@ -27,30 +27,30 @@ OK = "ok"
 
 
 class Result(NamedTuple):
-    """A method on a benchmark, with all its seeds: S seeds, T tasks.
+    """The result of a method on a benchmark, with all seeds: S seeds, T tasks.
 
     Attributes:
       config_name: the benchmark's config, e.g. "digits".
       row: the method's name in the registry, e.g. "ewc".
       scenario: "task", "domain" or "class".
       seeds: the seeds [S].
-      status: per seed "ok", or what happened and when: "failed: task 3, epoch 2".
+      status: for each seed "ok", or what failed and when: "failed: task 3, epoch 2".
       matrix: accuracy in [0, 1] on task j after task i [S, T, T]; NaN: not measured.
       baseline: accuracy in [0, 1] at random initialisation [S, T].
       task_names: the tasks' names [T].
       tasks_done: how many tasks were trained to their end; T in a finished run.
       steps: optimizer steps taken.
-      wall_s: seconds it took.
-      device: what it ran on; several, if it went on elsewhere.
-      versions: package -> version, when it ended.
-      notes: anything a reader of the table has to know.
+      wall_s: seconds that the run took.
+      device: where it ran; several devices if it was resumed on another one.
+      versions: package -> version, at the run's end.
+      notes: what a reader of the table must know.
       report: quantity -> layer -> what the strategy reports after each task [S, T];
         NaN: not measured, or not finite.
-      sessions: of each process it went through, equal ones in a row once: its device,
-        its versions, the hash of its code and how often it started.
+      sessions: for each process of the run its device, its versions, the hash of its
+        code and how often it started; equal processes in a row are one entry.
       config: the run's config, from `config.json` beside the file; None: unknown.
       features: "quantity/layer" -> [S, ...], from `features.npz` beside it, if any.
-        Neither of the two is a part of the file.
+        `config` and `features` are not in the file itself.
     """
 
     config_name: str
@@ -73,7 +73,7 @@ class Result(NamedTuple):
     features: Mapping[str, NDArray] = {}
 
 
-# What can be said of a field by itself.
+# Rules that concern one field alone.
 KINDS: Mapping[str, Any] = {
     **dict.fromkeys(("config_name", "row", "device"), str),
     "scenario": Annotated[str, OneOf(SCENARIOS)],
@@ -111,10 +111,10 @@ def save(path: str | os.PathLike[str], result: Result) -> None:
 
 
 def _pieces(fields: dict[str, Any], matrix: NDArray[np.float64]) -> Iterator[str]:
-    """The file's text; a row of the matrix is a line, and never more than one in use.
+    """The file's text in pieces, one row of the matrix at a time.
 
-    A thousand tasks have two million entries: as Python's numbers they would take
-    hundreds of megabytes, which a process does not give back.
+    A thousand tasks have two million entries. As Python numbers, all at once, they
+    would take hundreds of megabytes, which the process would not give back.
     """
     yield json.dumps(fields, allow_nan=False, indent=1).removesuffix("\n}")
     yield ',\n "matrix": ['
@@ -138,7 +138,7 @@ def load(path: str | os.PathLike[str]) -> Result:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not a whole, strict JSON object of the fields above.
+      ValueError: the file is no complete, strict JSON object of the fields above.
     """
     file = _file(path)
     if not file.is_file():
@@ -162,11 +162,11 @@ def load(path: str | os.PathLike[str]) -> Result:
 
 
 def check(result: Result, where: str) -> Result:
-    """Checks a result's shapes and ranges; its fields become plain Python and float64.
+    """Checks a result's shapes and ranges; makes fields plain Python and float64.
 
     Args:
       result: what to check.
-      where: named in errors.
+      where: named in error messages.
 
     Returns:
       The same result; arrays are float64, numbers and sequences Python's own.
@@ -189,7 +189,7 @@ def check(result: Result, where: str) -> Result:
 
     def shares(name: str, value: Any, axes: str, shape: tuple[int, ...]) -> NDArray:
         a = numbers(name, value, axes, shape)
-        # Means of float32 accuracies may pass 1 by a rounding.
+        # Means of float32 accuracies may exceed 1 by a rounding error.
         outside = a[(a < -1e-6) | (a > 1 + 1e-6)]
         if outside.size:
             raise fail(f"{name} must lie in [0, 1], got {outside[0]:g}")
@@ -217,7 +217,7 @@ def check(result: Result, where: str) -> Result:
         raise fail(f"tasks_done must lie in 0..{t}, got {r.tasks_done}")
 
     def reported(quantity: str, layer: str, value: Any) -> NDArray:
-        # It is the strategy's to say what it reports, and no reason to end a run.
+        # A strategy may report any number: one that is not finite must not end a run.
         a = numbers(f"report[{quantity!r}][{layer!r}]", value, "[S, T]", (s, t))
         return np.where(np.isfinite(a), a, np.nan)
 

@@ -1,4 +1,4 @@
-"""The runs that a picture is made of: trained where they are missing, or given."""
+"""The runs that a picture is made from: trained if they are missing, or given."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .opened import Run, load_run
 
 
 def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
-    """Row -> its run, in a folder of its own; what is finished is not run again.
+    """Row -> its run, in a folder of its own; finished runs are not run again.
 
     Raises:
-      As `prepare`, for any of them before one begins, and `carry_out`.
+      As `prepare`, which checks all runs before one begins, and `carry_out`.
     """
     homes = {str(c.row): workdir / folder(str(c.row)) for c in configs}
     jobs = [prepare(config, homes[config.row]) for config in configs]
@@ -29,7 +29,7 @@ def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
 
 
 def given(folders: Sequence[str]) -> dict[str, Run]:
-    """Row -> the run that lies in a folder.
+    """Row -> its run, from given folders.
 
     Raises:
       UsageError: a folder holds no run, or two are of one row.
@@ -54,8 +54,7 @@ def origin(runs: Mapping[str, Run], arguments: Sequence[str]) -> dict[str, Any]:
 
     Args:
       runs: row -> its run.
-      arguments: of the command, without its name; what they say of this machine's
-        folders is left out.
+      arguments: of the command, without its name; folders of this machine are left out.
     """
     results = {row: run.result for row, run in runs.items()}
     return {
@@ -76,7 +75,7 @@ def origin(runs: Mapping[str, Run], arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def told(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments without what is this machine's own: where folders are."""
+    """A command's arguments without the paths of this machine's folders."""
     found = []
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")

@@ -34,8 +34,8 @@ class Ready(NamedTuple):
     mine: PerSeed
     seed: SeedState
     cache: Any
-    shared: tuple  # what the programs of a task are called with
-    of_epoch: tuple  # and that of an epoch
+    shared: tuple  # the arguments of a task's programs
+    of_epoch: tuple  # the arguments of an epoch's program
 
 
 def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
@@ -61,8 +61,8 @@ def jax_end(case: Case, what: str, num_seeds: int, seed_mode: str) -> Timer:
     """Readies a run at the end of its third task; each call ends that task once more.
 
     Returns:
-      A function that gives seconds per seed and minibatch of the examples read there,
-      to be held against a step of BP: one pass of gradients over as many examples.
+      A function that gives seconds per seed and minibatch of the examples read there.
+      It compares with a step of BP: one gradient over as many examples.
     """
     end = case.ends[what]
     ready = _third_task(case, end.row, end.settings, num_seeds, seed_mode)
@@ -87,7 +87,7 @@ def _timer(run: Callable[[], None], units: float) -> Timer:
 def _third_task(
     case: Case, row: str, settings: dict, num_seeds: int, seed_mode: str
 ) -> Ready:
-    """Runs two tasks, and an epoch of the third."""
+    """Runs two tasks and one epoch of the third."""
     seeds = tuple(range(num_seeds))
     name = strategies.strategy_name(strategies.method(row))
     stream = make_stream(
@@ -126,7 +126,7 @@ def _third_task(
 
 
 def torch_step(case: Case) -> Timer | None:
-    """The same network, batch and optimizer in PyTorch; None where it is absent."""
+    """The same network, batch and optimizer in PyTorch; None if it is not installed."""
     try:
         import torch
         from torch import nn
@@ -153,7 +153,7 @@ def torch_step(case: Case) -> Timer | None:
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / steps
 
-    timed()  # the first steps choose kernels
+    timed()  # a warm-up: in its first steps PyTorch chooses kernels
     return timed
 
 
@@ -193,8 +193,8 @@ def _torch_net(case: Case, nn: Any) -> Any:
 def convolution_step(batched_gemm: bool, num_seeds: int = 5) -> Timer:
     """Forward and backward of a convolution with a kernel per seed, all at once.
 
-    `jax.vmap` turns `lax`'s convolution into a grouped one, ours into a
-    batched matrix product.
+    `jax.vmap` turns the convolution of `lax` into a grouped convolution, and ours into
+    a batched matrix product.
     """
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (num_seeds, 64, 14, 14, 64))

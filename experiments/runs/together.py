@@ -1,4 +1,4 @@
-"""Which configs can be trained at once, as seeds of one problem."""
+"""Finds configs that can be trained together, as seeds of one problem."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .. import config as configs
 
 
 def together(found: Sequence[ConfigDict], *, settings: bool = True) -> list[list[int]]:
-    """Numbers of configs that differ in nothing but what may be traced.
+    """Groups of positions of configs that differ only in fields that can be traced.
 
-    That is the learning rate of a shipped optimizer, which scales its last step, and
-    the strategy's settings that are floats.
+    These fields are the learning rate of a shipped optimizer, which scales its last
+    step, and the strategy's settings that are floats.
 
     Args:
       found: the configs.
-      settings: False counts the learning rate alone: a strategy may need its settings
-        as numbers.
+      settings: False traces only the learning rate: a strategy may need its settings
+        as plain numbers.
     """
     groups: dict[str, list[int]] = {}
     for i, config in enumerate(found):
@@ -40,7 +40,7 @@ def joined(found: Sequence[ConfigDict]) -> Problem:
     """The problem whose seeds are those of the first config, of the second, ….
 
     Args:
-      found: configs that differ in nothing but what may be traced; see `together`.
+      found: configs that differ only in fields that can be traced; see `together`.
     """
     first, n = found[0], len(found[0].seeds)
     whole = first.copy_and_resolve_references()
@@ -65,6 +65,6 @@ def joined(found: Sequence[ConfigDict]) -> Problem:
 
 
 def _traced(config: ConfigDict) -> list[str]:
-    """Fields that may differ between them."""
+    """The config's fields that can be traced, so that they may differ in a group."""
     own = [f"method.{k}" for k, v in config.method.items() if isinstance(v, float)]
     return own + (["optimizer.lr"] if config.optimizer.name in OPTIMIZERS else [])

@@ -1,8 +1,8 @@
-"""Where a run's numbers go besides its folder: TensorBoard, Weights & Biases.
+"""Writes a run's numbers to TensorBoard or Weights & Biases, besides its folder.
 
-A place is a `Writer`: one more is one class here and one line in `WRITERS`. Numbers are
-written against the number of epochs since the run began, each once, also where a run is
-broken off and goes on.
+Each of these places is a `Writer`; a new place is one class here and one line in
+`WRITERS`. Numbers are written against the number of epochs since the run began. Each is
+written once, even if the run is interrupted and resumed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .. import config as configs
 
 
 class Writer(Protocol):
-    """A place that numbers go to."""
+    """Writes numbers to a place."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Takes numbers by their names, "group/name"."""
         ...
 
     def close(self) -> None:
-        """Writes what is left; nothing is taken after it."""
+        """Writes what is left; no call follows."""
         ...
 
 
 class Place(NamedTuple):
-    """Where numbers can go to.
+    """A place that numbers can be written to.
 
     Attributes:
-      package: that it needs.
+      package: the Python package that it needs.
       open: ``(config, folder, epochs done before) -> Writer``.
     """
 
@@ -50,7 +50,7 @@ class _TensorBoard:
     def __init__(self, config: ConfigDict, folder: Path, done: int):
         from tensorboardX import SummaryWriter
 
-        # What a killed run wrote after its last state comes again.
+        # A resumed run writes again what it had written after its last saved state.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -90,10 +90,10 @@ WRITERS = {
 
 
 def require(write_to: str) -> None:
-    """Refuses places that numbers cannot go to.
+    """Refuses places that numbers cannot be written to.
 
     Raises:
-      ValueError: an unknown one, or one whose package is not installed.
+      ValueError: a place is unknown, or its package is not installed.
     """
     for name in _named(write_to):
         if name not in WRITERS:
@@ -109,7 +109,7 @@ def require(write_to: str) -> None:
 
 
 def opened(config: ConfigDict, folder: Path, done: int) -> list[Writer]:
-    """The writers that a config names, for a run of which some epochs are done.
+    """The writers that a config names, for a run with some epochs done.
 
     Raises:
       ValueError: as `require`.
@@ -119,9 +119,9 @@ def opened(config: ConfigDict, folder: Path, done: int) -> list[Writer]:
 
 
 def scalars_of(event: EpochDone | TaskDone, seeds: Sequence[int]) -> dict[str, float]:
-    """What an event tells, name -> number: of each seed, and the mean over seeds.
+    """The numbers of an event, name -> number: for each seed, and the mean over seeds.
 
-    What is not finite is left out.
+    Numbers that are not finite are left out.
     """
     found: dict[str, float] = {}
 
