@@ -1,10 +1,10 @@
-r"""Two CIFAR-100 tasks on a network of Equinox, or of NNX: is the old task kept?
+r"""Two CIFAR-100 tasks on a network of Equinox or NNX: is the old task kept?
 
     python -m experiments.compare --config=configs/any_model.py:equinox
     python -m experiments.compare --config=configs/any_model.py:nnx
 
-``equinox`` (the default) has HAT beside BP, ``nnx`` GPM beside BP; ten classes per
-task, ten epochs of SGD with batch 64, the same for all. Some three minutes per row.
+``equinox`` (the default) compares HAT with BP, ``nnx`` compares GPM with BP. All have
+ten classes per task and ten epochs of SGD with batch 64. About three minutes per row.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-r"""Digits: the quick look, offline.
+r"""Digits: a first, quick look that needs no download.
 
-scikit-learn's 1,797 digits of 8 × 8 pixels in five tasks of two classes each, a head
-per task; or with ``permuted`` all ten classes in each of ten tasks, the pixels of each
-in an order of its own, under one head: there BP forgets, and methods differ.
+scikit-learn's 1,797 digits of 8 × 8 pixels in five tasks of two classes each, with a
+head per task. With ``permuted`` there are ten tasks of all ten classes and one shared
+head; each task has its own order of the pixels. There BP forgets, and methods differ.
 
     python -m experiments.compare --config=configs/digits.py
     python -m experiments.compare --config=configs/digits.py:permuted
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxcl.benchmark import Variant, base, finish, variant
 
 METHODS = {
-    # Clipped: where the penalty is steep, a plain SGD step overshoots and diverges.
+    # Clipped: where the penalty is steep, a plain SGD step is too long and diverges.
     "ewc": {"strength": 100.0, "optimizer.clip": 10.0},
     "gpm": {"threshold": 0.95},
     "owm": {"alpha": 1.0},
@@ -35,8 +35,8 @@ VARIANTS = {
             "data.scenario": "domain",
             "data.num_tasks": 10,
         },
-        # The best of .9, .95 and .99 on validation data of two other seeds; EWC's
-        # strength is the best of 1, 10, 100 and 1,000.
+        # The best of .9, .95 and .99 on validation data of two other seeds. EWC's
+        # strength, too: the best of 1, 10, 100 and 1,000.
         methods={"gpm": {"threshold": 0.9}},
     )
 }

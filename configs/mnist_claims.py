@@ -1,8 +1,8 @@
-r"""MNIST for the claims: one network and one training for all methods, a head per task.
+r"""MNIST for the claims: one network and training for all methods, a head per task.
 
-MLP 784-400-400, SGD, batch 64, two epochs per task; 10 % held out. The rate, and the
-strength of a method that has one, are chosen by `experiments.claims` on validation
-data. Ten permuted tasks, or with ``split`` five tasks of two digits.
+MLP 784-400-400, SGD, batch 64, two epochs per task, 10 % held out. `experiments.claims`
+chooses the rate, and the strength of a method that has one, on validation data. There
+are ten permuted tasks, or with ``split`` five tasks of two digits.
 
     python -m experiments.claims --claim=unstable --setting=toy
 """
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxcl.benchmark import Variant, base, finish, variant
 
 METHODS = {
-    # Clipped: where the penalty is steep, a plain SGD step overshoots and diverges.
+    # Clipped: where the penalty is steep, a plain SGD step is too long and diverges.
     "ewc": {
         "strength": 100.0,
         "online": True,
@@ -22,7 +22,7 @@ METHODS = {
     "si": {"strength": 0.1},
     "mas": {"strength": 0.1},
     "lwf": {"strength": 1.0},
-    # A head per task is not projected: two layers.
+    # With a head per task only the two hidden layers are projected.
     "gpm": {"threshold": 0.97, "samples": 300},
     "owm": {"alpha": 1.0, "alpha_decay": 1e-3, "progress": "task"},
     "hat": {"strength": 0.75, "optimizer.clip": 10000.0},

@@ -1,6 +1,7 @@
 r"""Permuted MNIST, ten tasks, one shared head: the setting of the GPM paper.
 
-MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 a task, last weights.
+MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 per task. The last
+weights of a task are kept.
 
     python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
     python -m experiments.compare --config=configs/permuted_mnist.py
@@ -8,15 +9,15 @@ MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 a task, last w
 
 Published (Saha et al., Gradient projection memory, 2021): EWC 89.97 / BWT -4, joint
 96.70. The variant ``fast`` is three tasks of 2,000 images, for a test. ``wide`` is the
-HAT paper's 784-2000-2000 with dropout .2 and .5, 200 epochs and its patience (published
-98.6), for an accelerator. ``heads`` is 784-400-400 with a head per task, two epochs of
-batch 64; what its features do is measured by
+HAT paper's network, 784-2000-2000 with dropout .2 and .5, with 200 epochs and the
+paper's patience (published 98.6); it needs an accelerator. ``heads`` is 784-400-400
+with a head per task and two epochs of batch 64. This command measures its features:
 
     python -m experiments.compare --config=permuted_mnist:heads \
         --strategies=bp,bp_star_star,ewc,gpm,hat --workdir=DIR \
         --config.features=rank,probes,cka,drift,conflict --config.keep_weights=tasks
 
-which leaves `features.txt`, `rank.png`, `cka.png` and `probes.png` in DIR.
+It writes `features.txt`, `rank.png`, `cka.png` and `probes.png` to DIR.
 """
 
 from ml_collections import ConfigDict
@@ -24,10 +25,11 @@ from ml_collections import ConfigDict
 from jaxcl.benchmark import Variant, base, finish, variant
 
 METHODS = {
-    # Clipped: where the penalty is steep, a plain SGD step overshoots and diverges.
+    # Clipped: where the penalty is steep, a plain SGD step is too long and diverges.
     # Chosen on validation data of two other seeds: the strength from 1, 3, 10, 15, 20,
-    # 30 and 100 at a clip of 10, the clip from 1, 3, 10 and 100 at that strength; the
-    # separate form (1, 10, 100) and the exact and sampled Fisher are worse.
+    # 30 and 100 at a clip of 10, then the clip from 1, 3, 10 and 100 at that strength.
+    # The separate form (online=False; strengths 1, 10, 100) is worse, and so are the
+    # exact and the sampled Fisher.
     "ewc": {
         "strength": 10.0,
         "online": True,
@@ -35,7 +37,7 @@ METHODS = {
         "optimizer.clip": 3.0,
     },
     "gpm": {"threshold": (0.95, 0.99, 0.99), "samples": 300},
-    # The OWM paper's own setting: another network, its inputs in [0, 1], 35 epochs.
+    # The OWM paper's own setting: another network, inputs in [0, 1], 35 epochs.
     "owm": {
         "alpha": 1.0,
         "norm_penalty": 1e-3,
@@ -49,9 +51,9 @@ METHODS = {
         "data.mean": (0.0,),
         "data.std": (1.0,),
     },
-    # A head per task and gates on a wider net; the paper's own is the variant "wide".
-    # The strength is the best of the sweep below (1.5: 95.8 % on validation data; 0.75,
-    # the paper's: 95.6; 0.25: 94.7; 3: 95.2).
+    # A head per task and gates on a wider network; the variant "wide" has the paper's
+    # network. The strength is the best of the sweep below (accuracy on validation data:
+    # 1.5: 95.8 %; 0.75, the paper's: 95.6; 0.25: 94.7; 3: 95.2).
     "hat": {
         "strength": 1.5,
         "model.widths": (400, 400),
@@ -81,8 +83,8 @@ VARIANTS = {
         },
         methods={"owm": {"train.epochs": 2}},
     ),
-    # A head per task and two epochs: what features do, apart from what one shared head
-    # does to them.
+    # A head per task and two epochs: shows what features do without the effect that one
+    # shared head has on them.
     "heads": Variant(
         {
             "name": "permuted_mnist_heads",
@@ -94,7 +96,7 @@ VARIANTS = {
             "train.batch_size": 64,
         },
         methods={
-            # Two layers are projected, the heads are not; biases would not be.
+            # Two layers are projected, the heads are not. Biases would not be either.
             "gpm": {"threshold": (0.95, 0.99), "model.use_bias": False},
             "owm": {
                 "model.widths": (400, 400),
@@ -122,7 +124,7 @@ VARIANTS = {
         },
         methods={
             "hat": {"model.widths": (2000, 2000), "strength": 0.75},
-            # Its own paper's network and training have neither; it holds no data out.
+            # Its paper has neither dropout nor patience, and holds no data out.
             "owm": {
                 "model.dropout": 0.0,
                 "model.input_dropout": 0.0,

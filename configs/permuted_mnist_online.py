@@ -1,7 +1,8 @@
 r"""Permuted MNIST, each example seen once: the setting of the A-GEM paper.
 
-MLP 784-256-256-10, SGD, one epoch of batch 10; of 20 tasks the first three choose the
-settings (`experiments.sweep`, on their validation data), the other 17 are reported.
+MLP 784-256-256-10, SGD, one epoch of batch 10 per task. Of the 20 tasks the first three
+are used to choose the settings (`experiments.sweep`, on their validation data). The
+other 17 are reported.
 
     python -m experiments.run --config=configs/permuted_mnist_online.py:agem \
         --workdir=DIR
@@ -10,9 +11,9 @@ settings (`experiments.sweep`, on their validation data), the other 17 are repor
 
 Published (Chaudhry et al., Efficient lifelong learning with A-GEM, 2019, 5 seeds), ACC
 and forgetting: fine-tuning 47.9 and .51, EWC 68.3 and .29, MAS 69.6 and .27, A-GEM 89.1
-and .06, joint 95.3. A step of A-GEM at its reference batch of 256 takes 4 ms of a core:
-five seeds take a quarter of an hour on two. The variant ``fast`` is three tasks of
-2,000 images, for a test.
+and .06, joint 95.3. A step of A-GEM at its reference batch of 256 takes 4 ms on one
+core; five seeds take a quarter of an hour on two cores. The variant ``fast`` is three
+tasks of 2,000 images, for a test.
 """
 
 from ml_collections import ConfigDict
@@ -73,7 +74,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def sweep() -> dict[str, dict[str, tuple]]:
-    """The paper's protocol: chosen on the first three tasks."""
+    """The paper's protocol: settings are chosen on the first three tasks."""
     first = {"data.tasks": ((0, 3),), "seeds": ((100, 101),)}
     rates = {"optimizer.lr": (0.01, 0.03, 0.1)}
     strengths = {"method.strength": (0.1, 1.0, 10.0, 100.0, 1000.0)}

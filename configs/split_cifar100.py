@@ -1,22 +1,23 @@
 r"""Split CIFAR-100, ten tasks of ten classes, a head each: AlexNet as in HAT and GPM.
 
-SGD 0.05, divided by 3 after 5 epochs without a better validation loss, until 1e-4 or
-200 epochs; batch 64; 5 % held out; the weights of least validation loss are carried on
-from each task (BP: the last; BP*: those of best validation accuracy).
+SGD at rate 0.05, batch 64, 5 % held out. The rate is divided by 3 after 5 epochs
+without a better validation loss, until it is below 1e-4 or 200 epochs are over. The
+next task starts from the weights with the lowest validation loss (BP: from the last
+weights; BP*: from those with the best validation accuracy).
 
     python -m experiments.compare --config=configs/split_cifar100.py
     python -m experiments.compare --config=configs/split_cifar100.py:fast
 
 ``chart`` is the network of `experiments.claims`: quarter width, no normalisation,
-dropout 0 / .3, SGD with momentum .9 (Nesterov) and weight decay 5e-4, a rate that falls
-as a cosine over each task's 20 epochs; 20 minutes per row on two cores.
+dropout 0 / .3, SGD with momentum .9 (Nesterov) and weight decay 5e-4, and a cosine
+schedule over the 20 epochs of each task. It takes 20 minutes per row on two cores.
 
-The whole setting is for an accelerator: 110 ms per step and seed on two cores, and some
-10,000 steps per task. ``fast`` (three tasks, 500 images each, quarter width, two
-epochs) takes a minute there. ``half`` is what two cores do in twenty minutes per
-method: the first five tasks at half the width, 12 epochs with momentum .9 at a rate of
-.02 (GPM: its paper's .01) that stays. ``class`` makes it class-incremental: one head
-over the classes so far.
+The whole setting needs an accelerator: a step takes 110 ms per seed on two cores, and a
+task takes about 10,000 steps. ``fast`` (three tasks, 500 images each, quarter width,
+two epochs) takes a minute on two cores. ``half`` takes two cores twenty minutes per
+method: the first five tasks at half the width, 12 epochs with momentum .9 at a constant
+rate of .02 (GPM: its paper's .01). ``class`` makes it class-incremental: one head over
+the classes so far.
 
 Published, five seeds, average accuracy: BP 63.23, BP* 68.1, BP** 76.32, EWC 68.34.
 """
@@ -27,9 +28,9 @@ from jaxcl.benchmark import Variant, base, finish, variant
 from jaxcl.strategies import METHODS as TABLE
 
 METHODS = {
-    # Clipped: where the penalty is steep, a plain SGD step overshoots and diverges.
+    # Clipped: where the penalty is steep, a plain SGD step is too long and diverges.
     "ewc": {"strength": 5000.0, "samples": 1000, "chunk": 8, "optimizer.clip": 10.0},
-    # The GPM paper's: BatchNorm with the batch's own statistics, no biases.
+    # The GPM paper's setting: BatchNorm with the batch's own statistics, no biases.
     "gpm": {
         "threshold": 0.97,
         "threshold_step": 0.003,
@@ -42,7 +43,8 @@ METHODS = {
         "train.lr_min": 1e-5,
         "train.eval_batch_size": 64,
     },
-    # The OWM paper's for its CIFAR networks, without choosing epochs on test data.
+    # The OWM paper's setting for its CIFAR networks, but epochs are not chosen on test
+    # data.
     "owm": {
         "alpha": 1.0,
         "alpha_decay": (1e-5, 1e-5, 1e-5, 1e-4, 1e-2),
@@ -65,8 +67,8 @@ METHODS = {
 }
 
 
-# What the variant "chart" has otherwise. Momentum and weight decay leave the subspace
-# that a gradient lies in: what moves is projected.
+# Fields of GPM and OWM that differ in the variant "chart". Momentum and weight decay
+# move weights out of the gradient's subspace, so the updates are projected instead.
 _LIKE_ALL = {
     "model.norm": "none",
     "model.use_bias": True,
@@ -88,7 +90,7 @@ VARIANTS = {
         {
             "name": "split_cifar100_class",
             "data.scenario": "class",
-            # HAT has to be told the task.
+            # HAT must be told the task.
             "rows": tuple(row for row in TABLE if row != "hat"),
         }
     ),
@@ -103,11 +105,12 @@ VARIANTS = {
             "train.epochs": 12,
             "train.patience": None,
         },
-        # As many epochs for every method, at a rate that stays.
+        # The same number of epochs for every method, at a constant rate.
         methods={"gpm": {"train.patience": None}, "owm": {"train.epochs": 12}},
     ),
-    # The network and training of `experiments.claims`: the same for every row. What is
-    # a method's own and not given here is chosen there, on validation data.
+    # The network and training of `experiments.claims`, the same for every row. A
+    # method's own settings that are not given here are chosen there, on validation
+    # data.
     "chart": Variant(
         {
             "name": "split_cifar100_chart",
@@ -152,14 +155,14 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def benchmark() -> ConfigDict:
-    """What all rows and variants have in common."""
+    """The fields that all rows and variants share."""
     config = base("split_cifar100")
     config.data.update(
         dataset="cifar100",
         stream="split",
         num_tasks=10,
         valid_fraction=0.05,
-        # The values that the papers' codes use; the pixels' own std is larger.
+        # The values in the papers' code; the std of the pixels is larger.
         mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
         std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
     )

@@ -2,11 +2,11 @@ r"""Split MNIST, five tasks of two digits: the settings of two papers.
 
 Variants ``task`` (the default), ``domain`` and ``class``: van de Ven and Tolias, Three
 scenarios for continual learning, 2019. MLP 784-400-400, Adam .001, 2,000 steps of batch
-128 a task, pixels in [0, 1].
+128 per task, pixels in [0, 1].
 
 Variant ``online``: Buzzega et al., Dark experience for general continual learning,
-2020. MLP 784-100-100, SGD, each example once in batches of 10, class-incremental;
-buffers of 500.
+2020. MLP 784-100-100, SGD, each example seen once, batch 10, class-incremental, buffers
+of 500.
 
     python -m experiments.compare --config=configs/split_mnist.py:class
     python -m experiments.compare --config=configs/split_mnist.py:online
@@ -14,9 +14,9 @@ buffers of 500.
 
 Published, task / domain / class: none 85.15 / 57.33 / 19.90, EWC 98.64 / 63.95 /
 20.01, SI 99.14 / 63.77 / 20.04, LwF 99.60 / 71.02 / 24.17, joint 99.64 / 98.41 / 97.93.
-Online: ER 86.1, DER++ 91.0. That penalties stay at 20 % in class-incremental runs is
-expected of them: they hold weights, and nothing in them compares classes of different
-tasks. LwF's old answers on new classes do a little.
+Online: ER 86.1, DER++ 91.0. It is expected that penalties stay at 20 % in
+class-incremental runs: they hold weights, but nothing in them compares classes of
+different tasks. LwF trains old answers on new classes, which helps a little.
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ from jaxcl.benchmark import base, finish, variant
 
 SCENARIOS = ("task", "domain", "class")
 
-# By the sweep below, but for MAS's (task and domain at a quarter of the steps).
+# Chosen by the sweep below, except MAS's (task and domain: at a quarter of the steps).
 STRENGTH = {
     "ewc": {"task": 1e5, "domain": 1e9, "class": 10.0},
     "si": {"task": 10.0, "domain": 1e5, "class": 0.1},
@@ -77,7 +77,7 @@ def get_config(argument: str = "") -> ConfigDict:
     }
     strength["ewc"] |= {"fisher": "exact", "online": True, "samples": 1000}
     others = {
-        # Adam's updates leave the subspace its gradients lie in.
+        # Adam's updates leave the subspace of the gradients, so updates are projected.
         "gpm": {"threshold": (0.95, 0.99, 0.99), "where": "updates"},
         "owm": {"where": "updates"},
     }
@@ -85,7 +85,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def sweep() -> dict[str, dict[str, tuple]]:
-    """Strengths over decades, two seeds that no result uses."""
+    """Strengths over decades, with two seeds that no result uses."""
     seeds = {"seeds": ((100, 101),)}
     decades = tuple(10.0**k for k in range(-1, 10, 2))
     return {

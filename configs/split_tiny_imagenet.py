@@ -1,23 +1,23 @@
 r"""Split Tiny-ImageNet, ten tasks of twenty classes, a head each, 64 × 64 pixels.
 
-The network, the training and every method's settings are those of `split_cifar100`, of
-half as many epochs.
+The network, the training and every method's settings are those of `split_cifar100`,
+with half as many epochs.
 
     python -m experiments.compare --config=configs/split_tiny_imagenet.py
 
-The data set is taken from TFDS's manual folder (tiny-imagenet-200.zip) or downloaded.
-An archive with fewer images per class works; say so with any figure measured on it. The
-whole setting is for an accelerator; ``fast`` (three tasks, 500 images each, quarter
-width, two epochs) is a test. ``toy`` is a small network, an eighth of the width without
-biases, 20 epochs with momentum .9 at a rate of .02 that stays; GPM has its paper's norm
-and rate of .01, and every other method no norm: 17 minutes per method on two cores with
-100 images per class.
+The data set is read from TFDS's manual folder (tiny-imagenet-200.zip) or downloaded. An
+archive with fewer images per class works; state this with any figure measured on it.
+The whole setting needs an accelerator. ``fast`` (three tasks, 500 images each, quarter
+width, two epochs) is a test. ``toy`` is a small network: an eighth of the width, no
+biases, 20 epochs with momentum .9 at a constant rate of .02. GPM has its paper's norm
+and rate of .01; the other methods have no norm. ``toy`` takes 17 minutes per method on
+two cores with 100 images per class.
 
     python -m experiments.compare --config=configs/split_tiny_imagenet.py:toy
     python -m experiments.sweep --config=configs/split_tiny_imagenet.py:toy
 
-``chart`` is the network and training of the variant of that name of `split_cifar100`,
-at an eighth of the width: for `experiments.claims`.
+``chart`` is the network and training of the variant ``chart`` of `split_cifar100`, at
+an eighth of the width, for `experiments.claims`.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ from jaxcl.benchmark import Variant, finish, load, variant
 
 CIFAR = load(Path(__file__).with_name("split_cifar100.py"))
 
-# Twice the classes, as many examples of each.
+# Twice as many classes as CIFAR-100, with the same number of examples of each.
 METHODS = CIFAR.METHODS | {
     row: CIFAR.METHODS[row] | {"capacity": 2600} for row in ("er", "derpp")
 }
@@ -73,7 +73,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def sweep() -> dict[str, dict[str, tuple]]:
-    """Strengths for ``toy``, by its first two tasks."""
+    """Strengths for ``toy``, chosen on its first two tasks."""
     first = {"data.tasks": ((0, 2),), "seeds": ((100,),)}
     return {
         "ewc": first | {"method.strength": (1.0, 10.0, 100.0, 1000.0)},
