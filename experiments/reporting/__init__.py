@@ -1,1 +1,1 @@
-"""Results into tables and figures."""
+"""Turns results into tables and figures."""

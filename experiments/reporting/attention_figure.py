@@ -1,4 +1,4 @@
-"""The figure of where two networks look: maps over images, and their agreement."""
+"""The figure of where two networks look: maps on images, and the maps' agreement."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-MOMENTS = 3  # of a method, side by side
+MOMENTS = 3  # tasks after which a method's maps are shown, side by side
 
 
 class Seen(NamedTuple):
-    """A method's maps of the images that are shown."""
+    """A method's maps of the images in the figure."""
 
     label: str
     maps: NDArray[np.float64]  # [T, N, h, w] after each task
@@ -21,7 +21,7 @@ class Seen(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """An agreement after each task; NaN where there is none."""
+    """An agreement after each task; NaN where it is not defined."""
 
     label: str
     colour: str
@@ -41,10 +41,10 @@ def draw(
 
     Args:
       images: [N, H, W] grey, from 0 to 1.
-      window: side of the square that covered a part, at half its side in between.
+      window: side of the covered square; neighbouring squares are half a side apart.
       methods: two.
-      curves: of each panel below.
-      titles: of each panel below.
+      curves: the curves of each of the two panels below.
+      titles: the title of each of these panels.
       name: of the config.
     """
     tasks = len(methods[0].maps)
@@ -87,7 +87,7 @@ def _tile(ax: Axes, image: NDArray, map_: NDArray | None = None, window: int = 1
         side.set_visible(False)
     if map_ is None:
         return
-    # Each value at the middle of the square that was covered.
+    # Each value is drawn at the middle of its covered square.
     half, step = window / 2, max(1, window // 2)
     h, w = map_.shape
     first = half - 0.5 - step / 2

@@ -1,4 +1,4 @@
-"""Writes all tables and figures of some results into a folder."""
+"""Writes all tables and figures of a set of results into a folder."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
         if seen:
             files.write_whole(out / name, write(seen))
         else:
-            # An earlier report's would seem to belong to this one.
+            # A file of an earlier report would seem to belong to this one.
             (out / name).unlink(missing_ok=True)
     figures.write(table, out)
     return text
 
 
 def console_table(found: Sequence[Result], notes: Sequence[str] = ()) -> None:
-    """Prints the table: coloured and fitted on a terminal, plain text elsewhere.
+    """Prints the table: coloured and as wide as a terminal, plain text elsewhere.
 
     Args:
       found: the results.

@@ -1,4 +1,4 @@
-"""A claim's page, from its `claim.json` alone: Markdown, and the same in short."""
+"""A claim's page, from its `claim.json` alone: as Markdown, and in short as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Report = Mapping[str, Any]
 
 
 def in_words(report: Report) -> str:
-    """The verdicts with their numbers, a line per effect, for a terminal."""
+    """The verdicts with their numbers, one line per effect, for a terminal."""
     lines = [f"{report['number']}. {report['claim']}: {report['verdict'].upper()}"]
     if not report["decides"]:
         lines[0] += "  (quick: decides nothing)"
@@ -39,7 +39,7 @@ TESTS = (("p_t", "p(t)"), ("p_holm", "Holm"), ("p_sign", "p(sign)"))
 
 
 def markdown(report: Report, figures: Sequence[str] = ()) -> str:
-    """The page.
+    """The page as Markdown.
 
     Args:
       report: of `experiments.claims.report`, as in ``claim.json``.
@@ -188,7 +188,7 @@ def _trial(trial: Report) -> str:
 
 
 def number(value: float | None) -> str:
-    """Two digits behind the point; a dash for what is not known."""
+    """A number with two decimals; a dash if it is unknown."""
     return "–" if value is None else f"{value + 0.0:.2f}"
 
 
@@ -227,7 +227,7 @@ def _span(seeds: Sequence[int]) -> str:
 
 
 def safe(text: str) -> str:
-    """Text whose characters Markdown would read, as in BP**."""
+    """Escapes the characters of a text that Markdown would interpret, as in BP**."""
     return re.sub(r"([\\|*_<])", r"\\\1", text)
 
 

@@ -10,7 +10,7 @@ from .tables import write_csv
 
 
 def csv_table(table: Sequence[Row]) -> str:
-    """Raw numbers, a line per method; accuracies in [0, 1], empty where undefined."""
+    """Raw numbers, one line per method; accuracies in [0, 1], empty if undefined."""
     header = ["method", "row", "family", "config", "scenario", "tasks", "tasks_done"]
     header += ["seeds", "failed", *(f"{m}_{s}" for m in METRICS for s in STATISTICS)]
     header += ["p_vs_bp", "difference_vs_bp", "pairs_vs_bp", "wall_s", "steps"]
@@ -26,7 +26,7 @@ def csv_table(table: Sequence[Row]) -> str:
 
 
 def csv_seeds(table: Sequence[Row]) -> str:
-    """The raw numbers, a line per method and seed."""
+    """Raw numbers, one line per method and seed."""
     header = ["method", "row", "config", "scenario", "seed", *METRICS, "status"]
     lines = [
         [row.label, row.result.row, row.result.config_name, row.result.scenario, seed]
@@ -39,10 +39,10 @@ def csv_seeds(table: Sequence[Row]) -> str:
 
 
 def csv_results(table: Sequence[Row]) -> str:
-    """The accuracy matrices in long form: a line per seed, task and task after which.
+    """The accuracy matrices in long form: one line per seed, trained task and task.
 
     Tasks count from 1; "after task 0" is the untrained network. Accuracies lie in
-    [0, 1], empty of a seed that has failed; what has not run yet has no line.
+    [0, 1]; those of a failed seed are empty. What has not run yet has no line.
     """
     lines = []
     for row in table:

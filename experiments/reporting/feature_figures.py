@@ -1,4 +1,4 @@
-"""Figures of features: rank over tasks, similarity, accuracy beside a probe's."""
+"""Figures of features: rank over tasks, similarity, accuracy of network and probes."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .style import band, colour_bar, layer_colours, name_of, panels_of, plain
 
 
 def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
-    """The rows whose runs have measured a quantity of some layer."""
+    """The rows whose runs have measured a quantity in at least one layer."""
     return [
         row
         for row in rows
@@ -26,7 +26,7 @@ def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
 
 
 def rank(rows: Sequence[Row]) -> Figure:
-    """Effective rank of each task's examples, before and after it is trained."""
+    """Effective rank of each task's examples, before and after the task is trained."""
     figure, panels = panels_of(rows, 3.4, 2.6)
     shade = layer_colours(map(layers, rows))
     for ax, row in zip(panels, rows, strict=True):
@@ -53,7 +53,7 @@ def rank(rows: Sequence[Row]) -> Figure:
 
 
 def similarity(rows: Sequence[Row]) -> Figure:
-    """CKA of the first task's features between any two moments of a run."""
+    """CKA of the first task's features between each pair of times in a run."""
     across = max(len(layers(row)) for row in rows)
     size = (max(5.0, 2.3 * across + 1.2), 2.2 * len(rows) + 1.1)
     figure = Figure(figsize=size, layout="constrained")
@@ -84,7 +84,7 @@ def similarity(rows: Sequence[Row]) -> Figure:
 
 
 def probes(rows: Sequence[Row]) -> Figure:
-    """Accuracy on each task at the end, beside that of probes of the features."""
+    """Final accuracy on each task, of the network and of probes on its features."""
     figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
     shade = layer_colours(map(layers, rows))
     for ax, row in zip(panels, rows, strict=True):

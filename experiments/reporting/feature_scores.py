@@ -1,4 +1,4 @@
-"""What a run's features say: rank, probes, what was forgotten, conflict; one table."""
+"""One table of a run's features: rank, probes, what was forgotten, conflict."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ PERCENT = {name for name, title in COLUMNS.items() if title.endswith("%")} | {
     "probe_untrained"
 }
 Scores = dict[str, NDArray[np.float64]]
-"""column -> value per finished seed"""
+"""Column -> one value per finished seed."""
 
 
 def layers(row: Row) -> list[str]:
-    """The layers of which a run has measured anything, in the order of the file."""
+    """The layers with at least one measurement, in the order of the file."""
     names = (name.partition("/")[::2] for name in row.result.features)
     return list(dict.fromkeys(layer for q, layer in names if q in LAYERED))
 
@@ -99,7 +99,7 @@ def of_layer(row: Row, layer: str) -> Scores:
 
 
 def _place(row: Row, name: str, at: tuple[int, ...]) -> NDArray[np.float64]:
-    """One place of an array for each finished seed; NaN where it was not measured."""
+    """One element of an array for each finished seed; NaN if it was not measured."""
     found, keep = row.result.features.get(name), row.finished_seeds
     if found is None or any(i >= n for i, n in zip(at, found.shape[1:], strict=True)):
         return np.full(int(keep.sum()), np.nan)
@@ -115,7 +115,7 @@ def _mean_conflict(row: Row, quantity: str) -> NDArray[np.float64]:
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis, of what is known; NaN, without a warning, of nothing."""
+    """Mean over the last axis of the known values; NaN, without a warning, if none."""
     known = np.isfinite(values)
     count = known.sum(-1)
     total = np.where(known, values, 0).sum(-1)
@@ -123,7 +123,7 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def text_table(rows: Sequence[Row]) -> str:
-    """A line per method and layer, means over seeds, with every formula beneath."""
+    """One line per method and layer, means over seeds; every formula stands below."""
     lines = [["Method", "Layer", *COLUMNS.values()]]
     for row in rows:
         for layer in layers(row):

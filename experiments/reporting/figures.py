@@ -1,7 +1,7 @@
 """The figures of a comparison: accuracy, tasks over training, matrices, space.
 
-A method has one colour in all of them. Seeds that failed are not drawn; the method's
-name says how many there were. Accuracies are in per cent.
+A method has the same colour in all figures. Failed seeds are not drawn; their number
+stands beside the method's name. Accuracies are in per cent.
 """
 
 import math
@@ -33,7 +33,7 @@ from .style import (
     ticks,
 )
 
-# Figure -> what a run has to have measured for it, and what draws it.
+# Figure -> the quantity that a run must have measured for it, and the drawing function.
 FEATURES = {
     "rank": ("effective_rank", feature_figures.rank),
     "cka": ("cka", feature_figures.similarity),
@@ -42,7 +42,7 @@ FEATURES = {
 
 
 def write(rows: Sequence[Row], out: Path) -> list[Path]:
-    """Draws every figure there is data for, as PNG and SVG, the benchmark in its title.
+    """Draws each figure that has data, as PNG and SVG, with the benchmark in its title.
 
     Returns:
       The PNG files.
@@ -53,7 +53,7 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
         if with_space:
             drawn["space"] = space(with_space)
         else:
-            # An earlier report's figure would seem to belong to this one.
+            # A figure of an earlier report would seem to belong to this one.
             forget(out / "space")
         gated = [row for row in with_space if shared_layers(row)]
         if gated:
@@ -83,7 +83,7 @@ def bars(rows: Sequence[Row]) -> Figure:
         if not i.n:
             ax.text(1, y, NO_FIGURE, va="center", color="#777777", style="italic")
             continue
-        # Lightened, for whiskers and dots to show on black and on indigo.
+        # Lightened, so that whiskers and dots are visible on black and on indigo.
         shade = 0.25 + 0.75 * np.array(to_rgb(colour[row.result.row]))
         hatch = "////" if row.unfinished else None
         ax.barh(y, 100 * i.mean, 0.66, color=shade, hatch=hatch, edgecolor="w")
@@ -107,7 +107,7 @@ def bars(rows: Sequence[Row]) -> Figure:
 
 
 def tasks(rows: Sequence[Row]) -> Figure:
-    """Accuracy of each task from when it was learned on: a panel per method."""
+    """Accuracy of each task from the time that it was learned: a panel per method."""
     most = max(len(row.result.task_names) for row in rows)
     figure, panels = panels_of(rows, 2.5, 2.1, sharey=True)
     lowest = 100.0
@@ -121,7 +121,7 @@ def tasks(rows: Sequence[Row]) -> Figure:
         for j in range(t) if len(a) else ():
             band(ax, after[j:], a[:, j:, j], cmap(j), 1.1, 0.10 if t > 5 else 0.18)
         so_far = np.tril(np.ones((t, t), bool))
-        # A row that was not reached holds NaN, and so does its mean.
+        # A row of the matrix that was not reached is NaN, and so is its mean.
         seen = np.where(so_far, a, 0).sum(axis=2) / so_far.sum(axis=1)
         if len(a):
             mean = seen.mean(axis=0)
@@ -131,7 +131,7 @@ def tasks(rows: Sequence[Row]) -> Figure:
         else:
             ax.text(0.5, 0.5, NO_FIGURE, transform=ax.transAxes, ha="center")
         ax.set_xlim(0.7, t + 0.3)
-    # One scale for all panels, from the ten below the lowest value shown.
+    # One scale for all panels, from the multiple of ten below the lowest value shown.
     panels[0].set_ylim(min(90, 10 * math.floor(lowest / 10)) - 1, 101)
     figure.supxlabel("after training task", size=9)
     figure.supylabel("accuracy %", size=9)
@@ -175,7 +175,7 @@ def matrix(rows: Sequence[Row]) -> Figure:
                         ha="center",
                         va="center",
                     )
-        # The staircase between tasks trained and tasks to come.
+        # The stepped line between tasks already trained and later ones.
         edge = np.repeat(np.arange(t + 1) + 0.5, 2)
         ax.plot(edge[2:-1], edge[1:-2], color="k", lw=1)
         ax.set_ylim(t + 0.5, 0.5)

@@ -1,4 +1,4 @@
-"""A picture as PNG and SVG, and beside it in JSON what it shows and where from."""
+"""Writes a picture as PNG and SVG, and its numbers and their origin as JSON."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from jaxcl import files
 
 from .style import DPI, STYLE
 
-# Text stays text, and the same picture is the same file.
+# Text stays text, and the same picture always gives the same file.
 _SVG = {"svg.fonttype": "none", "svg.hashsalt": "jaxcl"}
 
 
@@ -26,7 +26,7 @@ def write(
       workdir: made if absent.
       name: of the files.
       draw: makes the figure, in this project's style.
-      facts: the numbers and their origin; JSON has no NaN, None stands for it.
+      facts: the numbers and their origin; None in place of NaN, which JSON lacks.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE | _SVG):

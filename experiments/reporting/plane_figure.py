@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 _SHADES = ("Blues", "Oranges")
 _LEVELS = 9
-NEAR = 2.0  # points below the best mean: what counts as the sweet spot
+NEAR = 2.0  # the sweet spot reaches so many points below the best mean
 
 
 class Walk(NamedTuple):
-    """How a method went through task 2, as seen from the plane."""
+    """A method's path through task 2, in the plane."""
 
     label: str
     colour: str
@@ -32,18 +32,18 @@ class Surface(NamedTuple):
     y: NDArray[np.float64]  # [Y]
     accuracy: NDArray[np.float64]  # [2, Y, X] of tasks 1 and 2
     corners: NDArray[np.float64]  # [3, 2] after task 1, after task 2, joint
-    names: tuple[str, str]  # of the row that went from task 1 to task 2, and the joint
+    names: tuple[str, str]  # of the row whose tasks are corners, and of the joint row
 
 
 def best(surface: Surface) -> tuple[tuple[float, float], NDArray[np.float64]]:
-    """The point with the highest mean accuracy of both tasks, and both there."""
+    """The point with the highest mean accuracy of both tasks; both accuracies there."""
     mean = surface.accuracy.mean(0)
     y, x = np.unravel_index(int(mean.argmax()), mean.shape)
     return (surface.x[x], surface.y[y]), surface.accuracy[:, y, x]
 
 
 def draw(surface: Surface, walks: Sequence[Walk], name: str) -> Figure:
-    """A panel for each task; in both the same paths, corners and best point."""
+    """One panel per task, both with the same paths, corners and best point."""
     spanned = np.ptp(surface.y) / np.ptp(surface.x)
     height = 1.9 + 3.3 * float(np.clip(spanned, 0.3, 1.6)) + 0.17 * len(walks)
     figure = Figure(figsize=(8, height), layout="constrained")

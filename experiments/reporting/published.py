@@ -1,6 +1,6 @@
-"""Published figures that recorded runs are set beside, in per cent.
+"""Published accuracies that recorded runs are compared with, in per cent.
 
-Read from the papers' tables; "±" is over their authors' seeds.
+They are from the papers' tables; "±" is over the authors' seeds.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ PUBLISHED: dict[str, dict[str, Figure]] = {
 }
 
 LEAST = 1.0
-"""Points by which a reproduction may differ at least: other draws, other code."""
+"""Points by which a reproduction may always differ: other draws, other code."""
 
 
 def compared(accuracy: float, figure: Figure) -> str:
-    """ "reproduced", or by how many points above or below the published figure.
+    """ "reproduced", or how many points above or below the published figure.
 
-    Reproduced is what differs by at most the larger of one point and twice the
-    published spread.
+    A result is reproduced if it differs by at most one point or twice the published
+    spread, whichever is larger.
 
     Args:
       accuracy: the mean over seeds, in per cent.

@@ -1,4 +1,4 @@
-"""The page of all that is recorded: methods beside published figures, and claims."""
+"""The page of all recorded results: methods with published figures, and claims."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def page(root: Path) -> str:
     """The page of a folder of results.
 
     Args:
-      root: its sub-folders are comparisons, with a folder per run; ``claims`` holds a
+      root: its sub-folders are comparisons, with a folder per run; ``claims`` has a
         folder per claim.
 
     Raises:
@@ -97,7 +97,7 @@ def _method(row: scores.Row, folder: str) -> str:
 
 
 def setting(config: Mapping[str, Any] | None) -> str:
-    """Network, optimizer and length of a run, in a line."""
+    """Network, optimizer and length of a run, in one line."""
     if config is None:
         return "–"
     model, optimizer, train = config["model"], config["optimizer"], config["train"]
@@ -164,7 +164,7 @@ def _claims(files: Sequence[Path]) -> list[str]:
 
 
 def _question(question: Mapping[str, Any]) -> str:
-    """The verdict, with its number where there is one alone."""
+    """The verdict; with the effect and its interval if there is only one effect."""
     words = f"{safe(question['name'])}: {question['verdict']}"
     effects = [e for e in question["effects"] if "effect" in e]
     if len(question["effects"]) == 1 and effects:

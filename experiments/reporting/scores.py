@@ -1,4 +1,4 @@
-"""What a comparison's table and figures say about each result."""
+"""The scores of each result, for a comparison's table and figures."""
 
 import dataclasses
 import inspect
@@ -18,14 +18,14 @@ from jaxcl.strategies import METHODS, label
 
 from ..runs.results import OK, Result
 
-# Metric -> the ends of its scale: an accuracy, or a difference of two.
+# Metric -> the ends of its scale: of an accuracy, or of a difference of two.
 SCALES = {"acc": (0.0, 1.0), "bwt": (-1.0, 1.0), "fgt": (-1.0, 1.0), "fwt": (-1.0, 1.0)}
 METRICS = tuple(SCALES)
 STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
 
 
 class Row(NamedTuple):
-    """What the table and the figures say about one result.
+    """The scores of one result.
 
     Attributes:
       result: the result itself.
@@ -33,9 +33,10 @@ class Row(NamedTuple):
       scores: metric -> value per seed [S], over the tasks done; NaN for failed seeds.
       intervals: metric -> its statistics over the seeds.
       failed: (seed, what happened) of each failed seed.
-      test: ACC against BP's; None for BP, without one of the same network and data, or
-        while unfinished.
-      apart: where there is no test because of it, what BP's setting has otherwise.
+      test: ACC compared with BP's. None for BP itself, for an unfinished run, and if
+        there is no finished BP on the same network and data.
+      apart: the fields in which BP's setting differs, if there is no test because of
+        them.
     """
 
     result: Result
@@ -58,7 +59,7 @@ class Row(NamedTuple):
 
 
 def rows(results: Iterable[Result]) -> list[Row]:
-    """Scores results and puts them in the table's order."""
+    """Scores results and sorts them as in the table."""
     results = list(results)
     order = list(METHODS)
     groups = list(dict.fromkeys(map(benchmark_of, results)))
@@ -81,10 +82,10 @@ def benchmark_of(r: Result) -> tuple[str, ...]:
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
-    """Names the rows; what differs between benchmarks is added, then a number."""
+    """Names the rows; adds what differs between benchmarks, then a number if needed."""
     kinds = [(r.config_name, r.scenario, f"T = {len(r.task_names)}") for r in results]
     differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
-    # Two methods from elsewhere may have one name in two modules.
+    # Two methods from other packages may have the same name in two modules.
     rows_of = Counter(label(row) for row in {result.row for result in results})
     names, seen = [], Counter[str]()
     for result, kind in zip(results, kinds, strict=True):
@@ -115,7 +116,7 @@ def _score(r: Result, label: str) -> Row:
             failed.append((seed, status))
         elif done and math.isnan(values[0][k]):
             failed.append((seed, "failed: its accuracy is missing"))
-    # A seed that failed late may still have numbers; they are not a finished seed's.
+    # A seed that failed late may still have numbers; they do not count.
     lost = np.isin(r.seeds, [seed for seed, _ in failed])
     scores = {
         m: np.where(lost, np.nan, v) for m, v in zip(METRICS, values, strict=True)
@@ -128,7 +129,7 @@ def _score(r: Result, label: str) -> Row:
 
 
 def _against(row: Row, references: Sequence[Row]) -> Row:
-    """The row with its test against the first BP that differs in the method alone."""
+    """The row with its test against the first BP that differs only in the method."""
     if row.result.row == "bp" or row.unfinished:
         return row
     apart = {
@@ -154,8 +155,8 @@ def _against(row: Row, references: Sequence[Row]) -> Row:
 def differences(a: Result, b: Result) -> tuple[str, ...]:
     """Fields of the network, the data and the measure in which two runs differ.
 
-    A field that a config does not name has its default. Where a config is not known
-    nothing says that the networks are the same.
+    A field that a config does not name is at its default. If a config is unknown, the
+    networks may differ, so the runs count as different.
     """
     if a.config is None or b.config is None:
         return ("a config that is not known",)
@@ -175,5 +176,5 @@ def _setting(config: Any) -> dict[str, Any]:
                 setting[f"model.{field.name}"] = field.default
     setting |= {f"data.{k}": v for k, v in data.items()}
     setting |= {f"model.{k}": v for k, v in model.items()}
-    # As JSON has it: a tuple is a list.
+    # As in JSON, where a tuple is a list.
     return {k: json.dumps(v, default=str) for k, v in setting.items()}

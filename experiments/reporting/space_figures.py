@@ -1,4 +1,4 @@
-"""Figures of the space that methods use up: shares of layers, units claimed."""
+"""Figures of the space that methods use: shares of layers, claimed units."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from .style import band, layer_colours, name_of, panels_of, plain, ticks
 
 
 def space(rows: Sequence[Row]) -> Figure:
-    """Share of each layer's space taken after each task: a panel per method."""
+    """Share of each layer's space that is taken after each task: a panel per method."""
     figure, panels = panels_of(rows, 3.4, 2.6, sharey=True)
     shade = layer_colours(row.result.report.get("taken", {}) for row in rows)
     for ax, row in zip(panels, rows, strict=True):
@@ -32,7 +32,7 @@ def space(rows: Sequence[Row]) -> Figure:
 
 
 def capacity(rows: Sequence[Row]) -> Figure:
-    """What each task took of each layer: free units claimed, taken ones shared."""
+    """Each task's units in each layer: free units claimed, taken units shared."""
     purple = METHODS["hat"].colour
     across = max(len(shared_layers(row)) for row in rows)
     size = (max(5.0, 2.6 * across + 1.0), 2.3 * len(rows) + 1.1)
@@ -62,6 +62,6 @@ def capacity(rows: Sequence[Row]) -> Figure:
 
 
 def shared_layers(row: Row) -> list[str]:
-    """Layers of which a result tells what each task claimed and what it reused."""
+    """Layers for which a result reports both the taken and the shared units."""
     report = row.result.report
     return [name for name in report.get("shared", {}) if name in report["taken"]]

@@ -1,4 +1,4 @@
-"""What the figures have in common: colours, panels, bands, and how they are saved."""
+"""What the figures share: colours, panels, bands, and how they are saved."""
 
 import io
 import math
@@ -23,7 +23,7 @@ from jaxcl.strategies import METHODS
 from .scores import Row
 from .tables import UNFINISHED
 
-# For methods from elsewhere; the table's own colours are in `METHODS`.
+# Colours for methods from other packages; the table's own are in `METHODS`.
 SPARE = ("#CC6677", "#DDCC77", "#661100", "#88CCEE", "#CC79A7", "#6699CC")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -42,10 +42,10 @@ NO_FIGURE = "no seed to show"
 
 
 def colours(rows: Iterable[Row]) -> dict[str, str]:
-    """A colour per row: the table's, or for a method from elsewhere one of `SPARE`.
+    """A colour per row: the table's, or one of `SPARE` if it is of another package.
 
-    Which one follows from its name, whatever else is drawn; if two names fall on one
-    colour, the later name takes the next that is free.
+    The name alone selects the spare colour, whatever else is drawn. If two names select
+    the same colour, the later name in the alphabet takes the next free one.
     """
     found = {row.result.row: METHODS.get(row.result.row) for row in rows}
     colour = {row: m.colour for row, m in found.items() if m and m.colour}
@@ -59,7 +59,7 @@ def colours(rows: Iterable[Row]) -> dict[str, str]:
 def panels_of(
     rows: Sequence[Row], width: float, height: float, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A grid of panels titled by method, under its colour; unused places removed."""
+    """A grid of panels, each with its method's name and colour; unused ones removed."""
     columns = min(len(rows), 4 if len(rows) != 5 and len(rows) != 6 else 3)
     lines = math.ceil(len(rows) / columns)
     size = (max(5.0, width * columns + 1.0), height * lines + 0.9)
@@ -85,9 +85,10 @@ def panels_of(
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Writes a PNG in its 128 most frequent colours, a third of the full size.
+    """Writes a PNG in its 128 most frequent colours, at a third of the full file size.
 
-    A generic palette would shift the colours of thin lines; antialiasing can bear it.
+    A generic palette would shift the colours of thin lines. Here only the colours of
+    antialiased edges shift, which does no harm.
     """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
@@ -106,7 +107,7 @@ def save(figure: Figure, file: Path) -> None:
 
 
 def save_svg(figure: Figure, file: Path) -> None:
-    """Writes an SVG, the same bytes each time; its text stays text."""
+    """Writes an SVG with the same bytes each time; its text stays text."""
     with matplotlib.rc_context({"svg.hashsalt": "jaxcl", "svg.fonttype": "none"}):
         drawn = io.BytesIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
@@ -114,7 +115,7 @@ def save_svg(figure: Figure, file: Path) -> None:
 
 
 def forget(figure: Path) -> None:
-    """Removes an earlier report's figure, given without its suffix."""
+    """Removes the figure of an earlier report; `figure` has no suffix."""
     for suffix in (".png", ".svg"):
         figure.with_name(figure.name + suffix).unlink(missing_ok=True)
 
@@ -178,12 +179,12 @@ def band(
 
 
 def plain(text: str) -> str:
-    """Text that a figure shows as it is: "$" would begin a formula."""
+    """A text with "$" escaped, which would begin a formula in a figure."""
     return text.replace("$", r"\$")
 
 
 def name_of(row: Row) -> str:
-    """The method, marked where it is unfinished or has failed seeds."""
+    """The method's name, marked if it is unfinished or has failed seeds."""
     name = plain(row.label)
     if row.unfinished:
         done, t = row.result.tasks_done, len(row.result.task_names)

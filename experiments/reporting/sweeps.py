@@ -1,4 +1,4 @@
-"""A sweep's table: what each setting gave on validation data, the best marked."""
+"""A sweep's table: each setting's result on validation data, with the best marked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tables import write_csv
 
 
 class Score(NamedTuple):
-    """What a run says of its settings, on validation data."""
+    """A run's result on validation data, for its settings."""
 
     row: str
     settings: str  # in words
@@ -28,7 +28,7 @@ class Score(NamedTuple):
 
 
 def rank(settings: Sequence[str], results: Sequence[Result]) -> list[Score]:
-    """Scores the runs; the best of a row has the fewest failed seeds, then most ACC.
+    """Scores the runs; a row's best has fewest failed seeds, then the highest ACC.
 
     Args:
       settings: of each run, in words.
@@ -57,7 +57,7 @@ def _merit(score: Score) -> tuple[int, float]:
 
 
 def text_table(scores: Sequence[Score]) -> str:
-    """The sweep as plain text, the best of each row marked."""
+    """The sweep as plain text, with the best of each row marked."""
     table = Table(title="On validation data; * the best of its method", box=None)
     table.add_column("Method")
     table.add_column("Settings")
@@ -77,7 +77,7 @@ def text_table(scores: Sequence[Score]) -> str:
 
 
 def csv_table(scores: Sequence[Score]) -> str:
-    """The sweep as CSV, shares not percent."""
+    """The sweep as CSV; accuracies are shares, not per cent."""
     header = ["row", "settings", "acc", "acc_std", "forgetting"]
     lines = []
     for s in scores:

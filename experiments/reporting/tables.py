@@ -1,6 +1,6 @@
-"""The comparison table: a line per method, as text and Markdown.
+"""The comparison table: one line per method, as text and Markdown.
 
-Nothing is left out silently: failed seeds are counted in the line and named beneath the
+Nothing is left out silently: failed seeds are counted in the line and named below the
 table, unfinished runs are marked, and every formula is stated.
 """
 
@@ -40,7 +40,7 @@ FORMULAS = (
 
 
 def text_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
-    """The table as plain text: no colour, never folded."""
+    """The table as plain text: no colours, no wrapped lines."""
     stream = io.StringIO()
     console = Console(file=stream, width=10_000, color_system=None)
     console.print(_rich(table, extra, console))
@@ -50,7 +50,7 @@ def text_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
 def print_table(
     table: Sequence[Row], extra: Sequence[str] = (), console: Console | None = None
 ) -> None:
-    """Prints the table: coloured and fitted to a terminal, as plain text elsewhere."""
+    """Prints the table: coloured and as wide as a terminal, as plain text elsewhere."""
     console = console or Console()
     if console.is_terminal:
         console.print(_rich(table, extra, console))
@@ -72,7 +72,7 @@ def markdown_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
 
 
 def footnotes(table: Sequence[Row]) -> list[str]:
-    """What a reader has to know beside the formulas."""
+    """What a reader must know besides the formulas."""
     notes = [
         f"{row.label}, seed {seed}: {why} (in none of this line's statistics)."
         for row in table
@@ -103,7 +103,7 @@ def footnotes(table: Sequence[Row]) -> list[str]:
 
 
 def _of_runs(table: Sequence[Row]) -> list[str]:
-    """The runs' own notes; what several say is said once."""
+    """The runs' own notes; a note that several runs have appears once."""
     who: dict[str, list[str]] = {}
     for row in table:
         for note in row.result.notes:
@@ -115,7 +115,7 @@ def _of_runs(table: Sequence[Row]) -> list[str]:
 
 
 def title(table: Sequence[Row]) -> str:
-    """Names the benchmarks and the devices."""
+    """The table's title: names the benchmarks and the devices."""
     parts = dict.fromkeys(
         f"{r.config_name}, {r.scenario}-incremental, {len(r.task_names)} tasks"
         for r in (row.result for row in table)
@@ -176,7 +176,7 @@ def _rich(rows: Sequence[Row], extra: Sequence[str], console: Console) -> Group:
     parts = [_grid(rows, range(len(COLUMNS)))]
     unbounded = console.options.update(max_width=10_000)
     if console.measure(parts[0], options=unbounded).maximum > console.width:
-        # Two tables that can be read rather than one with its numbers cut off.
+        # Two readable tables are better than one whose numbers are cut off.
         parts = [_grid(rows, columns) for columns in HALVES]
     width = max(len(name) for name, _ in FORMULAS)
     beneath = [f"{name:<{width}}  {rule}" for name, rule in FORMULAS]
@@ -203,12 +203,12 @@ def _grid(rows: Sequence[Row], columns: Iterable[int]) -> Table:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """A text with Markdown's special characters escaped."""
     return re.sub(r"([\\|*_`<\[\]])", r"\\\1", text)
 
 
 def write_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A table as CSV: NaN is empty, text that a spreadsheet would run is quoted."""
+    """A table as CSV: NaN is empty; text that a spreadsheet would run gets a quote."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
