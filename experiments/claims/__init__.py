@@ -1,1 +1,1 @@
-"""Claims about continual learning, each shown or refuted by one command."""
+"""Claims about continual learning; one command shows or refutes each of them."""

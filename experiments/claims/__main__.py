@@ -1,20 +1,20 @@
-r"""Shows or refutes claims about continual learning, one after the other.
+r"""Shows or refutes claims about continual learning, one after another.
 
 python -m experiments.claims [--claim=NAME,...] [--setting=quick|toy|full] \
     [--workdir=DIR] [--runs=PATTERN,...]
 
-Runs what is missing of the claims' runs under the workdir (by default
-results/claims/SETTING) and takes up what was broken off; claims share their runs.
-After every run the claim's page, figures and JSON are written to WORKDIR/claims/NAME,
-and for ``toy`` and ``full`` to experiments/results/claims as well. Prints held, did not
-hold or undecided, with effects, intervals and p-values.
+Runs the claims' missing runs under the workdir (by default results/claims/SETTING) and
+resumes interrupted ones; claims share their runs. After every run the claim's page,
+figures and JSON are written to WORKDIR/claims/NAME, and for ``toy`` and ``full`` also
+to experiments/results/claims. Prints the verdicts (held, did not hold, undecided) with
+effects, intervals and p-values.
 
 quick  digits and small slices, for CI: it decides nothing
 toy    real data on two CPU cores
 full   the papers' settings, for an accelerator
 
-``--runs`` leaves all runs for another day but those whose names match a pattern, as in
-``--runs="permuted_*,split_mnist_bp"``; what needs the others is not yet run.
+With ``--runs`` only the runs whose names match a pattern are run, as in
+``--runs="permuted_*,split_mnist_bp"``. Effects that need other runs are "not yet run".
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> int:
                 carry_out(run, workdir)
             except Interrupted:
                 return launch.stopped(workdir)
-            outcomes = found(runs, workdir)  # one run may be several of the claim
+            outcomes = found(runs, workdir)  # one run may have several names in a claim
             if machine.is_main_process():
                 write(claim, setting, outcomes, workdir)
                 record(claim, setting, outcomes, workdir)

@@ -1,4 +1,4 @@
-"""Runs what a claim needs, or takes up what has been run, one run after the other."""
+"""Runs what a claim needs, or loads what has been run, one run after another."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .keys import key_of
 
 
 def carry_out(run: Run, workdir: Path) -> Outcome:
-    """Runs what is missing of a run: its trials, the run, what is measured of it.
+    """Does what is missing for a run: its trials, the run itself, its measurements.
 
     Args:
       run: what to run.
-      workdir: holds ``trials`` and ``runs``, a folder for each config.
+      workdir: holds ``trials`` and ``runs``, with a folder for each config.
 
     Raises:
       As `experiments.runs.execute.carry_out`.
@@ -40,7 +40,7 @@ def carry_out(run: Run, workdir: Path) -> Outcome:
 
 
 def found(runs: tuple[Run, ...], workdir: Path) -> Outcomes:
-    """What is finished of some runs; nothing is run."""
+    """Name -> outcome, for those of the runs that are finished; runs nothing."""
     outcomes = {}
     for run in runs:
         chosen = choose(run, workdir, execute=False)
@@ -58,9 +58,9 @@ def found(runs: tuple[Run, ...], workdir: Path) -> Outcomes:
 
 
 def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:
-    """A run's config, keeping the weights that its folder's run was begun to keep.
+    """A run's config, with the `keep_weights` of the run that began in its folder.
 
-    Of two claims that share a run one may need its weights; the key is the same.
+    Two claims may share a run although only one needs its weights; the key is the same.
     """
     file = folder / CONFIG_NAME
     if file.exists():
@@ -71,14 +71,14 @@ def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:
 
 
 def measured_file(run: Run, folder: Path) -> Path | None:
-    """Where what a run's `measure` gives is kept; None: it has none."""
+    """The file for the numbers of a run's `measure`; None if it has no `measure`."""
     if run.measure is None:
         return None
     return folder / f"measured_{run.measure.__name__}.json"
 
 
 def _measure(run: Run, folder: Path) -> Mapping[str, Array]:
-    """What a run's `measure` gives, kept beside its result."""
+    """The numbers of a run's `measure`, kept beside its result."""
     file = measured_file(run, folder)
     if run.measure is None or file is None:
         return {}

@@ -1,6 +1,6 @@
-"""Claim 1: the bar chart, and what of its order holds.
+"""Claim 1: the bar chart, and which part of its order holds.
 
-All rows on one network; each pair is decided by the sign that the author's values have.
+All rows have the same network. The author's values claim a sign for each pair of rows.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from .decide import difference
 from .figures import bar_chart
 from .streams import CHART, chart_run
 
-# Mean, lowest and highest seed, in per cent. BP*'s spread is not given.
+# Mean, lowest and highest seed, in per cent. The spread of BP* is not given.
 PUBLISHED = {
     "bp": (63.23, 61.96, 64.45),
     "ewc": (68.34, 67.3, 69.6),
@@ -22,7 +22,7 @@ PUBLISHED = {
     "bp_star_star": (76.32, 75.82, 77.7),
 }
 
-# x, y, their names, and x − y as the author has it: x above y is what is claimed.
+# x, y, the pair's name, and the author's x − y. The claim is that x is above y.
 PAIRS = (
     ("bp_star_star", "hat", "BP** − HAT", 1.7),
     ("gpm", "bp_star_star", "GPM − BP**", 1.1),
@@ -40,7 +40,7 @@ def runs(setting: str) -> tuple[Run, ...]:
 
 
 def effects() -> tuple[Effect, ...]:
-    """ACC of the first of each pair minus that of the second."""
+    """For each pair, the ACC of the first row minus the ACC of the second."""
     return tuple(
         difference(x, y, name, above(0.0), published) for x, y, name, published in PAIRS
     )

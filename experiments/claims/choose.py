@@ -1,4 +1,4 @@
-"""Chooses a run's settings on validation data of a seed that decides nothing."""
+"""Chooses a run's settings on validation data, with a seed that decides nothing."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from .claim import Run, Stage, Trial
 from .keys import key_of
 
 CHOOSING_SEED = 199
-"""No other run has it: neither a recorded result nor one that decides a claim."""
+"""No other run uses it: no recorded result, and no run that decides a claim."""
 
 
 class Chosen(NamedTuple):
-    """A run's config with the settings that won, and all that were tried."""
+    """A run's config with the best settings, and all settings that were tried."""
 
     config: ConfigDict
     trials: tuple[Trial, ...]
 
 
 def choose(run: Run, workdir: Path, *, execute: bool = True) -> Chosen | None:
-    """Tries a run's settings, or takes up what was tried before, and keeps the best.
+    """Tries a run's settings, or loads earlier trials, and keeps the best.
 
     Args:
       run: its `choice` says what is tried.
-      workdir: each trial has a folder in its ``trials``; runs that try the same share.
-      execute: whether to run what is missing.
+      workdir: each trial has a folder in its ``trials``; runs share equal trials.
+      execute: whether to run missing trials.
 
     Returns:
-      The choice; None if a trial is missing and not to be run.
+      The choice; None if a trial is missing and `execute` is False.
 
     Raises:
       As `experiments.runs.execute.carry_out`.
@@ -54,7 +54,7 @@ def choose(run: Run, workdir: Path, *, execute: bool = True) -> Chosen | None:
         if results is None:
             return None
         scores = [_score(result) for result in results]
-        # Of equal scores the first tried; one that failed is behind all others.
+        # Among equal scores the first one tried wins; failed trials come last.
         merit = [-math.inf if math.isnan(score) else score for score in scores]
         order = sorted(range(len(tried)), key=lambda i, merit=merit: -merit[i])
         kept = [tried[i] for i in order[: stage.keep]]
@@ -69,7 +69,7 @@ def choose(run: Run, workdir: Path, *, execute: bool = True) -> Chosen | None:
 
 
 def trial_config(run: Run, fields: Mapping[str, Any], stage: Stage) -> ConfigDict:
-    """The config of one trial: the run's, on validation data of the first tasks."""
+    """The config of one trial: the run's, on validation data of its first tasks."""
     config = (run.tried or run.config).copy_and_resolve_references()
     config.update_from_flattened_dict(dict(fields))
     config.update(measure="valid", seeds=(CHOOSING_SEED,))

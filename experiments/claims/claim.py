@@ -1,4 +1,4 @@
-"""What a claim is: a statement, the runs it needs, what is measured, what decides."""
+"""The parts of a claim: statement, runs, measurements, and the rules that decide it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Stage(NamedTuple):
     """One step of choosing a run's settings on validation data.
 
     Attributes:
-      fields: field -> values; every combination is tried, with each of the settings
-        that the stage before has kept.
-      tasks: trained on the first so many, and judged by their mean accuracy after the
-        last of them.
-      keep: how many of the best go on; 1 in the last stage.
+      fields: field -> values; every combination is tried, together with each of the
+        settings that the previous stage has kept.
+      tasks: a trial trains on this many first tasks; it is judged by their mean
+        accuracy after the last of them.
+      keep: how many of the best settings go to the next stage; 1 in the last stage.
     """
 
     fields: Mapping[str, Sequence[Any]]
@@ -38,14 +38,14 @@ class Run(NamedTuple):
     """One method on one stream, with all its seeds.
 
     Attributes:
-      name: in the claim; runs of one config are one run, whatever their names.
+      name: in the claim; runs with the same config are one run, whatever their names.
       label: in tables and figures.
-      config: its config, in which the chosen settings are put.
-      choice: the stages by which its settings are chosen; none: as in the config.
-      tried: the config that is tried with them, where it is not the run's own: a run on
-        other tasks may take the settings of one on these.
+      config: its config, into which the chosen settings are put.
+      choice: the stages that choose its settings; none: the settings of the config.
+      tried: the config of the trials, if it is not the run's own: a run may take the
+        settings of a run on other tasks.
       measure: further numbers from the run's folder and its kept weights, name -> [S];
-        None: its accuracies are all.
+        None: only accuracies are needed.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Trial(NamedTuple):
       fields: the settings.
       tasks: how many tasks it was trained on.
       accuracy: in [0, 1] on their validation data; NaN if it failed.
-      seconds: it took.
+      seconds: how long it took.
       chosen: whether the run has these settings.
     """
 
@@ -81,11 +81,11 @@ class Outcome(NamedTuple):
     key: str  # of its config: the name of its folder
     result: Result
     trials: tuple[Trial, ...]
-    measured: Mapping[str, Array]  # by `Run.measure`
+    measured: Mapping[str, Array]  # the numbers of `Run.measure`
 
 
 Outcomes = Mapping[str, Outcome]
-"""Name of a run -> what came of it; runs that are not finished are not in it."""
+"""Name of a run -> its outcome; contains finished runs only."""
 
 
 class Estimate(NamedTuple):
@@ -94,9 +94,9 @@ class Estimate(NamedTuple):
     Attributes:
       value: the effect.
       low: lower end of its 95 % interval.
-      high: the upper end.
-      per_seed: the effect of each seed [S]; empty where it is not a mean over seeds.
-      failed: seeds without a number. While there is one, nothing is decided.
+      high: upper end of its 95 % interval.
+      per_seed: the effect of each seed [S]; empty if it is not a mean over seeds.
+      failed: number of seeds without a value. If it is not 0, nothing is decided.
     """
 
     value: float
@@ -107,16 +107,16 @@ class Estimate(NamedTuple):
 
 
 class Effect(NamedTuple):
-    """A number that a claim is about, and where the claim says that it lies.
+    """A number that a claim is about, and the range that the claim gives for it.
 
     Attributes:
       name: in words, as "BP** − HAT".
-      needs: names of the runs that it is taken from.
+      needs: names of the runs that it is computed from.
       estimate: ``(outcomes) -> Estimate``.
-      claimed: the claim says: between these two, ±∞ included. The finite ends are the
-        margins; they stand here before the first run that decides.
+      claimed: the claim says that the effect lies between these two ends; they may be
+        ±∞. The finite ends are the margins; they are set before the first deciding run.
       unit: of the effect.
-      published: the author's value, where there is one.
+      published: the author's value, if there is one.
     """
 
     name: str
@@ -128,23 +128,24 @@ class Effect(NamedTuple):
 
 
 def above(margin: float) -> tuple[float, float]:
-    """Where an effect lies that is claimed to be greater than a margin."""
+    """The claimed range of an effect that must be greater than a margin."""
     return margin, math.inf
 
 
 def below(margin: float) -> tuple[float, float]:
-    """Where an effect lies that is claimed to be less than a margin."""
+    """The claimed range of an effect that must be less than a margin."""
     return -math.inf, margin
 
 
 class Question(NamedTuple):
-    """What has a verdict of its own: a stream, a pair of rows, a half of a claim.
+    """A part of a claim with its own verdict: a stream, a pair of rows, half a claim.
 
     Attributes:
       name: in words.
-      effects: those that decide it.
-      rule: "every": it holds if every effect does, and does not hold if one does not;
-        "some": the other way round.
+      effects: the effects that decide it.
+      rule: "every": it holds if every effect holds, and does not hold if one effect
+        does not hold. "some": it holds if one effect holds, and does not hold if every
+        effect does not hold.
     """
 
     name: str
@@ -153,21 +154,21 @@ class Question(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A claim, with all that shows or refutes it.
+    """A claim, with everything that shows or refutes it.
 
     Attributes:
-      name: on the command line and of its folder.
+      name: on the command line, and of its folder.
       number: in the list of claims.
       statement: what is claimed.
-      source: who made it and where.
+      source: who claims it, and where.
       rule: how it is decided, in words: effects, margins.
       runs: ``(setting) -> its runs``, for each of `SETTINGS`, in the order in which
         they run.
       questions: each with a verdict; the claim holds if all do.
-      figure: ``(outcomes, report) -> Figure``, of what is finished; the report is
-        `experiments.claims.report.report`'s.
-      shown: ``(outcomes) -> lines``, Markdown of what is shown and decides nothing.
-      notes: what a reader has to know.
+      figure: ``(outcomes, report) -> Figure``, of what is finished; the report is from
+        `experiments.claims.report.report`.
+      shown: ``(outcomes) -> lines`` of Markdown, which are shown and decide nothing.
+      notes: what a reader must know.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Claim 4: class-incremental learning breaks BP's kin, and it is the classifier."""
+"""Claim 4: class-incremental learning breaks BP's variants through the classifier."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNCHANGED = 5.0
 ROWS = ("bp", "bp_star", "bp_star_star", "ol")
 BESIDE = ("random_frozen", "joint")
 COMPARED = ("bp", "bp_star")  # for the others both scenarios have one extractor
-# Stream -> how its runs' names begin, T.
+# Stream -> prefix of its runs' names, T.
 STREAMS: Mapping[str, tuple[str, int]] = {
     "split MNIST": ("split_mnist_", 5),
     "split CIFAR-100": ("", 10),
@@ -32,7 +32,7 @@ STREAMS: Mapping[str, tuple[str, int]] = {
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """Class-incremental runs of each stream, and the task-incremental ones beside."""
+    """The class-incremental runs of each stream, and the task-incremental ones."""
     found = []
     for make in (split_mnist_run, chart_run):
         for row in (*ROWS, *BESIDE):
@@ -42,10 +42,11 @@ def runs(setting: str) -> tuple[Run, ...]:
 
 
 def class_run(run: Run) -> Run:
-    """A run class-incrementally, with the settings chosen where the task is told.
+    """A class-incremental run, with the settings chosen for the task-incremental one.
 
-    On validation data after three tasks all settings of a method that keeps the last
-    task alone look the same; and the extractors are to differ in the scenario only.
+    The settings are not chosen class-incrementally for two reasons. A method that keeps
+    only the last task scores the same with all settings after three tasks. And the
+    extractors must differ only in the scenario.
     """
     config = run.config.copy_and_resolve_references()
     config.data.scenario = "class"
@@ -59,7 +60,7 @@ def class_run(run: Run) -> Run:
 
 
 def broken(begin: str, row: str, tasks: int) -> Effect:
-    """ACC of the softmax, class-incrementally."""
+    """ACC of the softmax in the class-incremental scenario."""
     name = f"class_{begin}{row}"
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -79,7 +80,7 @@ def probe(outcomes: Outcomes, name: str) -> Array:
 
 
 def over_softmax(begin: str, row: str) -> Effect:
-    """What the probe reads from the final features and the softmax does not."""
+    """How much more the probe reads from the final features than the softmax does."""
     name = f"class_{begin}{row}"
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -92,7 +93,7 @@ def over_softmax(begin: str, row: str) -> Effect:
 
 
 def over_random(begin: str, row: str) -> Effect:
-    """What the final features hold that a random network's do not."""
+    """How much more the probe reads from the final features than from random ones."""
     name, control = f"class_{begin}{row}", f"class_{begin}random_frozen"
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -107,7 +108,7 @@ def over_random(begin: str, row: str) -> Effect:
 
 
 def unchanged(begin: str, row: str) -> Effect:
-    """The probe on the extractor trained class- minus task-incrementally."""
+    """Probe accuracy on the class- minus that on the task-incremental extractor."""
     untold, told = f"class_{begin}{row}", f"{begin}{row}"
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -122,7 +123,7 @@ def unchanged(begin: str, row: str) -> Effect:
 
 
 def questions() -> tuple[Question, ...]:
-    """Broken, the classifier, unchanged: each for each stream."""
+    """Three questions for each stream: broken, the classifier, unchanged."""
     found = []
     for stream, (begin, tasks) in STREAMS.items():
         blamed = [f(begin, row) for row in ROWS for f in (over_softmax, over_random)]
@@ -140,7 +141,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """Softmax and every oracle head of every run."""
+    """Accuracy of the softmax and of every oracle head, for every run."""
     names = [n for n, o in outcomes.items() if o.measured]
     if not names:
         return []
@@ -158,7 +159,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """Softmax beside the oracle heads on the final features, a panel per stream."""
+    """The softmax beside oracle heads on the final features, a panel per stream."""
     panels = {}
     for stream, (begin, _) in STREAMS.items():
         rows = {}

@@ -1,4 +1,4 @@
-"""From numbers to verdicts: held, did not hold, undecided, not yet run, or in part."""
+"""Numbers to verdicts: held, did not hold, undecided, not yet run, run in part."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Judged(NamedTuple):
     Attributes:
       effect: of the claim.
       estimate: None while a run is missing.
-      verdict: one of the four.
-      p_t: paired t-test of the effect against its margin, two-sided; NaN if it is not
-        a mean over seeds.
-      p_sign: exact sign-flip test of the same.
-      p_holm: `p_t` by Holm over all effects of the claim.
+      verdict: held, did not hold, undecided or not yet run.
+      p_t: p of the two-sided paired t-test of the effect against its margin; NaN if the
+        effect is not a mean over seeds.
+      p_sign: p of the exact sign-flip test of the same.
+      p_holm: `p_t` adjusted by Holm over all effects of the claim.
     """
 
     effect: Effect
@@ -60,10 +60,10 @@ def verdict_of(estimate: Estimate, claimed: tuple[float, float]) -> str:
 
 
 def combined(verdicts: Sequence[str], rule: str = "every") -> str:
-    """The verdict over several: "every" has to hold, or "some" one.
+    """The verdict over several verdicts: "every" one has to hold, or "some" one.
 
-    What is missing is never passed over: while one has not run, the whole is run in
-    part at most.
+    A missing verdict is never ignored: while one has not run, the whole verdict is at
+    most "run in part".
     """
     decides, other = (NOT, HELD) if rule == "every" else (HELD, NOT)
     if not set(verdicts) - {NOT_RUN}:
@@ -76,7 +76,7 @@ def combined(verdicts: Sequence[str], rule: str = "every") -> str:
 
 
 def judge(claim: Claim, outcomes: Outcomes) -> tuple[str, tuple[Answer, ...]]:
-    """The claim's verdict and those of its questions, from the runs that are there."""
+    """The verdicts of a claim and of its questions, from the finished runs."""
     judged = [
         [_judge_effect(effect, outcomes) for effect in question.effects]
         for question in claim.questions
@@ -98,7 +98,7 @@ def _judge_effect(effect: Effect, outcomes: Outcomes) -> Judged:
     tested = [_against(estimate, m) for m in effect.claimed if math.isfinite(m)]
     if not estimate.per_seed or not tested:
         return Judged(effect, estimate, verdict)
-    # A range with two ends is left by passing either: the less certain test counts.
+    # A range with two ends is left at either end, so the larger p counts.
     p_t, p_sign = (max(values) for values in zip(*tested, strict=True))
     return Judged(effect, estimate, verdict, p_t, p_sign)
 
@@ -110,19 +110,19 @@ def _against(estimate: Estimate, margin: float) -> tuple[float, float]:
 
 
 def mean_of(values: Array) -> Estimate:
-    """An effect that is a mean over seeds [S], with its t interval; NaN: failed."""
+    """The mean of an effect over seeds [S], with its t interval; NaN: failed seed."""
     i = statistics.interval(values)
     return Estimate(i.mean, i.low95, i.high95, tuple(values.tolist()), i.failed)
 
 
 def accuracy(result: Result, first: int = 0, stop: int | None = None) -> Array:
-    """ACC in per cent over the tasks `first` to `stop` at the end [S]; NaN: failed."""
+    """Final ACC in per cent over the tasks [first, stop), [S]; NaN: failed seed."""
     acc = 100 * result.matrix[:, -1, first:stop].mean(axis=1)
     return np.where([status == OK for status in result.status], acc, np.nan)
 
 
 def backward(result: Result) -> Array:
-    """BWT in points [S]; NaN: failed, or trained on all tasks at once."""
+    """BWT in points [S]; NaN: failed seed, or trained on all tasks at once."""
     bwt = 100 * metrics.backward_transfer(result.matrix)
     return np.where([status == OK for status in result.status], bwt, np.nan)
 
@@ -130,7 +130,7 @@ def backward(result: Result) -> Array:
 def paired(
     x: Outcome, y: Outcome, measure: Callable[[Result], Array] = accuracy
 ) -> Estimate:
-    """A measure of one run minus that of another, seed by seed.
+    """A measure of one run minus the same measure of another, seed by seed.
 
     Raises:
       ValueError: the runs do not have the same seeds.

@@ -26,7 +26,7 @@ EPOCHS = 10
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """On the features first, which is quick, then the chart's rows from scratch."""
+    """First the runs on features, which are quick, then the chart's from scratch."""
     heads = features_run(setting, "bp", LINEAR)
     slda = features_run(setting, "raw_slda", LINEAR)
     slda.config.data.scenario = "class"
@@ -47,7 +47,7 @@ def runs(setting: str) -> tuple[Run, ...]:
 
 
 def features_run(setting: str, row: str, model: Mapping[str, Any]) -> Run:
-    """A row on the cached features, 1,280 numbers per image, task-incrementally."""
+    """A task-incremental run of a row on cached features, 1,280 numbers per image."""
     if setting == "quick":
         config = small(row)
     else:
@@ -68,7 +68,7 @@ def features_run(setting: str, row: str, model: Mapping[str, Any]) -> Run:
 
 
 def from_scratch() -> tuple[Effect, ...]:
-    """Pretrained features with heads, or with SLDA, minus each method from scratch."""
+    """ACC of heads, or SLDA, on pretrained features minus each method from scratch."""
     told = [
         difference(
             "pretrained_heads",
@@ -91,7 +91,7 @@ def from_scratch() -> tuple[Effect, ...]:
 
 
 def on_features() -> tuple[Effect, ...]:
-    """Each dedicated method on the pretrained features minus heads, or SLDA, alone."""
+    """ACC of each dedicated method on pretrained features minus heads or SLDA alone."""
     told = [
         difference(
             f"features_{row}",

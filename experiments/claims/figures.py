@@ -18,11 +18,11 @@ Published = Mapping[str, tuple[float, float | None, float | None]]
 
 
 def bar_chart(outcomes: Outcomes, names: Sequence[str], published: Published) -> Figure:
-    """ACC of each row, whiskers at its lowest and highest seed, the author's beside.
+    """ACC of each row, whiskers at its lowest and highest seed, and the author's value.
 
     Args:
       outcomes: what is finished; other rows are not drawn.
-      names: of the rows, in the order drawn.
+      names: of the rows, in drawing order.
       published: name -> the author's mean, lowest and highest seed.
     """
     shown = [outcomes[name] for name in names if name in outcomes]
@@ -52,7 +52,7 @@ def _bar(ax: Any, y: float, outcome: Outcome) -> None:
     if not acc.size:
         ax.text(1, y, "every seed failed", va="center", color="#777777")
         return
-    # Lightened, for whiskers and dots to show on black and on indigo.
+    # Lightened, so that whiskers and dots are visible on black and on indigo.
     shade = 0.25 + 0.75 * np.array(to_rgb(colour_of(outcome)))
     ax.barh(y, acc.mean(), 0.5, color=shade)
     low, high = acc.min(), acc.max()
@@ -64,13 +64,13 @@ def _bar(ax: Any, y: float, outcome: Outcome) -> None:
 
 
 def colour_of(outcome: Outcome) -> str:
-    """The row's colour in the table of methods; grey for a method from elsewhere."""
+    """The row's colour in the table of methods; grey for methods of other packages."""
     method = METHODS.get(outcome.result.row)
     return (method.colour if method else None) or "#777777"
 
 
 def seeds_of_rows(panels: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """Every seed's ACC as a dot with the mean as a line: a panel per stream.
+    """Each seed's ACC as a dot and the mean as a line, one panel per stream.
 
     Args:
       panels: stream -> row's label -> accuracies in per cent [S].
@@ -103,7 +103,7 @@ VERDICT_COLOURS = {
 
 
 def intervals(report: Mapping[str, Any], unit: str) -> Figure:
-    """Every effect of a claim with its interval, beside the range that is claimed.
+    """Each effect of a claim with its interval and the margins of the claimed range.
 
     Args:
       report: of the claim.
@@ -126,7 +126,7 @@ def _known(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def draw_intervals(ax: Any, report: Mapping[str, Any], unit: str) -> None:
-    """As `intervals`, into a panel."""
+    """As `intervals`, drawn into a given panel."""
     effects = _known(report)
     for y, effect in enumerate(effects):
         colour = VERDICT_COLOURS[effect["verdict"]]
@@ -147,7 +147,7 @@ HEAD_COLOURS = ("#B3B3B3", "#0072B2", "#44AA99", "#E69F00")
 
 
 def grouped_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """Bars side by side for each row: a panel per stream, a colour per quantity.
+    """Bars side by side for each row: one panel per stream, one colour per quantity.
 
     Args:
       panels: stream -> row's label -> quantity -> values in per cent [S].

@@ -21,7 +21,7 @@ STREAMS = {
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """HAT on three streams: the chart's, ten permuted tasks, thirty."""
+    """HAT on three streams: the chart's, ten permuted tasks, thirty permuted tasks."""
     long = permuted_run(setting, "hat", tasks=30, number=5)
     return (
         chart_run(setting, "hat"),

@@ -18,10 +18,10 @@ from .streams import permuted_run
 
 FORGETS, KEEPS = -2.0, -0.5
 BEHIND = -5.0
-RATE = 0.02  # of every row on the BatchNorm network
+RATE = 0.02  # learning rate of every row on the BatchNorm network
 OTHERS = ("bp", "ewc", "gpm")
 CLIP = 1.0
-# Adjustment -> fields; each of HAT alone, one at a time.
+# Adjustment -> fields; only HAT is adjusted, by one of them at a time.
 ADJUSTMENTS: Mapping[str, Mapping[str, Any]] = {
     "no norm": {"model.norm": "none"},
     "a BatchNorm per task": {"model.norm": "batch_per_task"},
@@ -33,13 +33,13 @@ ADJUSTMENTS: Mapping[str, Mapping[str, Any]] = {
 
 
 def name_of(text: str) -> str:
-    """The name of a run of HAT, by its norm or adjustment."""
+    """The name of a run of HAT, from its norm or adjustment."""
     plain = "".join(c if c.isalnum() else "_" for c in text)
     return f"norm_hat_{plain}"
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """HAT with each norm; others with BatchNorm; HAT adjusted. Nothing is chosen."""
+    """HAT with each norm, other rows with BatchNorm, HAT adjusted; chooses nothing."""
     found = {}
     for norm in NORMS:
         found[name_of(norm)] = _run(setting, "hat", f"HAT, norm {norm}", norm, {})
@@ -67,7 +67,7 @@ def _run(setting: str, row: str, title: str, norm: str, fields) -> Run:
 
 
 def forgets(norm: str) -> Effect:
-    """BWT of HAT with a norm."""
+    """BWT of HAT with one norm."""
     name = name_of(norm)
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -86,8 +86,9 @@ def behind(row: str) -> Effect:
 def removed_by(text: str) -> Effect:
     """Adjusted HAT minus the row that it is furthest behind.
 
-    The ends are the lowest of the three intervals' lower and upper ends: it lies above
-    the margin if every one of the three does, and below if one of them does.
+    The lower end is the lowest of the three intervals' lower ends, and likewise the
+    upper end. So the result lies above the margin if all three intervals do, and below
+    it if one of them does.
     """
     names = (name_of(text), *(f"norm_{row}" for row in OTHERS))
 

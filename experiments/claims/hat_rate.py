@@ -30,7 +30,7 @@ TOO_HIGH = 0.1
 HALF = 0.5
 ROWS = ("hat", "bp")
 OPTIMIZERS = {"plain SGD": 0.0, "momentum .9": 0.9}
-# Stream -> how its runs' names begin, chance of a task in per cent.
+# Stream -> prefix of its runs' names, chance accuracy of a task in per cent.
 STREAMS = {"permuted MNIST": ("rate_permuted", 10.0), "split CIFAR-100": ("rate", 10.0)}
 STRENGTH = 0.75  # HAT's λ, as published
 CIFAR_TASKS = 2
@@ -43,7 +43,7 @@ def name_of(stream: str, optimizer: str, row: str, rate: float) -> str:
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """Both rows at every rate, the short stream first; nothing is chosen."""
+    """Both rows at every rate, the short stream first; chooses nothing."""
     quick = setting == "quick"
     return tuple(
         _run(setting, stream, optimizer, row, rate)
@@ -77,13 +77,13 @@ def _run(setting: str, stream: str, optimizer: str, row: str, rate: float) -> Ru
 
 
 def learned(result: Result, chance: float) -> Array:
-    """Mean over tasks of A[j, j] above chance, in points [S]; 0 for a failed seed."""
+    """Mean over tasks of A[j, j] minus chance, in points [S]; 0 for a failed seed."""
     own = 100 * np.diagonal(result.matrix, axis1=1, axis2=2).mean(1) - chance
     return np.where([status == OK for status in result.status], own, 0.0)
 
 
 def best_rate(outcomes: Outcomes, stream: str, optimizer: str, row: str) -> float:
-    """The rate at which a row learns most, mean over seeds."""
+    """The rate at which a row learns most in the mean over seeds."""
     chance = STREAMS[stream][1]
 
     def score(rate: float) -> float:
@@ -94,7 +94,7 @@ def best_rate(outcomes: Outcomes, stream: str, optimizer: str, row: str) -> floa
 
 
 def share(stream: str, optimizer: str, row: str) -> Effect:
-    """What a row learns at .1 as a share of what it learns at its best rate."""
+    """What a row learns at .1 divided by what it learns at its best rate."""
     needs = tuple(name_of(stream, optimizer, row, rate) for rate in RATES)
     chance = STREAMS[stream][1]
 
@@ -116,7 +116,7 @@ def share(stream: str, optimizer: str, row: str) -> Effect:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """The usable range of rates: at least half of what the best rate learns."""
+    """The usable rates: those that learn at least half as much as the best rate."""
     lines = []
     for stream, (_, chance) in STREAMS.items():
         for optimizer in OPTIMIZERS:
@@ -146,7 +146,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """Learned over the rate, HAT beside BP: a panel per stream and optimizer."""
+    """What HAT and BP learn at each rate: one panel per stream and optimizer."""
     figure = Figure(figsize=(7.2, 5.0), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for i, (stream, (_, chance)) in enumerate(STREAMS.items()):

@@ -23,12 +23,12 @@ TINY_OTHERS = ("bp_star_star", "ewc", "gpm")
 TASKS, SPAN = 30, 5
 LESS = -2.0
 TINY_LESS = -5.0
-CHANCE = 5.0  # of one of twenty classes of Tiny-ImageNet, in per cent
+CHANCE = 5.0  # per cent: twenty classes per task of Tiny-ImageNet
 LEARNS = 0.5
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """Thirty permuted tasks; ten of Tiny-ImageNet."""
+    """Thirty permuted tasks, and ten tasks of Tiny-ImageNet."""
     found = []
     others = OTHERS if setting != "quick" else OTHERS[-1:]
     for row in ("hat", *others):
@@ -68,17 +68,17 @@ def first_task(folder: Path) -> Mapping[str, Array]:
 
 
 def gates(folder: Path) -> Mapping[str, Array]:
-    """What of the network each task opens, and how far the tasks' masks overlap.
+    """Which share of the network each task opens, and how far the tasks' masks overlap.
 
     Args:
       folder: of a run of HAT that has kept its last weights. A task's embeddings do not
-        move after it, so that they hold the gates of every task.
+        change after the task, so the last weights hold the gates of every task.
 
     Returns:
-      Per seed, ``units_t`` and ``weights_t``: the share of hidden units, and of weights
-      between hidden layers, that are open (gate above ½ on both sides) in task t from
-      0; ``jaccard_t``, t ≥ 1: the mean over earlier tasks of the overlap of open units,
-      |A ∩ B| / |A ∪ B|.
+      For each seed and task t from 0, ``units_t`` and ``weights_t``: the share of
+      hidden units, and of weights between hidden layers, that are open (gate above ½ on
+      both sides); for t ≥ 1, ``jaccard_t``: the overlap of open units,
+      |A ∩ B| / |A ∪ B|, as a mean over earlier tasks.
     """
     run = load_run(folder)
     found: dict[str, list[float]] = {}
@@ -89,7 +89,7 @@ def gates(folder: Path) -> Mapping[str, Array]:
         pairs = list(zip(layers, layers[1:], strict=False))
         for t in range(run.num_tasks):
             weights = [np.outer(a[t], b[t]).mean() for a, b in pairs]
-            # Of a single layer the inputs are all open.
+            # With a single hidden layer all inputs are open.
             open_weights = np.mean(weights) if weights else units[t].mean()
             values = {"units": units[t].mean(), "weights": open_weights}
             if t:
@@ -103,20 +103,20 @@ def gates(folder: Path) -> Mapping[str, Array]:
 
 
 def learned(result: Result) -> Array:
-    """A[j, j] in per cent [S, T]; NaN: the seed failed."""
+    """A[j, j] in per cent [S, T]; NaN: failed seed."""
     own = 100 * np.diagonal(result.matrix, axis1=1, axis2=2)
     healthy = np.array([status == OK for status in result.status])
     return np.where(healthy[:, None], own, np.nan)
 
 
 def change(result: Result) -> Array:
-    """What is learned of the last five tasks minus that of the first five [S]."""
+    """Mean A[j, j] of the last five tasks minus that of the first five [S]."""
     own = learned(result)
     return own[:, -SPAN:].mean(1) - own[:, :SPAN].mean(1)
 
 
 def runs_out(other: str) -> Effect:
-    """HAT's change minus another row's."""
+    """HAT's `change` minus that of another row."""
     names = ("permuted_30_hat", f"permuted_30_{other}")
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -127,7 +127,7 @@ def runs_out(other: str) -> Effect:
 
 
 def falls_behind() -> Effect:
-    """HAT minus the worst of the others on Tiny-ImageNet, if it learns task 1."""
+    """HAT minus the worst of the other rows on Tiny-ImageNet, if HAT learns task 1."""
     names = tuple(f"tiny_{row}" for row in ("hat", "bp", *TINY_OTHERS))
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -147,7 +147,7 @@ def falls_behind() -> Effect:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """Free units and what is learned, first and last tasks; how much is open."""
+    """A[j, j] of the first and last tasks; HAT's free units and open shares."""
     lines = []
     for row in ("hat", *OTHERS):
         outcome = outcomes.get(f"permuted_30_{row}")
@@ -185,7 +185,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """The task just learned over tasks; HAT's units, free, open and shared."""
+    """A[j, j] over tasks; HAT's free, open and shared units."""
     figure = Figure(figsize=(8.0, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for row in ("hat", *OTHERS):

@@ -1,7 +1,7 @@
-"""The classes of Tiny-ImageNet among ImageNet's 1,000.
+"""The indices of Tiny-ImageNet's classes among ImageNet's 1,000.
 
 A classifier of ImageNet (ILSVRC 2012) numbers its classes in the order of their sorted
-WordNet ids; TensorFlow Datasets lists those in ``datasets/imagenet2012/labels.txt``.
+WordNet ids; TensorFlow Datasets lists them in ``datasets/imagenet2012/labels.txt``.
 """
 
 from __future__ import annotations

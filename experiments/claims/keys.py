@@ -1,4 +1,4 @@
-"""A run is known by its config: two claims that need the same run share it."""
+"""The key of a run, made from its config: claims that need the same run share it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..runs.folders import CHANGES_NOTHING
 
 
 def key_of(config: ConfigDict) -> str:
-    """The name of a run's folder: readable, and its own among all configs.
+    """The name of a run's folder: readable, and unique to its config.
 
-    A field at its default does not count: one that is new changes no key. Nor does
-    which weights are kept.
+    Fields at their default are left out, so a new field changes no key. `keep_weights`
+    is left out too.
     """
     neutral = configs.neutral(config.strategy)
     fields = {

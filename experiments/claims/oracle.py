@@ -1,6 +1,7 @@
 """Oracle heads: what a linear classifier can read from a run's final features.
 
-A diagnostic, no method: they are fitted to the training data of all classes.
+They are a diagnostic, not a method: they are fitted to the training data of all
+classes.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from .claim import Array
 HEADS = ("ridge", "ncm", "slda")
 SHRINKAGE = 1e-4
 CHUNK = 500
-"""Images at once: the windows of a convolution take a hundred times their size."""
+"""Images per forward pass: a convolution's windows take a hundred times their size."""
 
 
 def oracle_heads(folder: Path) -> Mapping[str, Array]:
-    """Accuracy of each of `HEADS` on the features of a run's end.
+    """Accuracy of each of `HEADS` on a run's final features.
 
-    The features are what the classifier reads after the last task; the classes those
-    of all tasks, whether the run was told the task or not.
+    The features are what the classifier reads after the last task. The heads choose
+    among the classes of all tasks, whether the run was told the task or not.
 
     Args:
       folder: of a run that has kept its last weights.
 
     Returns:
-      Accuracies in per cent on the test data of all tasks, [S]; NaN: the seed failed.
+      Accuracies in per cent on the test data of all tasks, [S]; NaN: failed seed.
 
     Raises:
-      FileNotFoundError: it has not kept them.
+      FileNotFoundError: the run has not kept its weights.
     """
     run = load_run(folder)
     healthy = [status == "ok" for status in run.result.status]
@@ -50,7 +51,7 @@ def oracle_heads(folder: Path) -> Mapping[str, Array]:
 
 
 def _of_seed(run: Run, seed: int) -> dict[str, float]:
-    """Share of right answers of each head, one seed."""
+    """Accuracy in [0, 1] of each head, for one seed."""
     x, y = _features(run, seed, "train")
     held = _features(run, seed, "valid")
     test = _features(run, seed, "test")
@@ -74,7 +75,7 @@ def _slda(x, y, test_x, test_y, classes: int) -> float:
 
 
 def _features(run: Run, seed: int, part: str) -> tuple[jax.Array, jax.Array]:
-    """What the classifier reads of all tasks' examples [N, D]; their classes [N]."""
+    """The classifier's inputs for all tasks' examples [N, D], and their classes [N]."""
     last = run.num_tasks - 1
     weights = run.weights(seed, last)
     found, labels = [], []

@@ -1,4 +1,4 @@
-"""Writes a claim's page, figure and data; records them with the runs behind them."""
+"""Writes a claim's page, figure and data; records them together with their runs."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .report import report
 from .report import write as write_report
 
 RECORDED = Path(__file__).parent.parent / "results" / "claims"
-"""Of a checkout; an installed package has none and records nothing."""
+"""A folder of the checkout; an installed package lacks it and records nothing."""
 
 
 def write(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Path:
-    """Writes what is known of a claim into ``WORKDIR/claims/NAME``.
+    """Writes a claim's current state into ``WORKDIR/claims/NAME``.
 
-    That is `claim.json`, `README.md` and the figure as PNG and SVG.
+    The files are `claim.json`, `README.md` and the figure as PNG and SVG.
 
     Returns:
       The folder.
@@ -38,19 +38,18 @@ def write(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Path
 
 
 def save_both(figure: Figure, png: Path) -> None:
-    """Writes a figure as PNG and, beside it, as SVG: the same bytes each time."""
+    """Writes a figure as PNG and, beside it, as SVG, with the same bytes each time."""
     with matplotlib.rc_context({"svg.hashsalt": png.stem, "svg.fonttype": "none"}):
         figure.savefig(png.with_suffix(".svg"), metadata={"Date": None})
     save(figure, png)
 
 
 def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> None:
-    """Copies a claim's page and its runs' results to where results are kept.
+    """Copies a claim's page and its runs' results into `RECORDED`.
 
-    And writes the page of all results anew.
-
-    Not those of the quick look, and not outside a checkout. A claim at ``full`` has a
-    folder of its own beside the one at ``toy``.
+    Then rewrites the page of all results. Does nothing at the setting ``quick`` and
+    outside a checkout. A claim at ``full`` has a folder of its own beside the one at
+    ``toy``.
     """
     if setting == "quick" or not RECORDED.parent.is_dir():
         return

@@ -1,6 +1,6 @@
-"""CIFAR-100 as a network pretrained on ImageNet sees it: its features as a data set.
+"""CIFAR-100's features from a network pretrained on ImageNet, as a data set.
 
-Made once and kept in the cache; a broken-off computation goes on where it was.
+They are computed once and kept in the cache; an interrupted computation continues.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from jaxcl.data.cache import cache_root
 from jaxcl.nn import capture
 from jaxcl.nn.models import EfficientNetLite0
 
-SIDE = 96  # images are scaled to it
+SIDE = 96  # pixels; images are scaled to this side
 BATCH, PART = 250, 5000
-SHIFT, SCALE = 127.0, 128.0  # of the published network's input
+SHIFT, SCALE = 127.0, 128.0  # normalise the published network's input
 
 
 def cifar100() -> tuple[np.ndarray, ...]:
     """(x_train, y_train, x_test, y_test): float32 [N, 1280] features, int32 labels [N].
 
-    Of EfficientNet-Lite0 with ImageNet's weights in evaluation mode, after the mean
-    over positions; images scaled bilinearly to 96 pixels.
+    The features are those of EfficientNet-Lite0 with ImageNet's weights in evaluation
+    mode, after the mean over positions; images are scaled bilinearly to 96 pixels.
 
     Raises:
       ValueError: the weights are not installed (``jaxcl[pretrained]``).
-      DataError: there is no CIFAR-100.
+      DataError: CIFAR-100 cannot be obtained.
     """
     source = sources.load("cifar100")
     folder = cache_root() / "features" / f"cifar100_efficientnet_lite0_{SIDE}"
@@ -44,10 +44,10 @@ def cifar100() -> tuple[np.ndarray, ...]:
 
 
 def features_of(folder: Path, name: str, images: np.ndarray) -> np.ndarray:
-    """What the pretrained network's classifier reads of images, part by part.
+    """The pretrained network's features of images, computed part by part.
 
     Args:
-      folder: where the parts are kept; what lies in it is not computed again.
+      folder: keeps the parts; parts that it holds are not computed again.
       name: of these images in the folder.
       images: uint8 [N, H, W, 3].
 
@@ -76,7 +76,7 @@ def features_of(folder: Path, name: str, images: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _forward():
-    """``uint8 [B, H, W, 3] -> float32 [B, 1280]``, compiled."""
+    """The compiled function ``uint8 [B, H, W, 3] -> float32 [B, 1280]``."""
     model = EfficientNetLite0(1000, pretrained="all")
     apply = capture.apply_fn(model)
     like = jax.ShapeDtypeStruct((BATCH, SIDE, SIDE, 3), jnp.float32)

@@ -17,13 +17,13 @@ from .ranks import ranks
 from .streams import MNIST_ROWS, permuted_run
 
 WIDTHS = (100, 400, 1000)
-WIDTH = 400  # of the network that other claims train, with 20 seeds
+WIDTH = 400  # the width in other claims, with 20 seeds
 NEAR_JOINT = -5.0
 ROWS = ("bp", "bp_star_star", "joint", "random_frozen", "linear")
 
 
 def name_of(row: str, width: int) -> str:
-    """The name of a row's run at a width."""
+    """The name of a row's run at one width."""
     return f"permuted_{row}" if width == WIDTH else f"width_{width}_{row}"
 
 
@@ -43,7 +43,7 @@ def runs(setting: str) -> tuple[Run, ...]:
             run = permuted_run(setting, row, number=5, **fields)
             title = f"{run.label}, width {width}"
             found.append(run._replace(name=name_of(row, width), label=title))
-    # The accuracies of OWM cost an hour and its rank decides nothing: last.
+    # OWM comes last: its accuracies cost an hour, and its rank decides nothing.
     found.sort(key=lambda run: run.name == "permuted_owm")
     return tuple(
         run if "linear" in run.name else run._replace(measure=ranks) for run in found
@@ -51,7 +51,7 @@ def runs(setting: str) -> tuple[Run, ...]:
 
 
 def raises(width: int) -> Effect:
-    """Effective rank of BP's last hidden layer, after a task minus before it."""
+    """Effective rank of BP's last hidden layer after a task minus before the task."""
     name = name_of("bp", width)
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -67,7 +67,7 @@ def raises(width: int) -> Effect:
 
 
 def does_well(width: int) -> tuple[Effect, ...]:
-    """BP** minus joint training and minus what was taught nothing."""
+    """BP** minus joint training, and minus the two rows without trained features."""
     ours = name_of("bp_star_star", width)
     return tuple(
         difference(
@@ -78,7 +78,7 @@ def does_well(width: int) -> tuple[Effect, ...]:
 
 
 def scatter(outcomes: Outcomes) -> Mapping[str, tuple[Array, Array]]:
-    """Row -> final rank and ACC of each seed, of the rows at width 400."""
+    """Row -> final rank and ACC of each seed, for the rows at width 400."""
     found = {}
     for row in MNIST_ROWS:
         outcome = outcomes.get(f"permuted_{row}")
@@ -90,7 +90,7 @@ def scatter(outcomes: Outcomes) -> Mapping[str, tuple[Array, Array]]:
 
 
 def correlation(rank: Array, acc: Array) -> tuple[float, float, float]:
-    """Spearman's ρ over seeds with its bootstrap interval; NaN where it has none."""
+    """Spearman's ρ over seeds with its bootstrap interval; NaN if it is undefined."""
     if len(rank) < 4 or np.ptp(rank) == 0 or np.ptp(acc) == 0:
         return float("nan"), float("nan"), float("nan")
 
@@ -111,7 +111,7 @@ def correlation(rank: Array, acc: Array) -> tuple[float, float, float]:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """Rank before and after, the first task apart; rank against accuracy."""
+    """Rise of the rank in the first and in later tasks; rank against accuracy."""
     lines = []
     told = [(w, outcomes.get(name_of("bp", w))) for w in WIDTHS]
     if any(outcome and "rise" in outcome.measured for _, outcome in told):
@@ -153,7 +153,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """Rank before and after each task per width; rank against accuracy."""
+    """Rank before and after each task, for each width; rank against accuracy."""
     figure = Figure(figsize=(8.0, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, width in enumerate(WIDTHS):

@@ -18,16 +18,16 @@ READ_BY = "head"  # the layer that reads the last hidden one
 
 
 def ranks(folder: Path) -> Mapping[str, Array]:
-    """What training does to the rank of what the classifier reads, per seed.
+    """How training changes the effective rank of the classifier's input, per seed.
 
     Args:
       folder: of a run that has kept its last weights, or those of every task.
 
     Returns:
-      ``final``: after the last task, mean over the tasks' images, [S]. Where weights of
-      every task were kept also ``before_t`` and ``after_t`` for task t from 0, on that
-      task's images, and of these ``rise`` (the mean of after − before), ``first_rise``,
-      ``later_rise`` and ``untrained``. NaN: the seed failed.
+      ``final``: the rank after the last task, mean over the tasks' images, [S]. If the
+      weights of every task were kept, also ``before_t`` and ``after_t`` for task t from
+      0, on that task's images, and from these ``rise`` (the mean of after − before),
+      ``first_rise``, ``later_rise`` and ``untrained``. NaN: failed seed.
     """
     run = load_run(folder)
     last = run.num_tasks - 1
@@ -59,16 +59,16 @@ def ranks(folder: Path) -> Mapping[str, Array]:
 
 
 def _table(run: Run, seed: int, every: bool) -> Array:
-    """Effective rank [tasks trained, task's images], as far as it is asked for.
+    """Effective rank [tasks trained, task's images]; NaN where it is not needed.
 
-    Each file of weights is read once: it holds those of all seeds.
+    Each file of weights is read only once, because it holds those of all seeds.
     """
     last = run.num_tasks - 1
     images = [run.data(seed, t)[0][:IMAGES] for t in range(last + 1)]
     table = np.full((last + 2, last + 1), np.nan)
     for trained in range(-1, last + 1) if every else (last,):
         weights = run.weights(seed, trained)
-        # Before and after a task on its own images; at the end on those of all.
+        # Before and after a task on that task's images; at the end on all tasks'.
         tasks = (trained, trained + 1) if trained < last else range(last + 1)
         for task in tasks:
             if 0 <= task <= last:

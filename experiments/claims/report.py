@@ -1,4 +1,4 @@
-"""A claim's report: all that its page says, as plain data that JSON can hold."""
+"""A claim's report: everything that its page shows, as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .claim import Claim, Effect, Outcome, Outcomes
 Report = dict[str, Any]
 
 GROUPS = ((0, 3), (3, 10))
-"""Tasks that chose the settings, and the others: reported apart."""
+"""The tasks that settings were chosen on, and the others: reported separately."""
 
 
 def report(claim: Claim, setting: str, outcomes: Outcomes) -> Report:
-    """What is known of a claim from the runs that are finished.
+    """The state of a claim, from the runs that are finished.
 
     Returns:
-      Plain dicts, lists, numbers and None; numbers are rounded to 4 digits behind the
-      point, so that the same runs give the same file.
+      Plain dicts, lists, numbers and None; numbers are rounded to 4 decimals, so that
+      the same runs give the same file.
     """
     verdict, answers = decide.judge(claim, outcomes)
     runs = claim.runs(setting)
@@ -116,12 +116,12 @@ def _settings(outcome: Outcome) -> Report:
     """The chosen settings, and which weights a task ends with."""
     chosen = next((dict(t.fields) for t in outcome.trials if t.chosen), {})
     config = outcome.result.config
-    assert config is not None  # beside every result
+    assert config is not None  # config.json lies beside every result
     return chosen | {"train.select": config["train"]["select"]}
 
 
 def _plain(value: Any) -> Any:
-    """Numbers that JSON has, NaN and ±∞ as None; rounded."""
+    """A value with types that JSON has; numbers rounded, NaN and ±∞ as None."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray | list | tuple):
@@ -129,7 +129,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool | str | int) or value is None:
         return value
     value = float(value)
-    # A setting such as 1e-5 keeps its digits.
+    # Below 1, significant digits are kept instead: a setting may be 1e-5.
     return _rounded(value) if math.isfinite(value) else None
 
 

@@ -1,6 +1,7 @@
 """Claim 7 (c): HAT on a reduced ResNet-18, its largest updates; described, not decided.
 
-Two tasks of 2,000 CIFAR-100 images, five epochs each, per normalisation, and BP beside.
+For each normalisation, HAT and BP train on two tasks of 2,000 CIFAR-100 images, five
+epochs each.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ LARGEST = "largest_update"
 
 
 class LargestState(NamedTuple):
-    """float32[]: of the steps of this task so far, and of the task before."""
+    """float32[] each: the largest change in this task so far, and in the last task."""
 
     running: jax.Array
     task: jax.Array
 
 
 def largest() -> Strategy:
-    """Reports a task's largest change of one weight in one step, max |Δw|."""
+    """Reports the largest change of one weight in one step of a task, max |Δw|."""
 
     def updates(updates, state, params, *, grads, ctx, out):
         size = optax.tree.max(jax.tree.map(lambda u: jnp.abs(u).max(), updates.net))
@@ -64,13 +65,13 @@ def watched_bp(setup: Setup) -> Strategy:
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """HAT and BP with each norm; the quick look has them on digits, an MLP."""
+    """HAT and BP with each norm; at ``quick`` on digits, with an MLP."""
     found = []
     for row in WATCHED:
         for norm in NORMS if setting != "quick" else NORMS[:1]:
             config = _config(setting, row)
             config.model.norm = norm
-            # A row of its own, with the settings that HAT's has.
+            # A separate row, with the settings of the row that it watches.
             config.row = config.strategy = f"{__name__}:watched_{row}"
             if row == "hat":
                 config.method.refuse_shared_norm = False
@@ -96,7 +97,7 @@ def _config(setting: str, row: str):
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """Accuracy, failed seeds and largest update of every run that is finished."""
+    """Accuracy, failed seeds and largest update of every finished run."""
     lines = []
     for row in WATCHED:
         for norm in NORMS:

@@ -17,14 +17,14 @@ from .streams import DEDICATED, MNIST_ROWS, chart_run, permuted_run, tiny_run
 MARGIN = -2.0
 TAUGHT = 2.0
 CONTROLS = ("random_frozen", "linear")
-# Stream -> how its runs' names begin, its dedicated rows, how a run is made.
+# Stream -> prefix of its runs' names, its dedicated rows, function that makes a run.
 STREAMS: Mapping[str, tuple[str, tuple[str, ...], Callable[[str, str], Run]]] = {
     "split CIFAR-100": ("", DEDICATED, chart_run),
     "permuted MNIST": ("permuted_", MNIST_ROWS[2:], permuted_run),
     "split Tiny-ImageNet": ("tiny_", ("ewc", "gpm", "hat", "agem"), tiny_run),
 }
 TAUGHT_STREAMS = ("split CIFAR-100", "permuted MNIST")
-TAUGHT_EPOCHS = (0, 1, 5)  # of task 1; with all of them it is BP**
+TAUGHT_EPOCHS = (0, 1, 5)  # of task 1; with all its epochs the run is BP** itself
 
 
 def runs(setting: str) -> tuple[Run, ...]:
@@ -38,7 +38,7 @@ def runs(setting: str) -> tuple[Run, ...]:
 
 
 def taught_for(setting: str, epochs: int) -> Run:
-    """The chart's BP** whose extractor learns in the first epochs of task 1 alone."""
+    """The chart's BP**, with an extractor that learns only in task 1's first epochs."""
     run = chart_run(setting, "bp_star_star")
     config = run.config.copy_and_resolve_references()
     config.method.epochs = epochs
@@ -51,7 +51,7 @@ def taught_for(setting: str, epochs: int) -> Run:
 
 
 def effects(stream: str, rows: tuple[str, ...], margin: float) -> tuple[Effect, ...]:
-    """BP** minus each of some rows of a stream."""
+    """ACC of BP** minus that of each given row of a stream."""
     begin = STREAMS[stream][0]
     return tuple(
         difference(
@@ -65,7 +65,7 @@ def effects(stream: str, rows: tuple[str, ...], margin: float) -> tuple[Effect, 
 
 
 def curve(outcomes: Outcomes) -> list[tuple[int, Outcome]]:
-    """Epochs of task 1 that taught the extractor, and what came of BP** then."""
+    """Epochs of task 1 that the extractor learned in, and the outcome of BP**."""
     names = {epochs: f"bp_star_star_{epochs}" for epochs in TAUGHT_EPOCHS}
     found = [(n, outcomes[name]) for n, name in names.items() if name in outcomes]
     whole = outcomes.get("bp_star_star")
@@ -75,7 +75,7 @@ def curve(outcomes: Outcomes) -> list[tuple[int, Outcome]]:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """BP** over the epochs of task 1 that its extractor learned in."""
+    """ACC of BP** for each number of epochs that its extractor learned in."""
     lines = [
         "| Epochs of task 1 that taught the extractor | ACC % | lowest, highest |",
         "| ---: | ---: | --- |",
@@ -89,7 +89,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """BP** minus every other row; BP** over the epochs that taught it."""
+    """BP** minus every other row; BP** against the epochs its extractor learned in."""
     figure = Figure(figsize=(9.5, 6.0), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     draw_intervals(left, report, "BP** minus the row, points")

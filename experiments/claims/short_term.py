@@ -17,7 +17,7 @@ from .streams import MNIST_ROWS, chart_run, cifar_run, permuted_run
 
 MARGIN = -2.0
 DECIDES = (5, 10)
-LENGTHS = (5, 10, 20, 30, 50)  # one run of fifty tasks gives them all
+LENGTHS = (5, 10, 20, 30, 50)  # all from one run of fifty tasks
 CIFAR_LENGTHS = (5, 10, 20)
 CIFAR_ROWS = ("bp", "bp_star_star", "ewc", "gpm", "hat")
 STREAMS = ("permuted MNIST", "split CIFAR-100")
@@ -48,7 +48,7 @@ def after(result: Result, tasks: int) -> Array:
 
 
 def minus(x: str, y: str, tasks: int, name: str) -> Effect:
-    """ACC after T tasks of one run minus that of another."""
+    """ACC of one run after T tasks minus that of another."""
 
     def estimate(outcomes: Outcomes) -> Estimate:
         a, b = (outcomes[run].result for run in (x, y))
@@ -58,7 +58,7 @@ def minus(x: str, y: str, tasks: int, name: str) -> Effect:
 
 
 def permuted_effects(row: str) -> tuple[Effect, ...]:
-    """A row minus each dedicated one on permuted MNIST, at the deciding lengths."""
+    """A row minus each dedicated row on permuted MNIST, at the deciding lengths."""
     return tuple(
         minus(
             f"permuted_50_{row}",
@@ -73,7 +73,7 @@ def permuted_effects(row: str) -> tuple[Effect, ...]:
 
 
 def cifar_effects(row: str) -> tuple[Effect, ...]:
-    """A row minus each dedicated one on split CIFAR-100, at the deciding lengths."""
+    """A row minus each dedicated row on split CIFAR-100, at the deciding lengths."""
     return tuple(
         minus(
             cifar_name(row, tasks),
@@ -88,7 +88,7 @@ def cifar_effects(row: str) -> tuple[Effect, ...]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """BP and BP** minus every dedicated row, over the number of tasks."""
+    """BP and BP** minus every dedicated row, against the number of tasks."""
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
     panels = figure.subplots(2, 2, sharex="col")
     for i, row in enumerate(PLAIN):

@@ -1,4 +1,4 @@
-"""The streams, rows, seeds and choices that claims share."""
+"""The streams, rows, seeds and choices of settings that claims share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..runs.arguments import CONFIGS
 from .claim import Run, Stage
 
 FIRST_SEED = 200
-"""Deciding runs count their seeds from here; nothing recorded before has used them."""
+"""The first seed of deciding runs; no earlier recorded run has used these seeds."""
 
 RATE = 0.02
-"""At which strengths are compared first."""
+"""The learning rate at which strengths are compared first."""
 RATES = (0.005, 0.01, 0.02, 0.05)
 MORE_RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 QUICK_RATES = (0.02, 0.05)
 QUICK_CHOICES = ("bp", "ewc")
-"""Rows that the quick look chooses settings for: by the rate, by the strength too."""
+"""Rows with chosen settings at ``quick``: BP's rate; EWC's strength and rate."""
 
-# A method's own strength: the field and what is tried of it.
+# A method's own strength: its field and the values that are tried.
 STRENGTHS: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "ol": ("method.extractor", (0.25, 0.5, 0.75)),
     "ewc": ("method.strength", (1e1, 1e2, 1e3, 1e4, 1e5)),
@@ -55,12 +55,12 @@ MNIST_ROWS = (
 
 
 def seeds(setting: str, number: int = 5) -> tuple[int, ...]:
-    """The first `number` deciding seeds; two in the quick look."""
+    """The first `number` deciding seeds; two at ``quick``."""
     return tuple(range(FIRST_SEED, FIRST_SEED + (2 if setting == "quick" else number)))
 
 
 def config_of(file: str, row: str, variant: str = "", **fields: Any) -> ConfigDict:
-    """A row's config from a file of `configs`, some fields of it set."""
+    """A row's config from a file of `configs`, with some fields set."""
     argument = ",".join(filter(None, [row, variant]))
     config = load(CONFIGS / f"{file}.py").get_config(argument)
     config.update_from_flattened_dict(fields)
@@ -68,7 +68,7 @@ def config_of(file: str, row: str, variant: str = "", **fields: Any) -> ConfigDi
 
 
 def small(row: str, **fields: Any) -> ConfigDict:
-    """The quick look's config: digits, three tasks of two classes, seconds per run."""
+    """The config at ``quick``: digits, three tasks of two classes, seconds per run."""
     config = config_of("digits", row)
     config.name = "claims_quick"
     config.seeds = seeds("quick")
@@ -85,16 +85,17 @@ def small(row: str, **fields: Any) -> ConfigDict:
 
 
 def choice(setting: str, row: str, strength: bool = True) -> tuple[Stage, ...]:
-    """How a row's settings are chosen, alike for every row.
+    """The stages that choose a row's settings, by the same rule for every row.
 
-    A method with a strength of its own has it tried on tasks 1–2 at the rate .02, then
-    four rates with each of its best two; a row without one has eight rates. The best
-    mean accuracy of tasks 1–3 after task 3, on the validation data, wins.
+    For a method with a strength, the strengths are tried on tasks 1–2 at the rate .02;
+    then four rates are tried with each of the best two strengths. For a row without a
+    strength, eight rates are tried. The setting with the best mean accuracy of tasks
+    1–3 after task 3, on validation data, wins.
 
     Args:
-      setting: "full" has none: the papers' settings stand.
+      setting: at "full" nothing is chosen: the papers' settings are used.
       row: of the table of methods.
-      strength: False leaves the strength as the config has it: rates alone.
+      strength: False: the config's strength is kept, and only rates are tried.
     """
     if setting == "full":
         return ()
@@ -114,7 +115,7 @@ def choice(setting: str, row: str, strength: bool = True) -> tuple[Stage, ...]:
 # --- The chart: split CIFAR-100, ten tasks of ten classes, a head each ---------------
 
 # Name -> row, label, fields that differ from the row's own. In the order of running:
-# what decides pairs comes first.
+# rows that decide pairs come first.
 CHART: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "bp": ("bp", "BP", {}),
     "bp_star_star": ("bp_star_star", "BP**", {}),
@@ -142,24 +143,24 @@ CHART: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     ),
 }
 DEDICATED = ("ewc", "owm", "hat", "gpm", "agem")
-"""The chart's rows of methods made against forgetting."""
+"""The chart's rows of methods that are made against forgetting."""
 
 
-# Rows whose final features a claim reads: their weights are kept.
+# Rows whose final features a claim reads, so that their weights are kept.
 PROBED = ("bp", "bp_star", "bp_star_star", "ol", "random_frozen", "joint")
 
 
 def keep_last(config: ConfigDict) -> None:
-    """Tells a run to keep its last weights if a claim reads its features."""
+    """Sets a config to keep the last weights if a claim reads the row's features."""
     if config.row in PROBED and config.keep_weights == "none":
         config.keep_weights = "last"
 
 
 def chart_run(setting: str, name: str) -> Run:
-    """A run of the chart, by its name; the quick look has it on digits.
+    """A run of the chart, by its name; at ``quick`` it is on digits.
 
-    At `full` the whole network trains by patience as in the papers: a constant rate is
-    not told apart there, and neither are published strengths.
+    At ``full`` the whole network trains with patience as in the papers. The runs with a
+    constant rate or a published strength do not differ from the others there.
     """
     row, title, fields = CHART[name]
     if setting == "full":
@@ -178,7 +179,7 @@ def chart_run(setting: str, name: str) -> Run:
 
 
 def cifar_run(setting: str, row: str, tasks: int) -> Run:
-    """A row on the chart's network, split CIFAR-100 in another number of tasks."""
+    """A row on the chart's network, with split CIFAR-100 in another number of tasks."""
     run = chart_run(setting, row)
     config = run.config.copy_and_resolve_references()
     if setting != "quick":
@@ -190,7 +191,7 @@ def cifar_run(setting: str, row: str, tasks: int) -> Run:
 def tiny_run(setting: str, row: str) -> Run:
     """A row on split Tiny-ImageNet, ten tasks of twenty classes, one network for all.
 
-    The data set is a subset where the archive is: 100 training and 25 test images of
+    The data set is a subset if the archive is one: 100 training and 25 test images of
     each class.
     """
     if setting == "quick":
@@ -207,14 +208,14 @@ def tiny_run(setting: str, row: str) -> Run:
 def permuted_run(
     setting: str, row: str, *, tasks: int = 10, number: int = 20, **fields: Any
 ) -> Run:
-    """A row on permuted MNIST; the quick look has the run that other streams have."""
+    """A row on permuted MNIST; at ``quick`` it is the same run as on other streams."""
     if setting == "quick":
         config = small(row)
     else:
         config = config_of("mnist_claims", row, seeds=seeds(setting, number))
         config.data.num_tasks = tasks
     config.update_from_flattened_dict(fields)
-    if tasks == 10 and setting != "quick":  # whose features claims read
+    if tasks == 10 and setting != "quick":  # claims read the features of these runs
         config.keep_weights = "tasks" if row == "bp" else "last"
     return Run(f"permuted_{row}", label(row), config, choice(setting, row))
 

@@ -1,4 +1,4 @@
-"""The one table of claims."""
+"""The table of all claims."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Claim 11: pretrained on good data, a network learns contradictory labels and forgets.
 
-Its rows are in `transfer_runs`, what is measured of them in `transfer_measures`.
+Its rows are in `transfer_runs`, their measurements in `transfer_measures`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ FORGETS = -10.0
 NEAR_TARGET, NEAR_SOURCE = 4.0, 5.0
 MIXED = "mixed"
 SPOTS = tuple(name for name in ROWS if name not in (*WITHOUT_SOURCE, "joint"))
-"""Rows that may be the sweet spot; joint training has all of the source's images."""
+"""Rows that may be in the sweet spot; not joint training: it has all source images."""
 
 
 def last(result: Result, task: int) -> Array:
-    """Accuracy in per cent on a task at the end [S]; NaN: failed."""
+    """Final accuracy in per cent on a task [S]; NaN: failed seed."""
     well = np.array([status == OK for status in result.status])
     return np.where(well, 100 * result.matrix[:, TARGET, task], np.nan)
 
@@ -38,7 +38,7 @@ def untouched(result: Result) -> Array:
 
 
 def beats(noise: float) -> Effect:
-    """Fine-tuned minus from scratch, on the target."""
+    """Accuracy on the target: fine-tuned minus from scratch."""
     names = tuple(name_of(name, noise) for name in ("fine_tune", "scratch"))
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -54,7 +54,7 @@ def beats(noise: float) -> Effect:
 
 
 def forgets(name: str) -> Effect:
-    """What fine-tuning changes of the accuracy on the source."""
+    """How much fine-tuning changes the accuracy on the source."""
 
     def estimate(outcomes: Outcomes) -> Estimate:
         result = outcomes[name].result
@@ -65,9 +65,9 @@ def forgets(name: str) -> Effect:
 
 
 def reached(outcomes: Outcomes, name: str) -> tuple[Array, Array]:
-    """Accuracy in per cent of a row at its end: source, target.
+    """A row's final accuracies in per cent, on source and target.
 
-    Of mixed weights: at the share that is best on each seed's validation data.
+    For mixed weights: with the share that is best on each seed's validation data.
 
     Returns:
       [S] each.
@@ -83,10 +83,10 @@ def reached(outcomes: Outcomes, name: str) -> tuple[Array, Array]:
 
 
 def slack(outcomes: Outcomes, name: str) -> Array:
-    """By how much a row is inside the sweet spot, by the nearer of its bounds [S].
+    """How far a row is inside the sweet spot, measured to the nearer bound [S].
 
-    On the target from 4 points below fine-tuning on clean labels, on the source from 5
-    below the untouched network.
+    The bounds are 4 points below fine-tuning on clean labels, on the target, and 5
+    points below the untouched network, on the source.
     """
     clean, pretrained = outcomes["fine_tune_clean"].result, outcomes["fine_tune"].result
     source, target = reached(outcomes, name)
@@ -97,7 +97,7 @@ def slack(outcomes: Outcomes, name: str) -> Array:
 
 
 def spot(name: str) -> Effect:
-    """How far a row is inside the sweet spot; below 0 outside."""
+    """How far a row is inside the sweet spot; negative if it is outside."""
     needs = ("fine_tune", "fine_tune_clean", *({name} & {*SPOTS} - {"fine_tune"}))
 
     def estimate(outcomes: Outcomes) -> Estimate:
@@ -108,7 +108,7 @@ def spot(name: str) -> Effect:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """Source against target over training, the sweet spot's bounds; the plane."""
+    """Source against target during training, with the sweet spot; and the plane."""
     bounds = None
     if {"fine_tune", "fine_tune_clean"} <= set(outcomes):
         clean = last(outcomes["fine_tune_clean"].result, TARGET)
@@ -118,7 +118,7 @@ def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """Source, target and training images of every row; what else was seen."""
+    """Accuracy of every row on source, target and training images, and more."""
     lines = []
     for outcome in outcomes.values():
         result, m = outcome.result, outcome.measured
@@ -149,7 +149,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def _of_fine_tuned(outcomes: Outcomes) -> list[str]:
-    """Weights on the way from pretrained to fine-tuned; features for other images."""
+    """Accuracies of mixed weights, and of a probe on CIFAR-100's features."""
     if "fine_tune" not in outcomes:
         return []
     m, lines = outcomes["fine_tune"].measured, []

@@ -1,7 +1,7 @@
-"""Claim 11's data: Tiny-ImageNet, where a network comes from, and photographs of waste.
+"""Claim 11's data: Tiny-ImageNet as the source, and photographs of waste as the target.
 
-Both as uint8 images of 96 × 96 pixels, or as the features that a pretrained network has
-of them. Labels are words: a class of the first is its WordNet id.
+Both come as uint8 images of 96 × 96 pixels, or as a pretrained network's features of
+them. Labels are words; a class of Tiny-ImageNet is named by its WordNet id.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import pretrained
 from .imagenet import INDEX
 
 SIDE = pretrained.SIDE
-TRAIN, TEST = 10, 5  # source images of each class: to remember, and to be tested on
+TRAIN, TEST = 10, 5  # source images of each class: for methods to keep, and for tests
 SOURCE = tuple(INDEX)
 TARGET = ("cardboard", "glass", "metal", "paper", "plastic", "trash")
 CONFUSION = (
@@ -34,7 +34,7 @@ CONFUSION = (
     ("plastic", "glass"),
     ("trash", "metal"),
 )
-"""What a photograph of waste is called when its label contradicts it."""
+"""Class of a photograph of waste, and the wrong label that contradicts it."""
 
 Arrays = dict[str, np.ndarray]
 """x_train, y_train, x_test, y_test; y are words."""
@@ -42,15 +42,16 @@ Arrays = dict[str, np.ndarray]
 
 @functools.cache
 def images() -> Arrays:
-    """The source's classes and the target's: uint8 [N, 96, 96, 3], words [N].
+    """Images of source and target: uint8 [N, 96, 96, 3], labels as words [N].
 
-    Of the source the first 10 training images of each class, which training on the
-    target may keep or be held to, and its first 5 validation images, which are tested
-    on: 1,000, enlarged from 64 pixels. Of TrashNet (Thung and Yang, 2016), in the
-    folder ``trashnet`` beside the data of TFDS, a fifth of each class is tested on.
+    The training images of the source are the first 10 of each class; methods may keep
+    them, or use them to protect what they know, while they train on the target. Its
+    test images are the first 5 validation images of each class, 1,000 in all. Both are
+    enlarged from 64 pixels. TrashNet (Thung and Yang, 2016) lies in the folder
+    ``trashnet`` beside the data of TFDS; a fifth of each of its classes is for testing.
 
     Raises:
-      DataError: one of the two is not there.
+      DataError: one of the two data sets is missing.
     """
     waste = sources.load(
         f"folder:{data_root().parent / 'trashnet'}", reading=Reading(image_size=(SIDE,))
@@ -70,7 +71,7 @@ def images() -> Arrays:
 
 
 def first_of_each(labels: np.ndarray, number: int) -> np.ndarray:
-    """Where the first `number` examples of each class are, class after class."""
+    """Positions of the first `number` examples of each class, class after class."""
     return np.concatenate(
         [np.flatnonzero(labels == label)[:number] for label in np.unique(labels)]
     )
@@ -82,9 +83,9 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def features() -> Arrays:
-    """The same examples as the pretrained network has them: float32 [N, 1280].
+    """The pretrained network's features of the same examples: float32 [N, 1280].
 
-    Computed once and kept in the cache, as CIFAR-100's are.
+    They are computed once and kept in the cache, as CIFAR-100's are.
 
     Raises:
       As `images`; ValueError: the weights are not installed.

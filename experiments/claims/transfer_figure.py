@@ -1,4 +1,4 @@
-"""The figure of claim 11: source against target over training; the plane of weights."""
+"""Claim 11's figure: source against target during training; the plane of weights."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def draw(outcomes: Outcomes, bounds: tuple[float, float] | None) -> Figure:
-    """A curve per row, mean over seeds; accuracy over the plane, first seed.
+    """A curve per row, the mean over seeds; accuracy over the plane for the first seed.
 
     Args:
       outcomes: what is finished.
-      bounds: accuracies in per cent, target and source, above which the sweet spot is.
+      bounds: the sweet spot's lower bounds in per cent, on target and source.
     """
     figure = Figure(figsize=(8.6, 7.0), layout="constrained")
     axes = figure.subplot_mosaic([["way", "way"], ["source", "target"]])

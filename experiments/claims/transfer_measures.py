@@ -1,4 +1,4 @@
-"""What claim 11 measures of a run that is finished, from the weights it has kept."""
+"""Claim 11's measurements of a finished run, from the weights that the run has kept."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from ..runs.results import OK
 from .claim import Array
 from .transfer_data import first_of_each
 
-CHUNK = 250  # images at once
+CHUNK = 250  # images per forward pass
 SHARES = (0.25, 0.5, 0.75)  # of the way from pretrained to fine-tuned
-EVERY = 3  # of the training images of the target so many-th is looked at
-PROBED = (24, 6, 10)  # CIFAR-100's images of a class: to fit, to choose by, to test
+EVERY = 3  # training accuracy is measured on every third image of the target
+PROBED = (24, 6, 10)  # CIFAR-100's images per class: to fit, to choose, to test
 SOURCE, TARGET = 0, 1  # the tasks
 
 Found = Mapping[str, Array]
 
 
 def of_row(folder: Path) -> Found:
-    """The way of a row, and how far its training accuracy is from its test accuracy.
+    """A row's accuracies during training on the target, and on its training images.
 
     Args:
-      folder: of a run that has kept its weights, of every epoch or the last.
+      folder: of a run that has kept the weights of every epoch, or the last ones.
 
     Returns:
-      Per cent: ``source`` and ``target`` [S, E + 1], on test images before training on
-      the target and after each epoch of it (its end alone where no others were kept);
-      ``train`` [S], on every third training image by the labels trained with;
-      ``redrawn`` [S], on the test images by labels redrawn as those were. NaN: the seed
-      failed.
+      Accuracies in per cent. ``source`` and ``target`` [S, E + 1]: on test images
+      before training on the target and after each of its epochs (only at the end if the
+      epochs' weights were not kept). ``train`` [S]: on every third training image, by
+      the labels of training. ``redrawn`` [S]: on the test images, by labels redrawn in
+      the same way as those. NaN: failed seed.
     """
     run = load_run(folder)
     rows = [_row_of(run, place) for place in range(len(run.seeds))]
@@ -59,7 +59,7 @@ def _row_of(run: Opened, place: int) -> dict[str, list[float] | float]:
     first = result.matrix[place, SOURCE]
     way = [np.where(np.isfinite(first), first, result.baseline[place])]
     for epoch in itertools.count():
-        # After the last epoch the task's end, whose accuracies the run has.
+        # The last epoch is the task's end: the run's result has its accuracies.
         if not kept.file_of(run.workdir, TARGET, epoch + 1).is_file():
             break
         weights = run.weights(seed, TARGET, epoch)
@@ -77,7 +77,7 @@ def _row_of(run: Opened, place: int) -> dict[str, list[float] | float]:
 
 
 def _redrawn(run: Opened, seed: int, y: np.ndarray) -> np.ndarray:
-    """Labels of test images, contradicted as the training labels of the run are."""
+    """Labels of test images, redrawn in the same way as the run's training labels."""
     data, stream = run.config.data, run.problem.stream
     outputs = np.flatnonzero(np.asarray(stream.logit_mask)[TARGET])
     names = list(map(str, range(stream.num_outputs)))
@@ -88,7 +88,7 @@ def _redrawn(run: Opened, seed: int, y: np.ndarray) -> np.ndarray:
 
 
 def predicted(run: Opened, weights: Weights, task: int, x: np.ndarray) -> np.ndarray:
-    """The class of each input among its task's outputs: int[N]."""
+    """The predicted class of each input, among its task's outputs: int[N]."""
     mask = np.asarray(run.problem.stream.logit_mask)
     found = [
         np.where(
@@ -100,7 +100,7 @@ def predicted(run: Opened, weights: Weights, task: int, x: np.ndarray) -> np.nda
 
 
 def _chunks(x: np.ndarray) -> list[np.ndarray]:
-    """Inputs in pieces of one shape, for one compilation: the last one is filled up."""
+    """Inputs in chunks of one shape, for one compilation; the last chunk is padded."""
     size = min(CHUNK, len(x))
     whole = np.concatenate([x, np.repeat(x[:1], -len(x) % size, 0)])
     return [whole[i : i + size] for i in range(0, len(whole), size)]
@@ -114,18 +114,19 @@ def accuracy(
     part: str = "test",
     every: int = 1,
 ) -> float:
-    """Share of right answers on every so many-th example of a task."""
+    """Accuracy in [0, 1] on a task's examples; `every` n: on each n-th of them."""
     x, y = (rows[::every] for rows in run.data(seed, task, part))
     return float((predicted(run, weights, task, x) == y).mean())
 
 
 def of_fine_tuned(folder: Path) -> Found:
-    """As `of_row`; and between pretrained and fine-tuned, and of features in general.
+    """As `of_row`, and also of mixed weights, and of a probe on the features.
 
     Returns:
-      Also, for each of `SHARES`, ``mixed_source`` and ``mixed_target`` [S, 3] on test
-      images and ``mixed_valid`` [S, 3], the mean of both tasks on validation images; of
-      a network of images ``probe_before`` and ``probe_after`` [S], see `_probe`.
+      As `of_row`. Also, for each of `SHARES`, ``mixed_source`` and ``mixed_target``
+      [S, 3] on test images, and ``mixed_valid`` [S, 3], the mean of both tasks on
+      validation images. If the network reads images, also ``probe_before`` and
+      ``probe_after`` [S], see `_probe`.
     """
     run, found = load_run(folder), dict(of_row(folder))
     mixed, probes, before = [], [], None
@@ -147,24 +148,24 @@ def of_fine_tuned(folder: Path) -> Found:
 
 
 def _both(run: Opened, seed: int, weights: Weights) -> tuple[float, float, float]:
-    """Accuracy on both tasks' test images, and the mean of both on validation's."""
+    """Accuracy on each task's test images; both tasks' mean on validation images."""
     held = np.mean([accuracy(run, seed, weights, task, "valid") for task in (0, 1)])
     source, target = (accuracy(run, seed, weights, task) for task in (0, 1))
     return source, target, float(held)
 
 
 def _shows(run: Opened) -> bool:
-    """Whether a network reads colour images as large as CIFAR-100's at least."""
+    """Whether a network reads colour images at least as large as CIFAR-100's."""
     height, *_, channels = run.problem.stream.input_shape
     return channels == 3 and height >= 32
 
 
 def mix(run: Opened, before: Weights, after: Weights, share: float) -> Weights:
-    """The extractor a share of the way between two, with the classifier of the second.
+    """An extractor interpolated between two, with the classifier of the second.
 
-    Nothing had trained the target's outputs before. Running statistics are on the way
-    too. After Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022,
-    https://arxiv.org/abs/2109.01903.
+    The classifier is not interpolated: the target's outputs were untrained before. The
+    running statistics are. After Wortsman et al., Robust fine-tuning of zero-shot
+    models, CVPR 2022, https://arxiv.org/abs/2109.01903.
     """
 
     def between(a, b):
@@ -181,11 +182,12 @@ def mix(run: Opened, before: Weights, after: Weights, share: float) -> Weights:
 
 
 def _probe(run: Opened, weights: Weights) -> float:
-    """Accuracy of a ridge probe on CIFAR-100, by what the classifier reads of it."""
+    """Accuracy of a ridge probe on CIFAR-100, fitted to the classifier's inputs."""
     source = sources.load("cifar100")
     fit, held, test = PROBED
     x, y = _features(run, weights, source.train_x, source.train_y, fit + held)
-    # Class after class: of each the first so many fit, the others choose the strength.
+    # Sorted by class: in each class the first `fit` examples fit the probe, and the
+    # others choose its strength.
     fits = np.arange(len(y)) % (fit + held) < fit
     classes = len(source.class_names)
     probe = features.ridge_probe(

@@ -1,7 +1,7 @@
-"""Claim 11's networks: what ImageNet taught, its rows for the source's classes with it.
+"""Claim 11's networks: pretrained on ImageNet, with its classifier for the source.
 
-A network that has the source's 200 outputs before the target's keeps, for those, the
-rows of ImageNet's classifier: what it knows of the source is there from the start.
+Such a network has the source's 200 outputs first, then the target's. The first 200 get
+their rows of ImageNet's classifier, so the network knows the source from the start.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from .imagenet import INDEX
 
 
 class Transferred(EfficientNetLite0):
-    """EfficientNet-Lite0; pretrained="features" gives it the source's outputs as well.
+    """EfficientNet-Lite0; pretrained="features" also loads the source's outputs.
 
     Attributes:
-      num_outputs: the source's 200 and the target's behind them.
-      pretrained, statistics, dropout: as `EfficientNetLite0` has them.
+      num_outputs: the source's 200, then the target's.
+      pretrained, statistics, dropout: as in `EfficientNetLite0`.
     """
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As of its parent, with ImageNet's rows for the source's classes."""
+        """As in the base class, with ImageNet's rows for the source's classes."""
         variables = super().init(rngs, *args, **kwargs)
         return variables if self.pretrained == "none" else _with_source(variables)
 
 
 class SourceHead(Checked):
-    """The classifier of `Transferred` alone, for features [B, 1280]; always pretrained.
+    """Only the classifier of `Transferred`, for features [B, 1280]; always pretrained.
 
     Attributes:
-      num_outputs: as of `Transferred`.
+      num_outputs: as in `Transferred`.
     """
 
     num_outputs: Count
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As of any module, with ImageNet's rows for the source's classes."""
+        """As in any module, with ImageNet's rows for the source's classes."""
         return _with_source(super().init(rngs, *args, **kwargs))
 
     @nn.compact
@@ -62,7 +62,7 @@ class SourceHead(Checked):
 
 
 def _with_source(variables: Any) -> Any:
-    """Variables whose head's first 200 outputs are ImageNet's for those classes."""
+    """The variables, with ImageNet's rows in the head's first 200 outputs."""
     given, index = pretrained.efficientnet_lite0(), np.array(list(INDEX.values()))
     head = {}
     for leaf, own in variables["params"]["head"].items():
@@ -76,11 +76,11 @@ def _with_source(variables: Any) -> Any:
 def target_slda(
     setup: Setup, *, shrinkage: Shrinkage = 1e-4, chunk: Count = 512
 ) -> Strategy:
-    """SLDA for the target's classes; the source's keep the network's own classifier.
+    """SLDA for the target's classes; the network's classifier for the source's classes.
 
     Args:
-      setup: the first task is the source.
-      shrinkage: as `jaxcl.strategies.slda`.
+      setup: its first task is the source.
+      shrinkage: as in `jaxcl.strategies.slda`.
       chunk: likewise.
 
     Returns:

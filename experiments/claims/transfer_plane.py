@@ -17,20 +17,21 @@ from ..runs.opened import Run, load_run
 from .claim import Array
 from .transfer_measures import SOURCE, TARGET, Found, accuracy, of_row
 
-POINTS = 7  # on the longer side
-FEW = 250  # images of each task
+POINTS = 7  # along the longer side
+FEW = 250  # at most so many test images of each task
 
 
 def of_joint(fine_tuned: Callable[[Path], Path | None]) -> Callable[[Path], Found]:
-    """What is measured of joint training: the plane through three networks beside.
+    """Makes the `measure` of joint training, which adds a plane through three networks.
 
     Args:
-      fine_tuned: ``(folder of the joint run) -> folder of the fine-tuned one``.
+      fine_tuned: ``(folder of the joint run) -> folder of the fine-tuned run``.
 
     Returns:
-      ``(folder) -> `` as `of_row`, and of the first seed ``plane_x`` [X], ``plane_y``
-      [Y], per cent ``plane`` [2, Y, X] of source and target, and where pretrained,
-      fine-tuned and joint lie, ``corners`` [3, 2].
+      A function of a folder. It gives the numbers of `of_row`, and for the first seed:
+      ``plane_x`` [X] and ``plane_y`` [Y]; ``plane`` [2, Y, X], accuracy in per cent on
+      source and target; ``corners`` [3, 2], the points of the pretrained, the
+      fine-tuned and the joint network.
     """
 
     def measured(folder: Path) -> Found:

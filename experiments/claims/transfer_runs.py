@@ -1,7 +1,8 @@
-"""Claim 11's rows: a network from ImageNet on photographs of waste, and from scratch.
+"""Claim 11's rows on photographs of waste: pretrained on ImageNet, and from scratch.
 
-Two tasks, each with a head: the source's 200 classes, which a pretrained network is
-left to know as it does (no epoch), then the target's six, whose labels contradict.
+There are two tasks, each with a head. The first is the source with its 200 classes: it
+has no epochs, because a pretrained network knows them. The second is the target with
+six classes, whose labels contradict the images.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from .transfer_measures import of_fine_tuned, of_row
 from .transfer_plane import of_joint
 
 NOISE = (0.2, 0.4)  # shares of labels that contradict
-AT_MANY = ("scratch", "fine_tune", "bp_star_star")  # rows at the second of them
+AT_MANY = ("scratch", "fine_tune", "bp_star_star")  # rows at the second share too
 QUICK = ("slda", "fine_tune", "scratch", "joint")
 EPOCHS = {"quick": 2, "toy": 3, "full": 12}
-SCRATCH = 3  # times as many
+SCRATCH = 3  # times as many epochs from scratch
 HEAD_EPOCHS = 20  # of a head on features, which costs seconds
-# With its stored statistics a network does not normalise what changes in it: a rate of
-# .01 without a clip took it to chance, in a trial of a seed that decides nothing.
+# A network with stored statistics does not normalise the changes in its activations:
+# without a clip, a rate of .01 took it to chance, in a trial with a seed that decides
+# nothing.
 CLIP = 1.0
 RATE = 0.01
 RATES = (0.003, 0.01, 0.03)
 BATCH_RATES = (0.01, 0.03)
 SCRATCH_RATES = (0.03, 0.1)
 HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
-# Of a network from scratch no knowledge of the source is looked at.
+# Rows without accuracies on the source: a network from scratch knows nothing of it.
 WITHOUT_SOURCE = ("scratch",)
 
 
@@ -46,10 +48,10 @@ class Row(NamedTuple):
     Attributes:
       row: of the table of methods, or an import path.
       label: in tables and figures.
-      fields: of its config, and settings of its method, that are its own.
-      features: it trains a head on the pretrained network's features alone.
-      rates: tried for it, if nothing else is.
-      choice: what else is tried for it, at the rate `RATE`.
+      fields: its own config fields and method settings.
+      features: whether it trains only a head, on the pretrained network's features.
+      rates: the rates that are tried, if `choice` is empty.
+      choice: other settings that are tried instead, at the rate `RATE`.
     """
 
     row: str
@@ -66,7 +68,7 @@ def _tried(field: str, *values: float) -> tuple[Stage, ...]:
 
 _BATCH = {"model.statistics": "batch", "optimizer.clip": None}
 _SCRATCH = {"model.pretrained": "none"} | _BATCH
-# In the order of running: what costs seconds, then what decides.
+# In the order of running: first the rows that cost seconds, then those that decide.
 ROWS = {
     "bp_star_star": Row("bp_star_star", "BP**", {}, True, HEAD_RATES),
     "slda": Row(
@@ -96,13 +98,13 @@ ROWS = {
     "joint": Row("joint", "joint", {"joint_once": True}),
 }
 ALONE = {"Transferred": "efficientnet_lite0", "SourceHead": "linear"}
-"""Of a network with the source's outputs: the same without."""
+"""Network with the source's outputs -> the same network without them."""
 
 
 def runs(setting: str) -> tuple[Run, ...]:
     """All rows at 20 %, fine-tuning on clean labels, three rows at 40 %.
 
-    The quick look has a few: one that is frozen, one that moves, what is special.
+    At ``quick`` there are only a few: frozen features, fine-tuning, and special cases.
     """
     few, many = NOISE
     if setting == "quick":
@@ -120,7 +122,7 @@ def name_of(name: str, noise: float) -> str:
 
 
 def run_of(setting: str, name: str, noise: float) -> Run:
-    """A row where a share of the target's training labels contradicts the images."""
+    """A row's run in which a share of the target's training labels is contradictory."""
     row, measure = ROWS[name], of_row
     choice, tried = _choice(setting, name)
     if name == "fine_tune" and noise == NOISE[0]:
@@ -135,7 +137,7 @@ def run_of(setting: str, name: str, noise: float) -> Run:
 
 
 def config_of(setting: str, name: str, noise: float) -> ConfigDict:
-    """A row's config; the quick look has digits, of which two are learned first."""
+    """A row's config; at ``quick`` the data are digits, and the source two of them."""
     row = ROWS[name]
     epochs = EPOCHS[setting] * (SCRATCH if name in WITHOUT_SOURCE else 1)
     if setting == "quick":
@@ -155,7 +157,7 @@ def config_of(setting: str, name: str, noise: float) -> ConfigDict:
         task_classes=(transfer_data.SOURCE, transfer_data.TARGET),
         valid_fraction=0.1,
         stratified=True,
-        mean=(127 / 255,),  # as the published network has it
+        mean=(127 / 255,),  # as for the published network
         std=(128 / 255,),
     )
     if noise:
@@ -182,10 +184,10 @@ def _model(name: str) -> dict[str, Any]:
 def _choice(setting: str, name: str) -> tuple[tuple[Stage, ...], ConfigDict | None]:
     """What is tried for a row, and on which config.
 
-    A rate is chosen on the target alone: what fine-tuning makes of the source is not
-    its business. What fine-tunes with the stored statistics has one rate, tried once.
-    The strength of a method that keeps the source, and SLDA's shrinkage, are chosen by
-    the mean of both tasks.
+    A rate is chosen on the target alone: forgetting of the source must not influence
+    it. All rows that fine-tune with the stored statistics share one rate, tried once.
+    The strength of a method that protects the source, and SLDA's shrinkage, are chosen
+    by the mean accuracy of both tasks.
     """
     row = ROWS[name]
     if setting == "quick":
@@ -203,7 +205,7 @@ def _choice(setting: str, name: str) -> tuple[tuple[Stage, ...], ConfigDict | No
 
 
 def _fine_tuned(setting: str, folder: Path) -> Path | None:
-    """Where the fine-tuned run lies beside another one's folder, if it has run."""
+    """Folder of the fine-tuned run beside another run's folder, if it has run."""
     workdir = folder.parent.parent
     chosen = choose(run_of(setting, "fine_tune", NOISE[0]), workdir, execute=False)
     found = None if chosen is None else workdir / "runs" / key_of(chosen.config)

@@ -1,4 +1,4 @@
-"""Claim 12: simple tricks of training rival methods (Stable SGD)."""
+"""Claim 12: simple training tricks rival dedicated methods (Stable SGD)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MOMENTUM = 0.8
 
 
 class Stream(NamedTuple):
-    """A stream, and what the rate is multiplied by from the first task on."""
+    """A stream, and the factors of the rate, which apply from the first task on."""
 
     title: str
     variant: str
-    script: float  # in the authors' script
-    thread: float  # in the fifth thread of its issues
+    script: float  # the factor in the authors' script
+    thread: float  # the factor in the fifth issue thread of its repository
     published: Mapping[str, float]  # name of a recipe -> ACC
 
 
@@ -35,13 +35,13 @@ STREAMS = {
 
 
 class Recipe(NamedTuple):
-    """A row with what of its training is otherwise."""
+    """A row, and the fields in which its training differs."""
 
     row: str
     title: str
     fields: Mapping[str, Any] = {}
     decay: str = ""  # "script" or "thread"
-    chosen: bool = False  # the rate is the best on validation data
+    chosen: bool = False  # whether the rate is chosen on validation data
 
 
 _SCRIPT = {"model.dropout": 0.5}
@@ -67,12 +67,12 @@ RECIPES = {
     "agem_tricks": Recipe("agem", "A-GEM with the tricks", _THREAD, "thread"),
     "er_tricks": Recipe("er", "ER with the tricks", _THREAD, "thread"),
 }
-"""In the order of running: what decides first."""
+"""In the order of running. The first ones decide."""
 QUICK = ("thread", "agem", "er", "naive_best")
 
 
 def runs(setting: str) -> tuple[Run, ...]:
-    """Every recipe on both streams; the quick look has a few, on digits."""
+    """Every recipe on both streams; at ``quick`` a few, on digits."""
     return tuple(
         _run(setting, stream, name)
         for stream in STREAMS
@@ -90,7 +90,7 @@ def _run(setting: str, stream: str, name: str) -> Run:
         variant = STREAMS[stream].variant
         config = config_of("stable_sgd", recipe.row, variant, seeds=seeds(setting))
     config.update_from_flattened_dict(dict(recipe.fields))
-    if recipe.decay:  # the first task's rate is decayed already
+    if recipe.decay:  # the factor applies to the first task too
         config.optimizer.update(lr=RATE * gamma, decay_per_task=gamma, lr_floor=FLOOR)
     choice = ()
     if recipe.chosen:
@@ -101,7 +101,7 @@ def _run(setting: str, stream: str, name: str) -> Run:
 
 
 def rivals(stream: str) -> Question:
-    """Stable SGD by thread 5 minus each memory method without the tricks."""
+    """Stable SGD of thread 5 minus each memory method without the tricks."""
     effects: tuple[Effect, ...] = tuple(
         difference(
             f"{stream}_thread",
@@ -115,7 +115,7 @@ def rivals(stream: str) -> Question:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """ACC and BWT of every recipe, published values beside."""
+    """ACC and BWT of every recipe, with published values."""
     lines = []
     for stream, about in STREAMS.items():
         for name, recipe in RECIPES.items():
@@ -138,7 +138,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """Every seed of every recipe, a panel per stream."""
+    """Each seed of each recipe, one panel per stream."""
     panels = {}
     for stream, about in STREAMS.items():
         found = {n: outcomes.get(f"{stream}_{n}") for n in RECIPES}

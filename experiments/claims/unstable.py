@@ -33,9 +33,9 @@ class StreamOf(NamedTuple):
 
     Attributes:
       name: in words.
-      runs: row -> names of the runs that together have its seeds.
-      tasks: T; None: all of a run's.
-      chance: accuracy of a guess, in per cent.
+      runs: row -> names of the runs that together have the row's seeds.
+      tasks: T; None: all tasks of the run.
+      chance: accuracy of guessing, in per cent.
     """
 
     name: str
@@ -67,9 +67,9 @@ STREAMS = (
 
 
 def more_seeds(setting: str, row: str) -> Run:
-    """A row's further seeds on the first five tasks of the chart's stream.
+    """A row's additional seeds on the first five tasks of the chart's stream.
 
-    The chart's own five are measured after their fifth task.
+    The chart's own five seeds are measured after their fifth task.
     """
     run = chart_run(setting, row)
     config = run.config.copy_and_resolve_references()
@@ -94,20 +94,20 @@ def runs(setting: str) -> tuple[Run, ...]:
 
 
 def after(result: Result, tasks: int | None) -> Array:
-    """Accuracies in per cent on tasks 1 … T after task T [S, T]; NaN: failed."""
+    """Accuracies in per cent on tasks 1 … T after task T [S, T]; NaN: failed seed."""
     t = min(tasks or len(result.task_names), len(result.task_names))
     healthy = np.array([status == OK for status in result.status])
     return np.where(healthy[:, None], 100 * result.matrix[:, t - 1, :t], np.nan)
 
 
 def accuracies(outcomes: Outcomes, stream: StreamOf, row: str) -> Array:
-    """Accuracies after the last task of all of a row's seeds [S, T]."""
+    """Accuracies after the last task, for all of a row's seeds [S, T]."""
     found = [after(outcomes[n].result, stream.tasks) for n in stream.runs[row]]
     return np.concatenate(found)
 
 
 def ratio(stream: StreamOf, row: str) -> Effect:
-    """SD(BP)/SD(row) of ACC over the seeds, with its paired bootstrap."""
+    """SD(BP)/SD(row) of ACC over the seeds, with its paired-bootstrap interval."""
 
     def estimate(outcomes: Outcomes) -> Estimate:
         bp, other = (accuracies(outcomes, stream, r).mean(1) for r in ("bp", row))
@@ -125,12 +125,12 @@ def ratio(stream: StreamOf, row: str) -> Effect:
 
 
 def forgot_all(accuracies: Array, chance: float) -> Array:
-    """Which seeds forgot everything: tasks 1 … T−1 at most chance + 2 [S]."""
+    """Which seeds forgot everything: mean of tasks 1 … T−1 at most chance + 2 [S]."""
     return accuracies[:, :-1].mean(1) <= chance + CHANCE_PLUS
 
 
 def some_forget(stream: StreamOf) -> Effect:
-    """How many of BP's seeds forgot everything: a count, which has no error."""
+    """How many of BP's seeds forgot everything: a count, so it has no interval."""
 
     def estimate(outcomes: Outcomes) -> Estimate:
         found = accuracies(outcomes, stream, "bp")
@@ -142,7 +142,7 @@ def some_forget(stream: StreamOf) -> Effect:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """BP's seeds that forgot, with their exact interval, its mean with and without."""
+    """BP's seeds that forgot, the interval of their share, BP's mean without them."""
     lines = [
         "| Stream | Seeds of BP | Forgot everything | Exact 95 % interval of the share "
         "| BP's mean | Without them |",
@@ -163,7 +163,7 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """Every seed's ACC as a dot, a panel per stream."""
+    """Each seed's ACC as a dot, one panel per stream."""
     panels = {}
     for stream in STREAMS:
         rows = {
