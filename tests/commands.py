@@ -1,8 +1,7 @@
-"""Commands run as `python -m` runs them, without importing JAX for each of them anew.
+"""Runs commands as `python -m` does, without importing JAX again for each of them.
 
-A process that has imported all that commands import, but has started nothing, forks for
-each command. What a kill leaves behind and what an installed command does is tested
-with processes of their own.
+A server process imports everything that commands import, but starts nothing; it forks
+for each command. Tests of kills and of the installed command use separate processes.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def _serve() -> None:
 
 
 def _import_all() -> None:
-    """What commands import, and nothing that defines a flag of one of them."""
+    """Imports what commands import, but no module that defines a command's flags."""
     import experiments.claims.table
     import experiments.config
     import experiments.reporting.build
@@ -101,7 +100,7 @@ def _become(
 
 
 def _status(code: Any) -> int:
-    """What the interpreter makes of `sys.exit`'s argument."""
+    """The exit status that the interpreter gives for `sys.exit`'s argument."""
     if isinstance(code, int) or code is None:
         return code or 0
     print(code, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Two CPU devices, caches of the tests' own, and what makes a run cheap."""
+"""Two CPU devices, separate caches for the tests, and settings that make runs cheap."""
 
 import atexit
 import functools
@@ -9,9 +9,9 @@ import tempfile
 
 import pytest
 
-# What the tests cost is compiling the same small programs again and again: optimise
-# them less and share them with the workers of pytest-xdist and the commands under test,
-# which inherit the environment.
+# Most of the tests' time goes into compiling the same small programs again and again.
+# So they are optimised less, and shared with the workers of pytest-xdist and with the
+# commands under test, which inherit the environment.
 _FLAGS = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
@@ -35,17 +35,18 @@ from jaxcl.training.fingerprint import fingerprint  # noqa: E402
 from jaxcl.training.problem import Problem  # noqa: E402
 from tests.commands import Server  # noqa: E402
 
-# A trace leaves very many objects: looking for circles among those of the libraries
-# again and again took a tenth of the time.
+# A trace creates very many objects. Repeated searches of the garbage collector among
+# the libraries' objects took a tenth of the time.
 gc.freeze()
 gc.set_threshold(100_000)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_what_was_compiled():
-    """After each file: a process may map 65,530 pieces of memory, and XLA dies of more.
+    """Clears compiled programs after each file.
 
-    Each compiled program is some; of a file's, others seldom take one.
+    A process may map 65,530 pieces of memory, and XLA dies if it needs more. Each
+    compiled program takes some, and files seldom share programs.
     """
     yield
     jax.clear_caches()
@@ -68,7 +69,7 @@ def blobs() -> Source:
 
 @pytest.fixture
 def problem():
-    """Makes a small `Problem` of a strategy by its name."""
+    """Makes a small `Problem` with a strategy, by the strategy's name."""
 
     def build(
         strategy="finetune", settings=None, *, make_strategy=None, **options
@@ -91,9 +92,10 @@ def commands():
 
 @pytest.fixture(scope="module")
 def shared_programs():
-    """Within a file, runs of equal problems share what is compiled.
+    """Within a file, runs of equal problems share their compiled programs.
 
-    Equal is what may go on from each other's checkpoints, with seeds laid out alike.
+    Problems are equal if they could resume from each other's checkpoints, and if their
+    seeds are laid out in the same way.
     """
     made = {}
 
@@ -112,10 +114,11 @@ def shared_programs():
 
 @pytest.fixture
 def newer_emitters(monkeypatch):
-    """What is jitted is compiled by the emitters that XLA has for users.
+    """Makes `jax.jit` compile with the emitters that XLA uses by default.
 
-    For what has to be equal to the last bit in two programs: by the older ones, which
-    are quicker, a seed's last bit depends on the number of seeds in its program.
+    For tests that need two programs to agree to the last bit. With the older emitters,
+    which compile faster, a seed's last bit depends on the number of seeds in the
+    program.
     """
     options = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
     jit = functools.partial(jax.jit, compiler_options=options)
@@ -124,7 +127,7 @@ def newer_emitters(monkeypatch):
 
 @pytest.fixture
 def finish():
-    """Runs a problem to its end and gives the last event."""
+    """Runs a problem to its end and returns the last event."""
 
     def run(problem, **options):
         *_, last = protocol.run(problem, **options)

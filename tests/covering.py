@@ -1,13 +1,13 @@
-"""Settings that hold every pair of choices, far fewer than their product."""
+"""Settings that together contain every pair of choices: far fewer than the product."""
 
 from itertools import combinations, product
 
 
 def pairwise(**choices):
-    """A list of dicts in which each two values of two settings meet at least once.
+    """A list of dicts; each pair of values of two settings is in at least one of them.
 
-    Greedy and always the same: a setting of the product is taken as long as it holds
-    pairs that none before it held, those with most new ones first.
+    Greedy and deterministic: it repeatedly takes the element of the product with the
+    most new pairs, until there are no new pairs.
     """
     names = list(choices)
     left = {

@@ -1,8 +1,8 @@
-"""One network four times, in Linen, NNX, Equinox and as a plain function.
+"""The same network four times: in Linen, NNX, Equinox and as a plain function.
 
-Parameters are kept in Linen's layout, ``{layer: {"kernel", "bias"}}``, and turned into
-each framework's: Equinox's kernels are [outputs, inputs], its convolutions channels
-first, so that the dense layer behind them reads its inputs in another order.
+Parameters are kept in Linen's layout, ``{layer: {"kernel", "bias"}}``, and converted to
+each framework's. Equinox's kernels are [outputs, inputs], and its convolutions have
+channels first, so the dense layer after them reads its inputs in another order.
 """
 
 from typing import Any, NamedTuple
@@ -189,17 +189,17 @@ def turned_back(net, model):
 
 
 class Framework(NamedTuple):
-    """One of the four: its setup, its parameters, and how they lie in Linen's."""
+    """One of the four: its setup, and the conversions from and to Linen's layout."""
 
     setup: jaxcl.Setup
     give: Any  # Linen's layout -> the framework's parameters
-    take: Any  # and back
-    inputs: Any  # [B, H, W, C] -> as the framework has images
-    rows: Any  # layer -> of its kernel as a matrix, where Linen has each row
+    take: Any  # the framework's parameters -> Linen's layout
+    inputs: Any  # [B, H, W, C] -> the framework's layout of images
+    rows: Any  # layer -> for each row of its kernel as a matrix, the row in Linen's
 
 
 def framework(name: str, model: str, net: dict, batch: int, **options) -> Framework:
-    """One of `FRAMEWORKS`; `options` of its ``setup_for``."""
+    """One of `FRAMEWORKS`; `options` are for its ``setup_for``."""
     dtype = net["head"]["kernel"].dtype
     example = jax.ShapeDtypeStruct((batch, SIDE, SIDE, 1), dtype)
     of = dict(num_outputs=OUTPUTS, num_tasks=TASKS, scenario="task") | options
@@ -250,7 +250,7 @@ def framework(name: str, model: str, net: dict, batch: int, **options) -> Framew
 
 
 def start(name: str, model: str, net: dict):
-    """What a user starts from: parameters and model state."""
+    """The parameters and the model state that a user starts from."""
     if name == "nnx":
         return of_nnx.split(NNX(model, net, nnx.Rngs(0)))
     if name == "linen":

@@ -1,11 +1,12 @@
-r"""Gradients of a step inside the compiled epoch beside eager float64, leaf by leaf.
+r"""Compares gradients in the compiled epoch with eager float64, leaf by leaf.
 
 python -m tests.gradients [--width=small] [--models=...] [--norms=...] [--seed_mode=...]
 
-For every model, norm, dropout and seed mode: the worst ‖Δ‖/‖g‖ over the parameters,
-between the float32 gradient that the trainer's own loop computes and the float64 one of
-the same weights, batch and dropout masks, computed one operation at a time. XLA's flags
-are those of the environment. At full width it takes about half an hour on two cores.
+For every model, norm, dropout and seed mode it prints the worst ‖Δ‖/‖g‖ over the
+parameters. Δ is the difference between the float32 gradient of the trainer's own loop
+and the float64 gradient of the same weights, batch and dropout masks, computed one
+operation at a time. XLA's flags are those of the environment. At full width it takes
+about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import Batch, Params, PyTree
 
 SEEDS = (0, 1)
-MODELS = ("mlp", "alexnet", "resnet18")  # with a norm and a kink
+MODELS = ("mlp", "alexnet", "resnet18")  # networks with a norm and with kinks
 CLASSES, TASKS = 4, 2
-TASK = np.int32(1)  # in training
+TASK = np.int32(1)  # the task in training
 
 
 class Case(NamedTuple):
@@ -56,7 +57,7 @@ class Case(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """What the step saw and computed."""
+    """What the step read and computed."""
 
     grads: PyTree
     batch: Batch
@@ -68,19 +69,19 @@ class Error(NamedTuple):
 
     relative: float  # ‖Δ‖/‖g‖
     leaf: str
-    draws: int  # of inputs, until one kept away from kinks
+    draws: int  # how often inputs were drawn until they kept away from kinks
 
 
 def cases(
     names=MODELS, norms=NORMS, seed_mode=("map", "vmap"), full=False
 ) -> list[Case]:
-    """The product of all; the ResNet has no dropout."""
+    """All combinations; the ResNet has no dropout."""
     product = itertools.product(names, norms, (False, True), seed_mode)
     return [Case(*c, full) for c in product if c[0] != "resnet18" or not c[2]]
 
 
 def batch_and_kink(case: Case) -> tuple[int, float]:
-    """Batch size, and the least distance to a kink that a batch has to keep."""
+    """Batch size, and the smallest allowed distance of a batch to a kink."""
     # Of the 150,000 rectified units per image some are always close to 0.
     deep = case.full and case.model == "resnet18" and case.norm == "none"
     return (2, 1e-6) if deep else (8, 5e-6)
@@ -100,7 +101,7 @@ def build(case: Case, outputs: int) -> nn.Module:
 
 
 def source(case: Case, draw: int) -> Source:
-    """Random images, a batch per task."""
+    """Random images, one batch per task."""
     rng = np.random.default_rng([draw, 7])
     side = 32 if case.full or case.model == "alexnet" else 8
     n = batch_and_kink(case)[0] * TASKS
@@ -112,7 +113,7 @@ def source(case: Case, draw: int) -> Source:
 
 
 def problem(case: Case) -> Problem:
-    """Training that moves nothing and keeps each step's gradient, batch and key."""
+    """Training that changes no weight and records each step's gradient, batch, key."""
     batch = batch_and_kink(case)[0]
     options: Any = dict(kind="split", scenario="task", num_tasks=TASKS)
     stream = make_stream(source(case, 0), SEEDS, **options)
@@ -146,8 +147,9 @@ def problem(case: Case) -> Problem:
 def watch_kinks() -> Iterator[list[jax.Array]]:
     """Collects each layer's distance to the nearest point without a derivative.
 
-    A unit that dropout put at exactly 0 stays there; of a window of the maximum that is
-    rectified to 0 no element gets a gradient.
+    Not counted are units that dropout set to exactly 0, because they stay at 0, and
+    pooling windows whose maximum is rectified to 0, because none of their elements gets
+    a gradient.
     """
     found: list[jax.Array] = []
     relu, pool = nn.relu, models.max_pool
@@ -184,8 +186,7 @@ def double(tree: PyTree) -> PyTree:
 
 @lru_cache
 def initial(model: str, norm: str, full: bool) -> tuple[PyTree, PyTree]:
-    """Weights and statistics [S, ...] of a network, which neither seed_mode nor dropout
-    change."""
+    """Initial weights and statistics [S, ...]; seed_mode and dropout do not matter."""
     prob = problem(Case(model, norm, False, "map", full))
     shape = (1, *prob.stream.input_shape)
     init = capture.init_fn(prob.model, jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -194,7 +195,7 @@ def initial(model: str, norm: str, full: bool) -> tuple[PyTree, PyTree]:
 
 
 def make_epoch(case: Case, prob: Problem) -> Callable[[int], Recorded]:
-    """The compiled epoch on a draw's images: what each seed's step saw, [S, ...]."""
+    """Compiles the epoch: draw of images -> what each seed's step recorded [S, ...]."""
     where = SeedMesh(len(SEEDS), case.seed_mode, jax.devices()[:1])
     programs = make_programs(prob, where)
     mine = where.spread(per_seed(prob))
@@ -220,7 +221,7 @@ def make_epoch(case: Case, prob: Problem) -> Callable[[int], Recorded]:
 
 
 def images(case: Case, prob: Problem, draw: int) -> Base:
-    """The stream's arrays with the images of a draw; orders and labels stay."""
+    """The stream's arrays with the images of one draw; orders and labels stay."""
     x = source(case, draw).train_x
     return prob.stream.base._replace(train_x=x.reshape(len(x), -1))
 
@@ -242,7 +243,7 @@ def check(case: Case) -> Error:
             loss_of(*args)
         return jnp.stack(found).min()
 
-    if case.full:  # many draws are needed, one operation at a time takes too long
+    if case.full:  # compiled, because many draws are needed
         kink = jax.jit(kink)
     epoch = make_epoch(case, prob)
     seen, net = epoch(0), initial(case.model, case.norm, case.full)
@@ -252,7 +253,7 @@ def check(case: Case) -> Error:
             jax.tree.map(lambda leaf: leaf[i], tree)  # noqa: B023
             for tree in ((*net, seen.key), prob.stream.per_seed)
         )
-        order = seen.batch.index[i]  # which does not depend on the images
+        order = seen.batch.index[i]  # it does not depend on the images
 
         def keeps_distance(draw: int) -> bool:
             base = images(case, prob, draw)
@@ -270,14 +271,14 @@ def check(case: Case) -> Error:
 
 
 def compare(grads: PyTree, exact: PyTree) -> tuple[float, str]:
-    """The largest ‖Δ‖/‖g‖ and its leaf; where g is 0, over the largest leaf's ‖g‖."""
+    """The largest ‖Δ‖/‖g‖ and its leaf; if g is 0, relative to the largest ‖g‖."""
     flat, _ = jax.tree_util.tree_flatten_with_path(exact)
     norms = [np.linalg.norm(g) for _, g in flat]
     found = []
     for (path, g), norm, ours in zip(flat, norms, jax.tree.leaves(grads), strict=True):
         whole = norm if norm > 1e-10 * max(norms) else max(norms)
         relative = float(np.linalg.norm(ours - g) / whole)
-        if np.isnan(relative):  # which a maximum would pass over
+        if np.isnan(relative):  # a maximum would ignore it
             relative = np.inf
         found.append((relative, jax.tree_util.keystr(path)))
     return max(found)

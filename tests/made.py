@@ -1,4 +1,4 @@
-"""A folder of made images, with everything that folders of images have."""
+"""Makes a folder of images, with everything unusual that such folders may hold."""
 
 import struct
 from pathlib import Path
@@ -7,16 +7,16 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("amber", "blue", "coral", "dun")
-# How far apart the classes are is told by their colour.
+# The classes differ in their colours.
 COLOURS = ((220, 160, 20), (20, 40, 210), (230, 90, 80), (120, 110, 90))
 ORIENTATION = 0x0112
 
 
 def make_images(root: Path, count: int) -> dict[str, str]:
-    """Writes `count` images in four classes, and what has to be told of.
+    """Writes `count` images in four classes, and entries that must be reported.
 
     Returns:
-      What is wrong or unusual -> the entry that is.
+      What is wrong or unusual -> the name of that entry.
     """
     rng = np.random.default_rng(0)
     for i in range(count):

@@ -1,4 +1,4 @@
-"""Networks of somebody else's, one per framework, as a command line names them."""
+"""Networks as a user would write them, one per framework, for command lines."""
 
 import equinox as eqx
 import flax.linen as nn

@@ -1,4 +1,4 @@
-"""A small network twice, in JAX and by hand in float64 NumPy, and a loop over tasks."""
+"""A small network in JAX and by hand in float64 NumPy, and a loop over tasks."""
 
 import functools
 
@@ -23,7 +23,7 @@ def logits(net, x):
 
 
 def backward(net, x, dz):
-    """The gradient of Σ dz · z by the parameters."""
+    """The gradient of Σ dz · z with respect to the parameters."""
     h, _ = logits(net, x)
     dh = (dz @ net["head"]["kernel"].T) * (1 - h**2)
     return {
@@ -69,7 +69,7 @@ def make_net(seed=0, outputs=6):
 
 
 def make_tasks(setup, n=BATCH * STEPS, seed=1):
-    """[(x, y)] a task: all of them conflict, so that methods have something to do."""
+    """[(x, y)] for each task; the tasks conflict, so that methods have an effect."""
     rng = np.random.default_rng(seed)
     mask = np.asarray(setup.logit_mask)
     tasks = []
@@ -94,7 +94,7 @@ def step_key(task, step):
 
 
 def run(method, setup, net, tasks, optimizer):
-    """Trains on the tasks in turn, batches in order; one trace serves all.
+    """Trains on one task after another, with batches in order and one trace for all.
 
     Returns the network and the strategy's state after each task.
     """
@@ -140,7 +140,7 @@ def start(method, net):
 def run_reference(net, tasks, lr, gradient, after_task=None):
     """Plain SGD in NumPy: ``gradient(net, t, i, x, y)``, ``after_task(net, t, x, y)``.
 
-    Either may return what to keep beside; gives the network after each task.
+    Both may return values to keep. Returns the network after each task.
     """
     history = []
     for t, (x, y) in enumerate(tasks):
@@ -201,7 +201,7 @@ def _fine_tuned(wide, task):
 
 
 def assert_neutral(make, task=0):
-    """A step equals fine-tuning's, within 1e-12 in float64 and 1e-6 in float32."""
+    """A step equals a fine-tuning step, within 1e-12 in float64 and 1e-6 in float32."""
     for wide, tolerance in ((True, 1e-12), (False, 1e-6)):
         got, want = _example_step(make, wide, task), _fine_tuned(wide, task)
         assert_close(got, want, rtol=tolerance, atol=tolerance)

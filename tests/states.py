@@ -1,4 +1,4 @@
-"""Everything that the seeds of a problem carry, after each of its tasks."""
+"""The whole state of a problem's seeds after each of its tasks."""
 
 import numpy as np
 

@@ -14,9 +14,9 @@ PLATFORMS = ("cuda", "tpu")
 
 
 def lowered(problem) -> dict:
-    """name of a program -> its text, all seeds side by side as accelerators have them.
+    """Name of a program -> its text; seeds run side by side, as on accelerators.
 
-    The shapes that one program leaves are those that the next is lowered for.
+    Each program is lowered for the shapes that the program before it returns.
     """
     mesh = SeedMesh(len(problem.seeds), "vmap", jax.devices()[:1])
     programs = make_programs(problem, mesh)
@@ -45,7 +45,7 @@ def lowered(problem) -> dict:
 def test_every_method(problem, name):
     texts = lowered(problem(name, CASES[name][0]))
     assert "while" in texts["epoch"]
-    if name == "frozen":  # what all seeds agree on is a branch, not both sides of it
+    if name == "frozen":  # where all seeds agree there is a real branch, no select
         assert "stablehlo.case" in texts["epoch"]
 
 

@@ -18,7 +18,7 @@ from jaxcl.training.problem import make_setup
 
 
 def numpy_memory(setup, per_task, per_class, x, y, task):
-    """The rows `after_task` keeps, picked by the same draws."""
+    """The rows that `after_task` keeps, chosen with the same random draws."""
     data = ref.jaxcl.array_data(jnp.asarray(x), y, task)
     position, keep = memory.choose(
         data, jax.random.key(200 + task), per_task=per_task, per_class=per_class
@@ -79,7 +79,7 @@ def test_equals_the_paper_s_rule_over_three_tasks(scenario, per_task, per_class)
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_never_against_the_reference(dtype):
-    """⟨g', r⟩ ≥ −1e-5 ‖g‖ ‖r‖, and g as it was where it did not conflict."""
+    """⟨g', r⟩ ≥ −1e-5 ‖g‖ ‖r‖, and g is unchanged if it did not conflict."""
     with jax.enable_x64(dtype == jnp.float64):
         project = transforms.project_conflicting()
 
@@ -134,7 +134,7 @@ def test_the_first_task_is_fine_tuning():
 
 
 def test_a_step_that_does_not_conflict_is_bp(problem):
-    """After a task is in the memory, bit for bit; one that conflicts is another."""
+    """Bit for bit, with a task in the memory; a step that conflicts differs from BP."""
     small = problem()
     setup = make_setup(small.model, small.stream, 8)
     net, _ = capture.init_fn(small.model, setup.example)(jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What every method owes with any model, dtype, optimizer and scenario: all pairs."""
+"""Every method's contract with any model, dtype, optimizer, scenario: all pairs."""
 
 from itertools import combinations
 

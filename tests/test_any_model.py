@@ -1,4 +1,4 @@
-"""What other models than Linen's were given in silence, and what is refused by name."""
+"""Models that are not Linen's: past silent errors, and what is refused by name."""
 
 import functools
 
@@ -115,7 +115,7 @@ def test_hat_gates_a_plain_function():
 
 
 def tapping(net, state, x, task, key, train):
-    """Somebody's own apply function, which tells its layers' inputs by hand."""
+    """A user's own apply function, which returns its layers' inputs itself."""
     h = jnp.tanh(x @ net["body"]["kernel"] + net["body"]["bias"])
     logits = h @ net["out"]["kernel"] + net["out"]["bias"]
     return Output(logits, state, {"body": x, "out": h})
@@ -174,7 +174,7 @@ def test_a_head_that_matches_nothing_is_an_error(build):
         linen_setup()
     with pytest.raises(ValueError, match="heads: 'head' matches no parameter"):
         setup_of(net=NET, heads=(("head",),))
-    setup = setup_of(heads=(("head",),), layers=LAYERS)  # no parameters to look at yet
+    setup = setup_of(heads=(("head",),), layers=LAYERS)  # no parameters to check yet
     with pytest.raises(ValueError, match="heads: 'head' matches no parameter"):
         step(build(setup), setup)
     linen_setup((("out",),))
@@ -201,7 +201,7 @@ TURNED = {"body": {"w": NET["body"]["kernel"].T}, "out": {"w": NET["out"]["kerne
 
 def test_a_kernel_laid_out_outputs_first_is_projected_on_its_inputs():
     u, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(6, 2)))
-    kernel = jax.random.normal(KEY, (6, 6))  # square: no shape gives it away
+    kernel = jax.random.normal(KEY, (6, 6))  # square: its shape does not show the axis
     tx = jaxcl.transforms.project_out(axis=0)
     got, _ = tx.update(kernel, tx.init(kernel), subspace=jnp.asarray(u))
     np.testing.assert_allclose(got, kernel - kernel @ u @ u.T, atol=1e-6)
@@ -279,7 +279,7 @@ def test_outputs_on_another_axis_than_said_are_refused():
 
 
 def test_no_index_no_cache():
-    """A cache of projected inputs is not read for examples that are not its own."""
+    """A cache of projected inputs is not read for examples that are not in it."""
     wide = {
         "body": {"kernel": jnp.ones((6, 40)) + NET["body"]["kernel"][:, :1]},
         "out": {"kernel": jax.random.normal(KEY, (40, 4))},
@@ -536,7 +536,7 @@ def test_shared_kernels_are_named():
         (jnp.tanh, True),
         (lambda h: jax.nn.leaky_relu(h).reshape(len(h), 5, 1).squeeze(-1), True),
         (lambda h: 2 * h * jnp.where(h > 1, 0, 3), True),
-        (jax.nn.sigmoid, False),  # a closed unit would speak
+        (jax.nn.sigmoid, False),  # a closed unit would not give 0
         (lambda h: h + 1, False),
         (lambda h: h @ jnp.ones((5, 5)), False),
         (lambda h: jax.nn.softmax(h), False),

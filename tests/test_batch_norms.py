@@ -1,4 +1,4 @@
-"""Normalisation by the batch: one BatchNorm per task, and batches too small for it."""
+"""Normalisation by the batch: a BatchNorm per task, and batches too small for one."""
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def test_one_example_moves_no_variance_and_is_normalised_by_the_running():
 
 @pytest.mark.parametrize("own", [0, 1, 2, 10])
 def test_the_running_variance_tends_to_the_datas_however_few_come_by(own):
-    """A binomial number of task 0's examples per batch of ten, `own` on average."""
+    """A batch of ten has a binomial number of task 0's examples, `own` on average."""
     norm, rng = layers.TaskBatchNorm(2), np.random.default_rng(own)
     example = jnp.zeros((10, 200))
     zeros = jnp.zeros(10, jnp.int32)

@@ -1,4 +1,4 @@
-"""The bench: what its times are divided by, and the end of a task."""
+"""The bench: the divisors of its times, and the timing of a task's end."""
 
 import jax
 import numpy as np

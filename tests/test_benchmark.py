@@ -1,4 +1,4 @@
-"""Configs: layers of presets, rows from elsewhere, every row of every file."""
+"""Configs: layers of presets, rows from other packages, every row of every file."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ FILES = (
     split_mnist,
     split_tiny_imagenet,
 )
-# Heads in closed form on features that nothing is trained for take one step per task.
+# Heads in closed form on untrained features take one step per task.
 TRAINED = [r for r, m in METHODS.items() if m.presets.get("train.max_steps") != 1]
 VARIANTS = [
     pytest.param(file, chosen, id=f"{file.__name__.split('.')[-1]}-{chosen or 'whole'}")
@@ -75,7 +75,7 @@ def test_the_more_specific_wins():
     assert (plain.model.widths, small.model.widths) == ((3,), (4,))
     assert (plain.method.threshold, small.method.threshold) == (0.9, 0.8)
     assert small.model.norm == "batch"
-    # The benchmark's word on a method goes before the table's.
+    # A benchmark's setting of a method overrides the table's.
     assert layered("bp_star").train.select == "last"
 
 
@@ -87,7 +87,7 @@ def test_a_field_that_is_not_there_is_refused():
 
 
 def test_a_variant_leaves_a_methods_own_setting():
-    """The cases in which a variant wrote over what the method's paper sets."""
+    """The cases in which a variant used to override a setting of a method's paper."""
     wide = permuted_mnist.get_config("owm,wide")
     assert (wide.optimizer.lr, wide.train.batch_size) == (3.0, 100)
     assert wide.model.widths == (100,) and wide.train.epochs == 35
@@ -98,7 +98,7 @@ def test_a_variant_leaves_a_methods_own_setting():
     assert half.optimizer.momentum == 0.9 and half.train.patience is None
     toy = split_tiny_imagenet.get_config("gpm,toy")
     assert toy.optimizer.lr == 0.01 and toy.model.norm == "batch_current"
-    # What is meant for all methods still is: a test stays short, an epoch an epoch.
+    # Settings that are meant for all methods still apply to all: a test stays short.
     for file in (permuted_mnist, split_cifar100, split_tiny_imagenet):
         assert {file.get_config(f"{r},fast").train.epochs for r in TRAINED} == {2}
     for row in TRAINED:
@@ -129,7 +129,7 @@ RECORDED = Path(__file__).parents[1] / "experiments" / "results"
     ],
 )
 def test_a_recorded_run_is_still_what_its_config_says(file, variant, folder):
-    """Fields that were there when it was recorded have the values they had."""
+    """Fields that existed when the run was recorded still have the same values."""
     runs = [run for run in (RECORDED / folder).glob("*/config.json")]
     assert runs
     for run in runs:

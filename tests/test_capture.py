@@ -1,4 +1,4 @@
-"""What is seen of a model: layers, their inputs, and what must be refused."""
+"""What capture finds in a model: layers and their inputs; and what it must refuse."""
 
 import flax.linen as nn
 import jax
@@ -43,7 +43,7 @@ def test_an_unused_tap_costs_nothing():
 
 
 class Users(nn.Module):
-    """A model of somebody else's, of Flax's own layers."""
+    """A user's model, made of Flax's own layers."""
 
     trouble: str = ""
 

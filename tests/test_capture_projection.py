@@ -12,7 +12,7 @@ from jaxcl.strategies import _projection as projection
 
 
 class Mixed(nn.Module):
-    """Flax's and this project's layers, strides and both paddings."""
+    """Flax's and this project's layers, with strides and both paddings."""
 
     bias: bool = True
 
@@ -113,7 +113,7 @@ def test_evaluation_and_other_layers_are_untouched(problem):
 
 @pytest.mark.parametrize("gate_first", [True, False])
 def test_it_nests_with_other_interceptors(problem, gate_first):
-    """A gate on a layer's output acts whichever of the two was set up first."""
+    """A gate on a layer's output acts, no matter which of the two was set up first."""
     model, layers, net, state, x = problem
     plain = capture.apply_fn(model)
 

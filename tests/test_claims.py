@@ -1,4 +1,4 @@
-"""Claims: verdicts, choices, keys, pages; the command, broken off and gone on."""
+"""Claims: verdicts, choices, keys, pages; the command, interrupted and resumed."""
 
 import json
 import math
@@ -167,7 +167,7 @@ def test_p_values_are_against_the_margin_and_by_holm_within_the_claim():
 
 @pytest.fixture
 def scores(monkeypatch):
-    """Replaces training by given scores; counts what was asked for."""
+    """Replaces training by given scores; records which configs were asked for."""
     asked = []
 
     def install(score):
@@ -182,7 +182,7 @@ def scores(monkeypatch):
 
 
 def test_strengths_come_first_then_rates_with_the_best_two(scores, tmp_path):
-    """Alike for every row; on validation data of a seed that decides nothing."""
+    """The same for every row, on validation data of a seed that decides nothing."""
     score = {0.1: 0.5, 1.0: 0.7, 10.0: 0.6}
     asked = scores(lambda c: score[c.method.strength] + c.optimizer.lr)
     run = Run(
@@ -231,7 +231,7 @@ def test_a_run_is_known_by_its_config_alone():
     assert key_of(a) == key_of(b)
     b.method.strength = 2 * a.method.strength
     assert key_of(a) != key_of(b)
-    # A field that is new and at its default changes no key.
+    # A new field at its default changes no key.
     older = small("ewc")
     with older.unlocked():
         del older.joint_once, older.optimizer.warmup
@@ -248,7 +248,7 @@ def test_every_claims_runs_have_fresh_seeds_and_can_be_chosen(name, setting):
         seeds = run.config.seeds
         assert len(seeds) >= (2 if setting == "quick" else 5)
         assert min(seeds) >= FIRST_SEED and choose.CHOOSING_SEED not in seeds
-        # Rates may be compared on validation data; what was chosen is then tested.
+        # Rates may be compared on validation data; chosen settings are then tested.
         assert run.config.measure == "test" or not run.choice
         for stage in run.choice:
             for field in stage.fields:
@@ -262,7 +262,7 @@ def test_every_claims_runs_have_fresh_seeds_and_can_be_chosen(name, setting):
 
 
 def test_no_recorded_result_has_a_deciding_seed():
-    """But those of claims themselves."""
+    """Except the results of the claims themselves."""
     for file in RECORDED.parent.rglob("result.json"):
         if RECORDED not in file.parents:
             assert max(results.load(file).seeds) < choose.CHOOSING_SEED
@@ -329,7 +329,7 @@ def command(workdir, *arguments):
 
 
 def without_times(folder):
-    """A claim's JSON but for what it took."""
+    """A claim's JSON without the seconds."""
 
     def strip(value):
         if isinstance(value, dict):
@@ -340,8 +340,8 @@ def without_times(folder):
 
 
 def lines(workdir):
-    """How much has been logged by all runs and trials."""
-    # By name: a folder of a state that is being written may vanish under a search.
+    """How many lines all runs and trials have logged."""
+    # Files are named, not searched for: a state's folder may vanish during a search.
     files = [
         f / "metrics.jsonl" for part in ("runs", "trials") for f in _in(workdir / part)
     ]
@@ -377,7 +377,7 @@ def test_three_kills_leave_the_same_claim(tmp_path):
     )
     assert one == other
     assert {run["name"] for run in one["runs"]} == {"bp", "bp_constant", "ewc"}
-    # What is finished is not run again.
+    # Finished runs are not run again.
     again = command(tmp_path / "whole", *arguments)
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0 and "epoch 1/" not in out, out
@@ -478,5 +478,5 @@ def test_the_largest_update_is_the_tasks_own():
     rest = dict(data=None, model_state={}, task=0, key=None)
     _, state = watch.after_task(zero, state, **rest)
     assert watch.report(state) == {"largest_update": {"network": 0.5}}
-    _, state = watch.after_task(zero, state, **rest)  # a task that nothing moved in
+    _, state = watch.after_task(zero, state, **rest)  # a task without any update
     assert watch.report(state) == {"largest_update": {"network": 0.0}}

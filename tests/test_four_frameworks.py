@@ -47,7 +47,7 @@ def tasks():
 
 
 class Run:
-    """A method in one framework, in a loop of one's own."""
+    """A method in one framework, in a loop that is not the project's."""
 
     def __init__(self, framework, model, method, settings):
         net = four.initial(model, DTYPE)
@@ -59,7 +59,7 @@ class Run:
         loss = jaxcl.transform_loss(self.method, self.made.setup)
 
         def learn(params, opt_state, x, y, task):
-            """The steps of a task, and the first one's update."""
+            """The steps of a task, and the first step's update."""
             opt_state = opt_state._replace(inner=self.tx.init(params).inner)
 
             def step(params, opt_state, i):
@@ -100,7 +100,7 @@ class Run:
         self.opt_state = self.tx.init(self.params)
 
     def learn(self, task, x, y):
-        """A task; its first update, in Linen's layout."""
+        """Trains on a task; returns its first update, in Linen's layout."""
         of_task = self.made.inputs(x), y, jnp.int32(task)
         self.params, self.opt_state, first = self._learn(
             self.params, self.opt_state, *of_task
@@ -115,7 +115,7 @@ class Run:
         return self.made.take(self.params.net)
 
     def put(self, net, aux, inverse=None):
-        """Linen's parameters, and OWM's P, which every step has rounded anew."""
+        """Sets Linen's parameters, and OWM's P, which every step rounds again."""
         self.params = jaxcl.Params(self.made.give(net), aux)
         if inverse is not None:
             turned = {}
@@ -142,8 +142,8 @@ def apart(got, want):
 
 
 TOLD = os.environ.get("JAXCL_FOUR", "")
-# The convolutional network has dense layers too; both of all methods, and what is
-# measured, with JAXCL_FOUR=1.
+# The convolutional network has dense layers too. With JAXCL_FOUR=1 both networks are
+# tested with all methods, and the distances are printed.
 CASES = [(m, "cnn") for m in METHODS] + [(m, "mlp") for m in METHODS if TOLD]
 
 
@@ -190,7 +190,7 @@ def test_four_frameworks_learn_the_same(method, model):
 
 @pytest.mark.minutes
 def test_in_float64():
-    """A process of its own: the width is JAX's own setting, for all of a process."""
+    """In a separate process: JAX's width holds for a whole process."""
     names = [f"test_four_frameworks_learn_the_same[{m}-cnn]" for m in ("gpm", "owm")]
     if X64:
         pytest.skip("this is the process")

@@ -1,4 +1,4 @@
-"""BP**: after the first task the extractor is what its heads are tested on."""
+"""BP**: after the first task heads train on the same features that tests use."""
 
 import chex
 import jax
@@ -18,7 +18,7 @@ ROWS = 8
 
 @pytest.fixture
 def parts(problem):
-    """Setup, network and statistics that a first task has left; a batch of task 2."""
+    """Setup, and network and statistics after a first task; a batch of task 2."""
 
     def build(norm, scenario="task"):
         p = problem(
@@ -70,7 +70,7 @@ def test_a_head_is_trained_on_the_features_it_is_tested_on(parts, norm):
     np.testing.assert_allclose(g["head"]["bias"], bias, rtol=1e-4, atol=1e-6)
     del g["head"]
     assert not any(leaf.any() for leaf in jax.tree.leaves(g))
-    # Nothing of the extractor moves, and hooks behind read what the head was fed.
+    # The extractor does not change, and later hooks read the head's actual input.
     chex.assert_trees_all_equal(out.model_state, statistics)
     for name, tap in tested.taps.items():
         np.testing.assert_allclose(out.taps[name], tap, rtol=1e-5, atol=1e-6)

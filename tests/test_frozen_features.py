@@ -1,4 +1,4 @@
-"""BP**: a frozen extractor's features are computed once, and heads learn the same."""
+"""BP**: computing a frozen extractor's features only once gives the same heads."""
 
 import chex
 import jax
@@ -26,7 +26,7 @@ NETS = {
 
 @pytest.fixture
 def parts(problem):
-    """Setup, network and statistics as a first task leaves them; a second task."""
+    """Setup, and network and statistics after a first task; a second task's data."""
 
     def build(net):
         p = problem(model=NETS[net])
@@ -49,7 +49,7 @@ def prepared(method, setup, net, statistics, x, y, task=1):
 
 
 def trained(method, parts, cached, task=1, poisoned=False):
-    """The network after six steps, with or without what was computed before them."""
+    """The network after six steps, with or without features computed beforehand."""
     setup, net, statistics, x, y = parts
     params, opt_state, tx, cache = prepared(method, setup, net, statistics, x, y, task)
     if poisoned:
@@ -86,7 +86,7 @@ def test_heads_learn_what_they_learn_from_the_whole_network(parts, net):
 
 @pytest.mark.parametrize("epochs, task, reads", [(None, 1, 1), (0, 0, 1), (2, 0, 0)])
 def test_a_step_reads_nothing_but_the_head(parts, epochs, task, reads):
-    """A network that has lost its extractor goes on, where it is frozen for good."""
+    """If the extractor stays frozen, training works even without its weights."""
     setup, net, statistics, x, y = parts("mlp")
     given = setup, net, statistics, x, y - 2 * (task == 0)
     method = frozen(setup, epochs=epochs)
@@ -121,7 +121,7 @@ def test_features_are_the_first_tasks_in_evaluation(parts, net):
     ids=["slda", "er", "hat_after", "hat_before"],
 )
 def test_in_a_chain(parts, chained, reads):
-    """Gates and replay change what the head is fed: a step computes the network."""
+    """Gates and replay change the head's input, so a step computes the network."""
     given = parts("plain")
     method = jaxcl.chain(*chained(given[0]))
     whole, ready = (trained(method, given, cached) for cached in (False, True))
@@ -148,7 +148,7 @@ def test_an_example_that_is_not_of_the_task_is_computed(parts):
 
 
 def test_seeds_side_by_side_agree_on_a_branch():
-    """Under vmap a condition that differs between lanes would compute both branches."""
+    """Under vmap a condition that may differ between seeds would compute both sides."""
 
     def f(x):
         sure = agreed((x > 0).all())
@@ -166,7 +166,7 @@ def test_seeds_side_by_side_agree_on_a_branch():
 
 @pytest.mark.parametrize("seed_mode", ["map", "vmap"])
 def test_runs_end_with_the_same_heads(problem, monkeypatch, seed_mode):
-    """In the compiled loop, three tasks, either way of laying out seeds."""
+    """In the compiled loop, over three tasks, with each way of laying out seeds."""
 
     def run():
         of = problem("frozen", model=NETS["mlp"], seed_mode=seed_mode)

@@ -1,4 +1,4 @@
-"""Gates, their derivative, annealing, compensation, clamp and masks, to numbers."""
+"""Gates, their derivative, annealing, compensation, clamp and masks, by numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def test_a_gate_rounds_and_learns_as_in_float32_whatever_computes_it(width):
     x = np.float32(s) * e
     want = np.float32(1) / (np.float32(1) + np.exp(-x))
     np.testing.assert_allclose(a, want, rtol=3e-7)
-    # Half a last digit of exp decides between neighbours in float32.
+    # Half a last digit of exp decides between neighbouring float32 numbers.
     digit, wanted = s * 2.0**-23, s * want * (1 - want.astype(np.float64))
     own = jnp.finfo(width)  # what the gradient is returned in
     np.testing.assert_allclose(
@@ -49,12 +49,12 @@ def test_a_gate_rounds_and_learns_as_in_float32_whatever_computes_it(width):
     open_ = x >= 16.64
     assert open_.sum() > 5 and (a[open_] == 1).all() and (da[open_] == 0).all()
     assert (da[(x > -9) & (x < 9)] > 0).all()
-    assert jnp.isnan(gates.gate(jnp.full((), jnp.nan), s))  # diverged is not open
+    assert jnp.isnan(gates.gate(jnp.full((), jnp.nan), s))  # NaN must not be open
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_regulariser_leaves_a_gate_that_is_open_alone(width):
-    """Not by a bit in a whole compensated epoch, from the step on where it is open."""
+    """No bit changes in the rest of a compensated epoch once the gate is open."""
 
     def step(i, e):
         s = gates.anneal(i / 99, 400.0)

@@ -1,4 +1,4 @@
-"""GPM against a float64 transcription of the paper, and what it promises."""
+"""GPM compared with a float64 transcription of the paper, and its guarantees."""
 
 import warnings
 from functools import lru_cache, partial
@@ -79,12 +79,12 @@ def start(model):
 
 
 def prepared(method, state, data):
-    """What GPM makes before a task: of its state and the data alone."""
+    """What GPM computes before a task, from its state and the data alone."""
     return method.before_task((), state, data=data, model_state={}, task=1)
 
 
 def loop(method, setup, ms, optimizer, steps=150):
-    """A loop that is not the project's: some steps on one task, traced once."""
+    """Some steps on one task in a loop that is not the project's, traced once."""
     loss = jaxcl.transform_loss(method, setup)
     tx = jaxcl.transform_optimizer(method, optimizer, setup)
 
@@ -196,7 +196,7 @@ def test_memory_follows_the_paper_over_three_tasks(digits, model):
 
 
 def memory(setup, method, net, ms, x, y):
-    """A state that holds something of every layer."""
+    """A state that has a subspace for every layer."""
     params = jaxcl.init_params(method, jax.random.key(1), net)
     state = method.init(params)
     return params.aux, consolidation(method, ms)(params, state, x, y, 0)[1]
@@ -234,7 +234,7 @@ def test_weights_stay_out_of_the_memory(digits, model, where, optimizer):
 
 
 def test_projecting_gradients_before_adam_leaks(digits):
-    """What the warning is for."""
+    """This leak is the reason for the warning."""
     x, y = digits
     model = MLP()
     setup = make_setup(model)
@@ -285,7 +285,7 @@ def one_step(
     "model, batch", [(MLP(), 5), (MLP(), 40), (Net(), 1)], ids=["all", "first", "conv"]
 )
 def test_both_forms_give_the_same_step(digits, model, batch):
-    """The batch decides which layers project inputs: all, some, the cached one."""
+    """The batch size decides which layers project inputs: all, some, the cached one."""
     x, y = digits
     setup = make_setup(model, batch=batch)
     net, ms = start(model)

@@ -1,6 +1,6 @@
-"""The gradient of every shipped network in the compiled epoch is that of float64.
+"""In the compiled epoch, the gradient of every shipped network equals float64's.
 
-`python -m tests.gradients` prints the whole product, at the papers' widths too.
+`python -m tests.gradients` prints all combinations, at the papers' widths too.
 """
 
 import os
@@ -14,8 +14,8 @@ from gradients import Case
 
 from jaxcl.nn.layers import NORMS
 
-# Either seed mode and either dropout with each norm; a compilation each is what it
-# costs.
+# Each norm with both seed modes and both dropout settings; each case needs a
+# compilation of its own.
 CASES = [
     Case(model, norm, dropout, seed_mode)
     for i, norm in enumerate(NORMS)
@@ -28,9 +28,9 @@ CASES = [
 ]
 
 
-# Rounding as in users' programs: the older emitters' is half as much again.
+# Rounding as in users' programs: the older emitters round 1.5 times as much.
 pytestmark = pytest.mark.usefixtures("newer_emitters")
-OFTEN = ("none", "batch")  # the other norms' take minutes
+OFTEN = ("none", "batch")  # cases of the other norms take minutes
 
 
 def _marked(case):

@@ -1,4 +1,4 @@
-"""HAT: one step against float64 NumPy, and that nothing of a past task moves."""
+"""HAT: one step compared with float64 NumPy, and no change to any past task."""
 
 from functools import cache
 
@@ -96,8 +96,8 @@ def context(
     )
 
 
-# One step in float64, in the official order: gates after pooling and ReLU, the mask on
-# gradients, compensation, clip by the norm of all, SGD, embeddings clamped.
+# One step in float64, in the official order: gates after pooling and ReLU, mask on
+# gradients, compensation, clip by the global norm, SGD, clamp of embeddings.
 
 
 def sigma(x):
@@ -209,7 +209,7 @@ MODELS = {
 
 @cache
 def library_step(name, clip=1e4, **settings):
-    """The set-up of a model, and what a step of clipped SGD adds to its parameters."""
+    """A model's setup, and what a step of clipped SGD adds to its parameters."""
     setup = setup_of(*MODELS[name])
     method = hat(setup, s_max=S_MAX, strength=LAMBDA, **settings)
     loss = jaxcl.transform_loss(method, setup)
@@ -225,8 +225,9 @@ def library_step(name, clip=1e4, **settings):
     return setup, start(MODELS[name][0], setup, method), update
 
 
-# Embeddings on every stretch of the gate at s = 400: in between, where a(1 − a) has two
-# digits left and is a sixth off σ(x)σ(−x), where it is 0, at the clamp.
+# Embeddings in every range of the gate at s = 400: in the middle; where a(1 − a) has
+# only two digits left and differs from σ(x)σ(−x) by a sixth; where it is 0; at the
+# clamp.
 SPREAD = np.array([0.005, 0.0375, 0.05, 1.0, 5.999])
 
 
@@ -388,7 +389,7 @@ def forward_of(method, setup, train=False):
 
 
 def disturbed(model, shape, norm_refused=True):
-    """Task 1's own logits before and after everything that may move has moved."""
+    """Task 1's logits before and after everything that may change has changed."""
     setup = setup_of(model, shape)
     method = hat(setup, refuse_shared_norm=norm_refused)
     rng = RNG(5)
@@ -396,7 +397,7 @@ def disturbed(model, shape, norm_refused=True):
     def noise(p):
         return rng.normal(size=p.shape).astype(np.float32)
 
-    # Gates of exactly 0 and 1, norms with a shift: what is closed would show.
+    # Gates of exactly 0 and 1, and norms with a shift: a leak of a closed unit shows.
     shapes, stats = jax.eval_shape(
         capture.init_fn(model, setup.example), jax.random.key(0)
     )
@@ -649,7 +650,7 @@ def test_a_run_forgets_nothing(problem, finish, norm):
 
 
 def reference_epoch(params, used, data, order, size, task):
-    """An epoch of the official rule, its slope by the examples seen, in float64."""
+    """An epoch of the official rule, with the slope by examples seen, in float64."""
     net, embeddings = params
     for start in range(0, len(order), size):
         rows = order[start : start + size]
@@ -660,7 +661,7 @@ def reference_epoch(params, used, data, order, size, task):
 
 
 def reference_loss(net, embeddings, used, x, y, task):
-    """What the official `eval` says of an MLP, and its part without the regulariser."""
+    """The loss of the official `eval` for an MLP, with and without the regulariser."""
     a = {k: sigma(S_MAX * e[task]) for k, e in embeddings.items()}
     for name in ("hidden_0", "hidden_1"):
         x = np.maximum(x @ net[name]["kernel"] + net[name]["bias"], 0) * a[name]
@@ -711,7 +712,7 @@ def test_a_compiled_epoch_and_its_validation_equal_the_rule_in_float64():
     loss, task_loss = reference_loss(*want, used, x[25:], y[25:], task)
     np.testing.assert_allclose(metrics.valid_loss, loss, rtol=1e-4)
     np.testing.assert_allclose(after.progress.best_score, -loss, rtol=1e-4)
-    # What a test set is told of is the task's loss alone.
+    # Evaluation without validation reports only the task's loss.
     _, plain = trainer.evaluate(after, valid, jnp.int32(task))
     np.testing.assert_allclose(plain, task_loss, rtol=1e-4)
     assert loss > 1.1 * task_loss

@@ -1,4 +1,4 @@
-"""Outputs that are not in play stand still; those that a step reaches do not."""
+"""Outputs that are not in play do not change; those that a step reaches do."""
 
 from functools import partial
 from itertools import product
@@ -24,7 +24,7 @@ NET, _ = capture.init_fn(MODEL, SETUP.example)(jax.random.key(0))
 X = jax.random.normal(jax.random.key(1), (10, 8, 8, 1))
 Y = jnp.arange(10) % 2
 DECAY, RATE = 1.0, 0.05
-# Momentum and decay want to move every weight, gradient or none.
+# Momentum and decay would change every weight, even without a gradient.
 PUSHING = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, momentum=0.9))
 ADAMW = optax.adamw(RATE, weight_decay=DECAY)
 # Of the six outputs, those of tasks 1 and 2 are trained in task 2 …
@@ -64,7 +64,7 @@ def train(method, tasks, steps=6, optimizer=PUSHING, setup=SETUP):
 
 
 def moved(before, after, columns):
-    """Which of the outputs' kernel columns and biases have moved by a bit."""
+    """Which of the outputs have a kernel column or a bias that changed by any bit."""
     kernel = np.asarray(after["head"]["kernel"] != before["head"]["kernel"]).any(0)
     return (kernel | np.asarray(after["head"]["bias"] != before["head"]["bias"]))[
         columns
@@ -148,7 +148,7 @@ def test_a_reference_gradient_is_in_play_whether_or_not_it_conflicts(conflict):
         task=jnp.asarray(0),
         key=jax.random.key(0),
     )
-    # Inputs of the other sign: another gradient; another seed: other examples drawn.
+    # The other sign gives another gradient; another seed draws other examples.
     for seed, sign in product(range(4), (1.0, -1.0)):
         ctx = jaxcl.context(sign * X, Y + 4, task=2, seed=seed)
         g, u = update(method, ctx, state)
@@ -172,9 +172,9 @@ def test_a_reference_gradient_is_in_play_whether_or_not_it_conflicts(conflict):
 
 
 def test_a_saturated_replayed_example_is_in_play():
-    """Its gradient is 0 in float32: only the replay tells that it is there."""
+    """Its gradient is 0 in float32: only the replay shows that it takes part."""
     method = er(SETUP, capacity=4, batch_size=4)
-    # So far on the right side that the softmax is 1 and 0.
+    # So clearly correct that the softmax is exactly 1 and 0.
     net = jax.tree.map(lambda a: a, NET)
     net["head"]["bias"] = net["head"]["bias"].at[0].set(1e4)
     past = jaxcl.context(X[:4], jnp.zeros(4, int), task=0)

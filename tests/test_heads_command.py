@@ -33,7 +33,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("name, row", [("SLDA", "bp_slda"), ("NCM", "bp_ncm")])
 def test_a_streamed_head_is_the_strategys(run, tmp_path, name, row):
-    """The network is trained alike; the strategy sees each task as it ends."""
+    """Both train the same network; the strategy sees each task as it ends."""
     result = execute(config_of(row), tmp_path)
     for i, seed in enumerate(run.seeds):
         found = heads.measure(run, seed)

@@ -1,4 +1,4 @@
-"""Imports run downward: each folder, and each file of the top level, has its floor."""
+"""Imports go downward only: each folder and each top-level file has a floor."""
 
 import ast
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import jaxcl
 
 ROOT = Path(jaxcl.__file__).parent
-# What may import what: a room may import from the rooms of the lines before it and, if
-# it is a folder, from itself. Rooms of one line know nothing of each other.
+# The import rules: a room may import from the rooms on earlier lines and, if it is a
+# folder, from itself. Rooms on the same line may not import each other.
 FLOORS = [
     ("_interrupts", "checks", "files", "schema"),
     ("types",),
@@ -22,7 +22,7 @@ FLOORS = [
     ("testing",),
     ("opening",),
 ]
-# Inside `training` too: what is trained knows nothing of the run it is part of.
+# The same inside `training`: code of the training may not import code of the run.
 TRAINING = [
     ("plan", "state", "seeds", "describe"),
     ("evaluation", "schedule", "selection"),

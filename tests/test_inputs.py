@@ -1,4 +1,4 @@
-"""Every wrong input is one line that names value and rule; nothing is written."""
+"""Every wrong input gives one line that names value and rule; nothing is written."""
 
 import contextlib
 import io
@@ -152,7 +152,7 @@ def test_a_wrong_field(command, tmp_path, wrong):
     ended = command("run", f"--config=digits:{row}", argument, f"--workdir={workdir}")
     shown = {"0.0": "0", "-1e-9": "-1e-09"}.get(value, value)
     name = field.rpartition(".")[2].removesuffix("name")
-    # A size that does not fit may have several fields, and a data set is a name.
+    # A size that does not fit may depend on several fields; a data set is a name.
     named = "" if rule == "GB" or field == "data.dataset" else name
     refused(ended, named, shown, rule)
     assert not workdir.exists()
@@ -180,7 +180,7 @@ def test_the_table_is_long_enough():
 
 
 def test_twenty_as_processes(given):
-    """Two at a time; what they say is what the same input says in this process."""
+    """Two at a time; they print what the same input prints in this process."""
     fields = wrong_inputs.FIELDS[:: len(wrong_inputs.FIELDS) // 10][:10]
     lines = [
         ["run", f"--config=digits:{w.row}", f"--config.{w.field}={w.value}"]

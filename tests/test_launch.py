@@ -1,4 +1,4 @@
-"""The commands: what they leave, resuming after a kill, what a wrong input says."""
+"""The commands: their files, resuming after a kill, messages for wrong inputs."""
 
 import json
 import os
@@ -88,7 +88,7 @@ def test_compare_leaves_table_figures_and_runs(tmp_path):
         assert json.loads((tmp_path / row / "config.json").read_text())["row"] == row
         lines = (tmp_path / row / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == 5 * (2 + 1)
-    # Finished runs are not run again; the tables come from the folders alone.
+    # Finished runs are not run again; the tables are made from the folders alone.
     (tmp_path / "table.md").unlink()
     code, out, err = finished("experiments.report", tmp_path)
     assert code == 0 and (tmp_path / "table.md").exists(), err
@@ -96,7 +96,7 @@ def test_compare_leaves_table_figures_and_runs(tmp_path):
 
 @pytest.mark.minutes
 def test_sigkill_in_a_task_changes_nothing(tmp_path):
-    """Killed with state saved at every epoch, and again; ends as the unbroken run."""
+    """Killed twice, with a state saved every epoch; ends like an uninterrupted run."""
 
     def arguments(folder):
         return [
@@ -248,7 +248,7 @@ def test_another_configs_workdir_is_refused(quick, tmp_path):
     execute(quick(), tmp_path)
     with pytest.raises(UsageError, match="optimizer.lr is 0.05 there and 0.5 now"):
         execute(quick(**{"optimizer.lr": 0.5}), tmp_path)
-    # How often it saves is no difference.
+    # How often a run saves does not count as a difference.
     again = execute(quick(checkpoint_every=1.0), tmp_path)
     assert again.tasks_done == 5
 
@@ -273,7 +273,7 @@ def test_split_cifar100_fast_runs_on_the_real_data(tfds_dir, tmp_path, row):
     result = execute(config, tmp_path)
     assert list(result.status) == ["ok", "ok"] and result.tasks_done == 3
     # 475 images in batches of 64, two epochs, three tasks, two seeds: too few steps to
-    # learn CIFAR in, enough to see that all of it runs and that the loss falls.
+    # learn CIFAR, enough to see that everything runs and that the loss falls.
     assert np.isfinite(result.matrix).all() and result.steps == 8 * 2 * 3 * 2
     lines = [
         json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().split("\n")[:2]
@@ -370,7 +370,7 @@ def test_an_optimizer_by_import_path_takes_no_momentum(quick):
         (["--config=here/digits.py:gpm"], "here/digits.py:gpm"),
         (["--config.strategy=ewc", "--config=digits"], "{0}/digits.py:ewc"),
         (["--config=digits:hat", "--config.strategy=ewc"], "{0}/digits.py:ewc"),
-        # What makes a row of a strategy is left as it is.
+        # A row that already is of this strategy stays as it is.
         (
             ["--config=digits:joint", "--config.strategy=finetune"],
             "{0}/digits.py:joint",

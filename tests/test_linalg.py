@@ -1,4 +1,4 @@
-"""Growing bases and inverses against float64 NumPy transcriptions of the papers."""
+"""Growing bases and inverses compared with float64 NumPy versions of the papers."""
 
 import jax
 import jax.numpy as jnp
@@ -147,8 +147,8 @@ def test_rls_update_follows_the_paper_over_a_hundred_batches(alpha, rtol, atol):
         paper = paper_rls(paper, row.astype(np.float64), alpha)
     scale = np.abs(paper).max()
     np.testing.assert_allclose(inverse, paper, rtol=0, atol=atol + rtol * scale)
-    assert np.trace(paper) < 45  # there was something to take
-    # The closed form, so that the transcription is not its own witness.
+    assert np.trace(paper) < 45  # a part of P has been removed
+    # The closed form, as an independent check of the transcription.
     closed = alpha * np.linalg.inv(alpha * np.eye(50) + x.T.astype(np.float64) @ x)
     np.testing.assert_allclose(paper, closed, atol=1e-8)
 
@@ -175,9 +175,9 @@ def test_rls_update_survives_a_tiny_alpha_and_repeated_samples():
 
 @pytest.mark.parametrize("form", ["one by one", "blocked"])
 def test_rls_update_holds_at_the_official_final_alpha(form):
-    """Two tasks of windows alike, α from 1 to 1e-5: what is left of P is still exact.
+    """Two tasks of similar windows, α from 1 to 1e-5: the rest of P is still exact.
 
-    A gate of 64 ε ‖x‖², some 1e-4 here, leaves out most of what is to be taken.
+    A gate of 64 ε ‖x‖², about 1e-4 here, would skip most of what must be removed.
     """
     rng = np.random.default_rng(8)
     d, steps = 48, 120
@@ -205,7 +205,7 @@ def test_rls_update_holds_at_the_official_final_alpha(form):
                 paper = paper_rls(paper, row, alpha)
         error = np.linalg.norm(inverse - paper) / np.linalg.norm(paper)
         assert error < 1e-4
-    assert np.trace(paper) < 0.05 * d  # nearly all is taken
+    assert np.trace(paper) < 0.05 * d  # nearly all of P has been removed
 
 
 def test_rls_update_refuses_what_does_not_fit():

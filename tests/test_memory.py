@@ -1,4 +1,4 @@
-"""The example store: what it holds, how it is drawn from, and that nothing is lost."""
+"""The example store: what it holds, how examples are drawn, and that none is lost."""
 
 import chex
 import jax
@@ -39,7 +39,7 @@ def make_setup(num_tasks=3, outputs=3, scenario="domain"):
 
 
 def held(store):
-    """The numbers of the examples in a memory, having checked all their fields."""
+    """The numbers of the examples in a memory; checks all their fields."""
     number = np.asarray(store.x[: int(store.size), 0]).astype(int)
     np.testing.assert_array_equal(store.x[: int(store.size), 1], -number)
     np.testing.assert_array_equal(store.y[: int(store.size)], number % 7)
@@ -131,7 +131,7 @@ def test_reservoir_equals_one_example_after_another():
 
 
 def test_reservoir_holds_everyone_equally_often():
-    """Over 2,000 runs every example is in with frequency n/N, |z| ≤ 5."""
+    """Over 2,000 runs every example is held with frequency n/N, |z| ≤ 5."""
     capacity, size, batches, runs = 8, 7, 9, 2000
     weight = np.ones((batches, size))
     weight[4, 5:] = 0

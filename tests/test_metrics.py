@@ -1,4 +1,4 @@
-"""Metrics against numbers worked out by hand, against scipy, and their edge cases."""
+"""Metrics compared with hand calculations and with SciPy, and their edge cases."""
 
 import math
 import warnings
@@ -41,7 +41,7 @@ def test_forgetting_looks_at_rows_before_the_task_was_trained():
     a = A.copy()
     a[0, 1] = 0.99
     assert metrics.forgetting(a) == pytest.approx((0.4 + 0.39) / 2)
-    a[0, 1] = np.nan  # not measured: the diagonal is what is left
+    a[0, 1] = np.nan  # not measured: only the diagonal is left
     assert metrics.forgetting(a) == pytest.approx((0.4 + 0.2) / 2)
 
 
@@ -142,7 +142,7 @@ def test_an_interval_ends_where_the_scale_does():
     assert i._replace(high95=whole.high95) == whole
     below = statistics.interval([-1.0, -0.9, -0.8], lowest=-1, highest=1)
     assert below.low95 == -1 and below.high95 == pytest.approx(-0.9 + 0.2484, abs=1e-4)
-    # A mean that rounding carried past the end is not cut into a wrong interval.
+    # A mean that rounding moved past the end still gives a valid interval.
     assert statistics.interval([1 + 1e-8] * 2, lowest=0, highest=1).high95 == 1
     with pytest.raises(ValueError, match=r"must lie in \[0, 1\], got 1.5"):
         statistics.interval([0.5, 1.5], lowest=0, highest=1)

@@ -1,4 +1,4 @@
-"""Layers against `lax` and by hand; the networks' shapes and wiring."""
+"""Layers compared with `lax` and by hand; the networks' shapes and wiring."""
 
 import flax.linen as nn
 import jax
@@ -51,7 +51,7 @@ def test_input_gradient_is_the_sum_over_windows(window, strides, padding):
         lambda *a: convolution.convolve(*a, strides, padding), x, kernel
     ).shape
     dy = rng.normal(size=shape).astype(np.float32)
-    # By hand: what each window reads is told what it did.
+    # By hand: each window passes its gradient to the pixels that it read.
     (top, bottom), (left, right) = (
         convolution.pads(x.shape[a + 1], window[a], strides[a], padding) for a in (0, 1)
     )
@@ -76,7 +76,7 @@ def test_first_convolution_computes_no_input_gradient():
         step = jax.jit(jax.grad(loss, argnums)).lower(kernel, x).compile()
         return step.cost_analysis()["flops"]
 
-    # dK takes as many multiplications as y, dx would take as many again.
+    # dK takes as many multiplications as y; dx would take the same number again.
     assert products((0,)) < 0.75 * products((0, 1))
 
 
@@ -118,7 +118,7 @@ def test_pooling_commutes_with_relu_and_dropout():
 @pytest.mark.parametrize("size, side", [(2, 7), (2, 8), (3, 8)])
 def test_pooling_gradient_goes_to_the_winner(size, side):
     rng = np.random.default_rng(0)
-    # Few distinct values: many windows hold their maximum twice; the first one wins.
+    # With few distinct values many windows have their maximum twice; the first wins.
     x = rng.integers(0, 4, (3, side, side, 5)).astype(np.float32)
     out = side // size
     dy = rng.normal(size=(3, out, out, 5)).astype(np.float32)
@@ -153,7 +153,7 @@ def test_random_bytes_are_all_bytes_of_the_words(shape):
     np.testing.assert_array_equal(ours.ravel(), np.stack(expected, 1).ravel()[:n])
     if n < 50_000:
         return
-    # Each of the 256 values as often, and no byte tells of the next.
+    # The 256 values are equally frequent, and no byte predicts the next.
     count = np.bincount(ours.ravel(), minlength=256)
     chi = ((count - n / 256) ** 2 / (n / 256)).sum()
     assert abs(chi - 255) < 5 * (2 * 255) ** 0.5
@@ -190,7 +190,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
 
 @pytest.mark.parametrize("rate", [0.9981, 0.9999])
 def test_dropout_near_1_keeps_one_in_256(rate):
-    # Rounded to 256/256 it divided by zero.
+    # Rounded to 256/256, it used to divide by zero.
     x = jnp.ones((400, 500))
     y = layers.Dropout(rate).apply({}, x, True, rngs={"dropout": jax.random.key(0)})
     share = float((y != 0).mean())
@@ -224,7 +224,7 @@ def test_normal_initial_weights():
     first = build("normal")["hidden_0"]
     np.testing.assert_allclose(first["bias"], 0.1)
     assert 0.19 < float(jnp.abs(first["kernel"]).max()) <= 0.2
-    # A normal law cut off at two deviations keeps .88 of its deviation.
+    # A normal distribution cut off at two deviations keeps .88 of its deviation.
     np.testing.assert_allclose(first["kernel"].std(), 0.088, atol=5e-4)
     with pytest.raises(ValueError, match="start must be one of uniform, normal"):
         build("zero")
@@ -297,7 +297,7 @@ def test_reduced_resnet_has_its_layers_and_wiring():
     example = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     layers = {s.name: s for s in inspection.describe(model, example)}
     convs = [s for s in layers.values() if s.kind == "conv"]
-    assert len(convs) == 1 + 16 + 3  # stem, two a block, three projections
+    assert len(convs) == 1 + 16 + 3  # stem, two per block, three projections
     assert layers["head"].d_in == 160 and layers["block_3_1_b"].n_out == 160
     assert layers["block_1_0_b"].feeds_on == ("block_1_0_a",)
     assert layers["block_1_1_a"].feeds_on == ("block_1_0_skip", "block_1_0_b")

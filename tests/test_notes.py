@@ -1,4 +1,4 @@
-"""What a run's user is told of the space its method has left."""
+"""The notes for a run's user on the space that the method has left."""
 
 import numpy as np
 

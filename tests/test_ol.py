@@ -1,4 +1,4 @@
-"""OL: the orthogonal loss, by hand in float64, and who trains when."""
+"""OL: the orthogonal loss, by hand in float64, and which layers train when."""
 
 import chex
 import jax
@@ -116,7 +116,7 @@ def make_setup_of(model, shape=(8, 6), tasks=2):
 
 
 def test_steps_equal_float64_in_a_compiled_loop():
-    """Two hidden layers and a head, a stage each, SGD with momentum."""
+    """Two hidden layers and a head, one stage each, SGD with momentum."""
     model = models.MLP((7, 5), 4)
     setup = make_setup_of(model)
     method = ol(setup, extractor=2 / 3)
@@ -232,7 +232,7 @@ def test_one_layer_trains_at_a_time(build, norm, on):
 
 
 def test_the_extractor_reads_no_label(problem):
-    """Labels exchanged within a task leave the extractor as it is, to the bit."""
+    """Exchanging labels within a task does not change a bit of the extractor."""
 
     def ends(exchange):
         p = problem("ol")

@@ -38,7 +38,7 @@ def config_of(row="bp", **fields):
 
 @pytest.fixture(scope="session")
 def hat_run(tmp_path_factory):
-    """A run of HAT with weights after every epoch: its forward pass needs the aux."""
+    """A run of HAT, whose forward pass needs the aux, with weights of every epoch."""
     workdir = tmp_path_factory.mktemp("hat")
     config = config_of("hat", keep_weights="epochs")
     return workdir, execute(config, workdir)
@@ -63,7 +63,7 @@ def test_which_weights_are_kept(tmp_path, hat_run):
 
 
 def test_kept_weights_are_those_that_gave_the_accuracies(hat_run):
-    """Of each seed, after each task, on each task, through the method's own pass."""
+    """For each seed, after each task, on each task, with the method's forward pass."""
     workdir, result = hat_run
     run = jaxcl.load_run(workdir)
     assert run.seeds == (3, 5, 8) and run.num_tasks == 3
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_a_run_older_than_a_field_is_still_its_config(tmp_path):
-    """Fields that a later version adds are at their neutral values there."""
+    """Fields that later versions have added are at their neutral values."""
     import json
 
     execute(config_of(seeds=(0,)), tmp_path)
@@ -224,7 +224,7 @@ def test_weights_of_a_run_killed_and_resumed_are_those_of_an_unbroken_one(tmp_pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not kept.file_of(broken, 2).exists(), "it was killed too late"
-    # What the killed run wrote is whole; what it wrote last is written again.
+    # The killed run's files are complete; the last ones are written again.
     assert start(broken).wait(timeout=240) == 0
     same(stored(whole), stored(broken))
 

@@ -1,4 +1,4 @@
-"""What is no wrong input and yet no plain run: its outcome, each of its own."""
+"""Unusual cases that are no wrong input: each has a defined outcome."""
 
 import csv
 import errno
@@ -64,7 +64,7 @@ def test_a_run_whose_seeds_all_failed(command, tmp_path):  # noqa: F811
         "error: digits/bp: every seed failed (failed"
     )
     assert "accuracy on tasks so far" not in err and "2 of 2 seeds failed" in err
-    # One that was finished before says so again.
+    # A finished run reports the same again.
     assert command("run", *arguments)[0] == 1
 
 
@@ -265,7 +265,7 @@ def test_text_that_a_spreadsheet_would_run_is_quoted():
 
 
 def test_names_are_shown_as_they_are(tmp_path):
-    """Nothing of a name moves a cursor, begins a formula, a link or a colour."""
+    """No part of a name moves the cursor or begins a formula, a link or a colour."""
     found = [
         result_of(
             row=f"somewhere:{name}",
@@ -297,7 +297,7 @@ def test_members_of_an_archive_are_bounded(tmp_path):
     with zipfile.ZipFile(_zip(tmp_path / "a.zip", 1 << 25)) as archive:
         with pytest.raises(DataError, match="at most 16777216 bytes, got 335"):
             tiny._lines(archive, "wnids.txt")
-    # One that lies about its size is not read further than it may be.
+    # A member with a false size is not read beyond the limit.
     data = (tmp_path / "a.zip").read_bytes()
     size, lie = (1 << 25).to_bytes(4, "little"), (100).to_bytes(4, "little")
     (tmp_path / "b.zip").write_bytes(data.replace(size, lie))

@@ -1,4 +1,4 @@
-"""A method in a file outside the package, as README's "Adding a method" has it."""
+"""A method in a file outside the package, as in README's "Adding a method"."""
 
 import json
 import re
@@ -23,7 +23,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory):
-    """A folder with a package that holds README's method."""
+    """A folder with a package that contains README's method."""
     folder = tmp_path_factory.mktemp("elsewhere")
     readme = (ROOT / "README.md").read_text()
     (folder / "my_package").mkdir()
@@ -50,7 +50,7 @@ def command(commands, elsewhere):
 
 
 class Outcomes:
-    """A plugin that notes how each test went."""
+    """A pytest plugin that records each test's outcome."""
 
     def __init__(self):
         self.of = {}
@@ -94,7 +94,7 @@ def test_it_is_compared_beside_another_and_reported(command, tmp_path):
     for run in _runs(tmp_path):
         config = json.loads((run / "config.json").read_text())
         strengths[run.name] = config["method"]["strength"]
-    # A setting of the other is not EWC's own.
+    # A setting of the other method does not apply to EWC.
     assert strengths == {"ewc": 100.0, "my_package.methods.l2": 3.0}
     # From the folders alone, where the method's module cannot be imported.
     found, _ = find([tmp_path])

@@ -1,4 +1,4 @@
-"""OWM against a float64 transcription of the paper, and what it promises."""
+"""OWM compared with a float64 transcription of the paper, and its guarantees."""
 
 import warnings
 
@@ -25,7 +25,7 @@ def batches():
 
 
 def begin(method, net):
-    """What the method trains beside the network, and its state."""
+    """The method's own trained parameters (aux), and its state."""
     params = jaxcl.init_params(method, jax.random.key(0), net)
     return params.aux, method.init(params)
 
@@ -41,7 +41,7 @@ def step_of(method, setup):
 
 
 def paper_inverses(net, inverse, x, alpha, conv, every=2):
-    """P of every layer after one more batch, in float64; of every `every`-th window."""
+    """P of every layer after one more batch, float64, from each `every`-th window."""
     w = {n: np.asarray(p["kernel"], np.float64) for n, p in net.items()}
     acts, h = [], x.astype(np.float64)
     if conv:
@@ -73,7 +73,7 @@ def paper_inverses(net, inverse, x, alpha, conv, every=2):
     ids=["dense", "conv", "conv, all windows"],
 )
 def test_it_follows_the_paper_batch_by_batch(batches, model, windows_taken, form):
-    """P before the gradient, in every batch of the first task too."""
+    """P is updated before the gradient is used, in the first task's batches too."""
     x, y = batches
     setup = make_setup(model)
     names = [layer.name for layer in setup.layers]
@@ -114,7 +114,7 @@ def test_it_follows_the_paper_batch_by_batch(batches, model, windows_taken, form
 
 
 def test_padding_counts_for_nothing(batches):
-    """Of a last, partial batch only the real examples are in the mean."""
+    """In a partial last batch only the real examples are in the mean."""
     x, y = batches
     setup = make_setup(MLP())
     method = owm(setup)
@@ -182,8 +182,8 @@ def official_inverse(inverse, image, size, alpha):
 def test_convolutions_follow_float64_down_to_the_official_alpha(batches):
     """Three tasks in one compiled loop: P within 1e-3, a task's ΔW within 1 %.
 
-    As the official program trains: α from 1 to 1e-5, momentum .9, lr .02, clip 10, all
-    started anew with each task. The transcription is fed with the loop's own taps and
+    Training is as in the official program: α from 1 to 1e-5, momentum .9, lr .02, clip
+    10, all restarted with each task. The transcription gets the loop's own taps and
     gradients.
     """
     x, y = batches[0], jnp.asarray(batches[1])
@@ -247,7 +247,8 @@ def test_convolutions_follow_float64_down_to_the_official_alpha(batches):
             assert relative(state.inverse[name], paper[name]) < 1e-3
             change = params.net[name]["kernel"] - before[name]["kernel"]
             assert relative(change.reshape(moved.shape), moved) < 0.01
-    assert np.trace(paper["conv_1"]) < 0.4 * len(paper["conv_1"])  # much is taken
+    # A large part of P has been removed.
+    assert np.trace(paper["conv_1"]) < 0.4 * len(paper["conv_1"])
 
 
 def relative(got, want):

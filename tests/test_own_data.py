@@ -1,4 +1,4 @@
-"""Data of one's own: folders, arrays, files, functions, and sets of TFDS by name."""
+"""A user's own data: folders, arrays, files, functions, and TFDS data sets by name."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The folder, and what has to be told of it."""
+    """The folder, and the entries that must be reported."""
     root = tmp_path_factory.mktemp("made") / "stones"
     return root, make_images(root, 40)
 
@@ -48,7 +48,7 @@ def test_every_oddity_of_a_folder_is_named_once(made, caplog):
         assert "1 " in told[0]
     assert len(source.notes) == len(odd)
     assert [record.getMessage() for record in caplog.records] == list(source.notes)
-    # 40 made ones, and the five odd ones that can be used.
+    # 40 ordinary images, and the five unusual ones that can be used.
     assert len(source.train_x) + len(source.test_x) == 45
     assert source.class_names == CLASSES
     assert source.train_x.shape[1:] == (16, 12, 3) and source.train_x.dtype == np.uint8
@@ -63,7 +63,7 @@ def test_what_cannot_be_used_is_refused_where_that_is_asked(made):
     with pytest.raises(DataError, match="refused") as error:
         load(f"folder:{root}", reading=SMALL._replace(faulty="refuse"))
     assert "amber/cut.jpg" in str(error.value) and "\n" not in str(error.value)
-    assert "CMYK" not in str(error.value)  # that is no fault
+    assert "CMYK" not in str(error.value)  # CMYK is no fault
 
 
 def test_an_image_is_turned_upright_before_it_is_cropped(tmp_path):
@@ -97,7 +97,7 @@ def test_scaled_to_cover_and_cropped_about_the_centre(tmp_path):
     source = load(f"folder:{tmp_path}", reading=Reading(image_size=(10,)))
     assert source.train_x.shape == (2, 10, 10, 3)
     assert (source.train_x[:, :, 1:-1] == 200).all()
-    # Bilinear: an outer pixel has an eighth of what lies beyond the edge.
+    # Bilinear: an outer pixel gets an eighth from beyond the edge.
     assert (source.train_x[:, :, [0, -1]] == 175).all()
 
 
@@ -255,7 +255,7 @@ def test_labels_may_be_anything_that_can_be_sorted():
     sparse = jaxcl.data.from_arrays(x, 10 * Y + 5, x, 10 * Y + 5)
     assert sparse.class_names == ("5", "15", "25", "35")
     np.testing.assert_array_equal(sparse.train_y, Y)
-    # Without a test part a fifth of each class is one.
+    # Without a test part, a fifth of each class becomes the test part.
     assert np.bincount(named.test_y).tolist() == [1] * 4
 
 
@@ -405,7 +405,7 @@ def test_any_set_of_tfds(tmp_path, monkeypatch):
     assert sorted(both.tolist()) == list(range(12))
     assert load("tfds:pebbles", reading=reading._replace(test_seed=3)) is not None
     assert len(os.listdir(tmp_path / "cache/pebbles-4x4")) == 2
-    # A machine without TFDS goes on from the cache.
+    # A machine without TFDS uses the cache.
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     again = load("tfds:pebbles", reading=reading)

@@ -1,4 +1,4 @@
-"""Models by command: shipped ones, and classes of Linen, NNX and Equinox."""
+"""Models named on the command line: shipped ones, and Linen, NNX, Equinox classes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Streams of one's own: given classes, rotated images, augmentation in the step."""
+"""A user's own streams: given classes, rotated images, augmentation in the step."""
 
 import jax
 import jax.numpy as jnp
@@ -131,7 +131,7 @@ def test_right_angles_are_exact(shape):
 
 @pytest.mark.parametrize("shape", [(7, 9, 1), (6, 5, 3)])
 def test_any_angle_is_bilinear_about_the_centre(shape):
-    """Against SciPy's rotation, which counts the other axis first."""
+    """Compared with SciPy's rotation, which has the axes in the other order."""
     from scipy import ndimage
 
     x = np.random.default_rng(1).normal(size=(4, *shape)).astype(np.float32)
@@ -178,7 +178,7 @@ def test_a_rotated_stream_turns_each_task_by_its_angle(blobs, joint):
 
 
 def test_angles_by_a_step_less_a_draw_per_task_and_seed(blobs):
-    """10° (t − 1) less a draw from U(0, 10°), per task and seed."""
+    """10° (t − 1) minus a draw from U(0, 10°), for each task and seed."""
     options = dict(kind="rotated", angle_step=10.0, scenario="domain", num_tasks=20)
     both = stream_of(blobs, angle_draw=(-10.0, 0.0), **options).per_seed.angle
     drawn = 10.0 * np.arange(20) - both
@@ -213,7 +213,7 @@ def test_an_augmented_image_is_a_shifted_or_mirrored_one():
                     matches.append((flip, i, j))
         assert len(matches) == 1
         seen |= set(matches)
-    assert len(seen) == 18  # everything that can be drawn is
+    assert len(seen) == 18  # every possible outcome is drawn
     assert augmented(Augment(), black) is None
 
 
@@ -231,7 +231,7 @@ def small(**options):
 def test_an_augmented_run_that_goes_on_is_the_unbroken_one_bit_for_bit(tmp_path):
     problem = small(crop_padding=1, flip=True, num_tasks=2)
     whole = run(problem, checkpoints=tmp_path / "whole", save_every=1e9)
-    # Broken off in the middle of the second task.
+    # Interrupted in the middle of the second task.
     events = protocol.run(problem, checkpoints=tmp_path / "broken", save_every=0.0)
     for _ in range(5):
         next(events)
@@ -241,7 +241,7 @@ def test_an_augmented_run_that_goes_on_is_the_unbroken_one_bit_for_bit(tmp_path)
 
 
 def test_what_was_prepared_of_inputs_is_not_used_of_augmented_ones():
-    """A step learns here from examples alone whose place in the data is known."""
+    """Here a step learns only from examples whose position in the data is known."""
 
     def method(setup):
         def grads(grads, state, *args, ctx, **extra):
@@ -255,7 +255,7 @@ def test_what_was_prepared_of_inputs_is_not_used_of_augmented_ones():
 
 
 def test_off_leaves_the_program_as_it_was():
-    """The same jaxpr, to the letter, as without the options."""
+    """Exactly the same jaxpr as without the options."""
     texts = []
     for options in ({}, {"flip": False, "crop_padding": 0}, {"crop_padding": 1}):
         problem = small(**options)
@@ -275,7 +275,7 @@ def test_off_leaves_the_program_as_it_was():
 
 
 def labels_of(stream, part, task, seed):
-    """The labels that a seed is given of a task's examples, and the data set's own."""
+    """The labels that a seed gets for a task's examples, and the data set's own."""
     mine = jax.tree.map(lambda leaf: leaf[seed], stream.per_seed)
     rows = getattr(mine, part)
     index = rows.index[rows.offset[task] : rows.offset[task + 1]]
@@ -302,7 +302,7 @@ def test_a_share_of_each_class_is_called_another_of_its_task(blobs, kind):
             assert len(set(given[given != own])) == len(set(own))
             same, truth = labels_of(stream, "test", task, seed)
             np.testing.assert_array_equal(same, truth)
-            # What else a seed draws is what it draws without noise.
+            # A seed's other draws are the same as without noise.
             np.testing.assert_array_equal(labels_of(clean, "train", task, seed)[0], own)
         changed.append(stream.per_seed.noisy[seed])
     assert (changed[0] != changed[1]).any()

@@ -1,4 +1,4 @@
-"""The package: what it needs, what it brings, and its commands under both names."""
+"""The package: what it needs, what it contains, and its commands under both names."""
 
 import os
 import shutil
@@ -29,9 +29,9 @@ def python(*arguments, path, cwd):
 
 
 def test_the_library_needs_only_what_it_declares(tmp_path):
-    """`import jaxcl` with the commands' packages out of reach.
+    """`import jaxcl` works without the commands' packages.
 
-    Flax and SciPy look for some of them: they are imported before.
+    Flax and SciPy look for some of these packages, so they are imported first.
     """
     blocked = {package.split(".")[0] for package in EXTRA}
     blocked |= {"sklearn", "tensorflow_datasets", "requests", "chex", "torch"}
@@ -63,7 +63,7 @@ def test_all_that_is_installed_lies_under_jaxcl():
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory):
-    """A folder that holds `jaxcl` as the wheel lays it out, and nothing else."""
+    """A folder that contains only `jaxcl`, laid out as in the wheel."""
     folder = tmp_path_factory.mktemp("site-packages")
     ignore = shutil.ignore_patterns("__pycache__", "results")
     shutil.copytree(ROOT / "jaxcl", folder / "jaxcl", ignore=ignore)

@@ -1,4 +1,4 @@
-"""PCA as the extractor: its components against NumPy, and that heads alone train."""
+"""PCA as the extractor: components as NumPy's, and only the heads are trained."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Sums over examples from one backward pass, against a pass for each example."""
+"""Sums over examples from one backward pass, compared with a pass for each example."""
 
 import flax.linen as nn
 import four
@@ -20,7 +20,7 @@ WEIGHT = jnp.array([1.0, 0.5, 0.0, 2.0, 1.0, 0.25])
 
 
 def expected(apply_fn, net, state, x, cotangents, h):
-    """Σ_b weight_b h(g_b), each g_b from an example alone."""
+    """Σ_b weight_b h(g_b), with each g_b computed from one example alone."""
 
     def scalar(net, x, cotangent):
         task = jnp.zeros(1, jnp.int32)
@@ -63,7 +63,7 @@ def compare(setup, net, state, x, h, rtol=2e-5, apply_fn=None):
 
 
 class Normed(nn.Module):
-    """A convolution, a normalisation of more than a handful of numbers, a head."""
+    """A convolution, a normalisation with more than a few numbers, a head."""
 
     outputs: int
 
@@ -80,7 +80,7 @@ SIZES = pytest.mark.parametrize("h", [jnp.square, jnp.abs], ids=["square", "size
 @pytest.mark.parametrize("framework", four.FRAMEWORKS)
 @pytest.mark.parametrize("model", four.MODELS)
 def test_any_framework(framework, model):
-    """Kernels of either orientation, images of either, a residual sum."""
+    """Both orientations of kernels and of images, and a residual sum."""
     odd = (four.FRAMEWORKS.index(framework) + list(four.MODELS).index(model)) % 2
     h = (jnp.square, jnp.abs)[odd]
     net = four.initial(model)
@@ -114,7 +114,7 @@ def test_parameters_of_no_layer_are_summed_too(problem, norm, model, h):
 
 
 def mixing(setup, net, state, x, h):
-    """An example's logits depend on the others: each is differentiated within."""
+    """An example's logits depend on the others: each is differentiated in the batch."""
     cotangents = jax.random.normal(jax.random.key(1), (B, setup.logit_mask.shape[1]))
     zero = jnp.zeros(B, jnp.int32)
     made = make_pass(setup, setup.apply_fn, net, state, KEY, h)(
@@ -135,7 +135,7 @@ def mixing(setup, net, state, x, h):
 
 
 def test_a_network_behind_gates(problem):
-    """At a task's end a chain hands on the network as HAT gates it."""
+    """At a task's end a chain passes on the network with HAT's gates."""
     p = problem(model=lambda k: models.MLP((7, 5), k))
     setup = make_setup(p.model, p.stream, B)
     net, state = init_fn(p.model, setup.example)(jax.random.key(3))
@@ -153,7 +153,7 @@ def test_a_network_behind_gates(problem):
 
 
 def test_a_layer_that_is_not_met_is_summed_per_example():
-    """Layers declared by hand, of a function that computes them by itself."""
+    """Layers declared by hand, for a function that computes them itself."""
     net = {"w": jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)), jnp.float32)}
 
     def by_hand(net, x):

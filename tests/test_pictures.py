@@ -1,4 +1,4 @@
-"""The plane and the attention: their pure parts in float64, and their commands."""
+"""The commands `plane` and `attention`, and their pure functions in float64."""
 
 import json
 
@@ -112,7 +112,7 @@ FIELDS = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Of digits: row -> run."""
+    """Runs on digits: row -> run."""
     found = [digits.get_config(row) for row in ("bp", "joint", "hat")]
     for config in found:
         config.update_from_flattened_dict(FIELDS)
@@ -137,9 +137,9 @@ def test_the_plane_goes_through_the_three_networks(planar, shown):
     bp, joint = planar.values()
     for row, run in planar.items():
         own = found["rows"][row]
-        # Of each network itself: what the run has measured.
+        # The accuracy of each network itself is the one that the run has measured.
         np.testing.assert_allclose(own["accuracy"], run.result.matrix[1, 1], atol=1e-6)
-        # Both begin and end in corners, and nothing of those is outside.
+        # Both paths begin and end in corners, which lie in the plane.
         np.testing.assert_allclose(own["path"][0], 0, atol=1e-6)
         assert own["outside"][0] == 0 and own["outside"][-1] < 1e-6
         assert len(own["path"]) == 1 + 2 + 1
@@ -197,7 +197,7 @@ def test_what_is_measured_of_a_plane_is_not_measured_again(
     again = plane.show(planar, workdir, 5, 5)
     assert again["accuracy"] == found["accuracy"]
     assert len(asked) == 2 * len(planar)  # the ends of paths and their shadows
-    # Half of it measured: the other half is.
+    # If half of the plane is measured, only the other half is measured again.
     file = workdir / "plane.npz"
     held = arrays.load(file)
     held["accuracy"][:, 0] = np.nan
@@ -254,7 +254,7 @@ def looked(runs, tmp_path_factory):
 
 
 def test_maps_are_what_covering_takes_from_the_probability(runs, looked):
-    """Of one image, square by square, through the run's own forward pass."""
+    """For one image, square by square, with the run's own forward pass."""
     run, (_, workdir) = runs["hat"], looked
     held = arrays.load(workdir / "attention.npz")
     (name,) = [name for name in held if name.startswith("maps/hat/5/1/")]
@@ -281,7 +281,7 @@ def test_maps_are_what_covering_takes_from_the_probability(runs, looked):
 def test_hat_looks_where_it_looked_and_seeds_are_compared(looked):
     found, workdir = looked
     agreement = found["agreement"]
-    # Its gates of task 1 and what they let through stay as they were.
+    # HAT's gates of task 1 and the units that they open do not change.
     np.testing.assert_allclose(agreement["with_task_1"]["hat"], [1, 1], atol=1e-4)
     assert agreement["with_task_1"]["bp"][0] > 1 - 1e-6
     assert agreement["with_task_1"]["bp"][1] < 1 - 1e-3

@@ -22,7 +22,7 @@ def dtypes(tree):
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_trace_in_a_process_of_64_bits(problem, name):
-    """A state whose dtypes moved would be traced, and compiled, again."""
+    """A state whose dtypes changed would be traced and compiled again."""
     with jax.enable_x64(True):
         of = problem(name, CASES[name][0])
         mesh = SeedMesh(len(of.seeds), "map")
@@ -57,7 +57,7 @@ def test_a_loop_of_ones_own_in_a_process_of_64_bits(name):
 @pytest.mark.minutes
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_in_bfloat16(problem, name):
-    """Weights stay float32 and learn what they learn in float32, but for rounding."""
+    """Weights stay float32 and, except for rounding, learn the same as in float32."""
     wide, narrow = (
         after_each_task(problem(name, CASES[name][0])._replace(dtype=dtype))[-1]
         for dtype in ("float32", "bfloat16")

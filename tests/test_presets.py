@@ -1,4 +1,4 @@
-"""What a row is in every benchmark, whatever the benchmark's own setting."""
+"""A row's own settings hold in every benchmark, whatever the benchmark sets."""
 
 from pathlib import Path
 

@@ -29,10 +29,10 @@ def test_learns_and_reports_every_epoch_and_task(problem):
     assert [e.epoch for e in events if isinstance(e, EpochDone)] == [0, 1, 2] * 3
     last = events[-1]
     assert last.status == ("ok",) * 3
-    # Two classes a task, far apart: the task just learned is known by heart.
+    # Two classes per task, far apart: the task just learned is nearly perfect.
     diagonal = np.diagonal(last.accuracy, axis1=1, axis2=2)
     assert diagonal.min() >= 0.95
-    # 100 examples a task, 80 for training, batches of 8, 3 epochs, 3 tasks.
+    # 100 examples per task, 80 for training, batches of 8, 3 epochs, 3 tasks.
     assert last.steps.tolist() == [90] * 3
 
 
@@ -57,7 +57,7 @@ def test_a_seed_alone_is_bit_equal_to_itself_among_five(problem, finish):
 
 
 def _trail(problem, **options) -> np.ndarray:
-    """Validation losses of every epoch [E, S]: they tell of any bit of any weight."""
+    """Validation losses of every epoch [E, S]: any changed bit of a weight shows."""
     return np.stack(
         [
             event.metrics.valid_loss
@@ -90,7 +90,7 @@ def test_map_and_vmap_agree(problem):
 
 @pytest.mark.parametrize("stop_after", [1, 4])
 def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
-    """Broken off inside a task and at its end."""
+    """Interrupted inside a task and at its end."""
 
     def build():
         return problem(
@@ -146,7 +146,7 @@ def test_a_finished_run_only_reports(problem, tmp_path):
 
 
 def poison_one_seed(setup):
-    """Fine-tuning whose gradients turn NaN in task 2 where a first bias is low."""
+    """Fine-tuning whose gradients become NaN in task 2 for seeds with a low bias."""
 
     def init(params):
         return params.net["head"]["bias"][0]

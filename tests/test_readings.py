@@ -1,4 +1,4 @@
-"""The command that asks whether rank means information: what it measures and writes."""
+"""The command `readings` (is rank information?): what it measures and writes."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from experiments import readings
 
 
 class Network:
-    """A run whose classifier reads the class in one of D directions, or nothing."""
+    """A run whose features show the class in one of D directions, or are 0."""
 
     seeds = (0, 1)
     result = SimpleNamespace(device="cpu", versions={"commit": "abc"}, wall_s=2.0)

@@ -1,4 +1,4 @@
-"""Features measured in a run: what they are, what they cost, what resuming leaves."""
+"""Features measured in a run: their values, their cost, and their files on resuming."""
 
 import os
 import signal
@@ -81,7 +81,7 @@ def seen(run, seed, after, task, part="test", epoch=None):
 
 
 def cells(tasks=3):
-    """What is measured after how many tasks: all at both ends, else to the next one."""
+    """Which tasks are measured when: all at both ends, else up to the next one."""
     for trained in range(tasks + 1):
         count = tasks if trained in (0, tasks) else trained + 1
         for task in range(tasks):
@@ -165,7 +165,7 @@ def cosine_of(a, b):
 
 
 def gradient_of(run, seed, after, task, epoch=None):
-    """Of the loss of a task's own classes, in the weights that all tasks share."""
+    """Gradient of the loss over a task's own classes, in the shared weights."""
     weights = run.weights(seed, after, epoch)
     x, y = examples(run, seed, task, "train")
 
@@ -275,7 +275,7 @@ def test_what_a_run_measured_is_the_same_killed_and_resumed(tmp_path):
 
 
 def test_parts_of_a_run_are_measured_as_runs_of_their_own(tmp_path):
-    """Settings of a sweep that are trained at once, each with a folder of its own."""
+    """Settings of a sweep that are trained together, each with a folder of its own."""
     configs = [config_of("bp", **{"optimizer.lr": lr}) for lr in (0.05, 0.1)]
     job = prepare(configs[0], tmp_path / "0")
     problem = job.problem._replace(
@@ -299,7 +299,7 @@ def test_parts_of_a_run_are_measured_as_runs_of_their_own(tmp_path):
 
 
 def test_a_seed_that_fails_is_not_measured(tmp_path, monkeypatch):
-    """Its features are not those of a network; the other seeds' are."""
+    """Its features mean nothing; the other seeds are measured as usual."""
     execute(config_of("bp", keep_weights="none"), tmp_path / "healthy")
     job = prepare(config_of("bp", keep_weights="none"), tmp_path / "ill")
     rates = (1.0, 1e30, 1.0)
@@ -366,10 +366,10 @@ def test_features_of_a_convolutional_network_are_found():
 
 @pytest.mark.minutes
 def test_measuring_costs_little_of_a_run():
-    """Rank, CKA and probes after each task: under 5 % of permuted MNIST with GPM.
+    """Rank, CKA and probes after each task take under 5 % of permuted MNIST with GPM.
 
-    Of a twentieth of an epoch, in processor time, which other programs do not change;
-    the run that the figure is of has five epochs per task. Compilation is apart.
+    A twentieth of an epoch is timed, in processor time, which other programs do not
+    change. The 5 % are of a run with five epochs per task, without compilation.
     """
     rng = np.random.default_rng(0)
     n, test, tasks = 3000, 1000, 10

@@ -1,4 +1,4 @@
-"""ER and DER++ against float64 transcriptions; chained; their edge cases."""
+"""ER and DER++ compared with float64 transcriptions; in chains; their edge cases."""
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,10 @@ CAPACITY, REPLAY = 9, 4
 
 
 class Reservoir:
-    """Algorithm R in NumPy, on the draws the library makes.
+    """Algorithm R in NumPy, with the library's random draws.
 
-    What a step replays is drawn with the key of the step before, right after adding.
+    The examples that a step replays are drawn with the key of the previous step, right
+    after that step has added its examples.
     """
 
     def __init__(self):
@@ -139,7 +140,7 @@ def test_derpp_without_weight_is_fine_tuning_with_a_full_memory_too():
 @pytest.mark.parametrize("replay", [er, derpp])
 @pytest.mark.parametrize("order", ["inner", "outer"])
 def test_a_penalty_chained_with_replay_counts_once(replay, order):
-    """At the memory's first use the gradients add: replay's and the penalty's."""
+    """At the memory's first use the gradients of replay and penalty are added."""
     with jax.enable_x64(True):
         setup = ref.make_setup()
         net, (x, y) = ref.make_net(), ref.make_tasks(setup)[1]
@@ -215,7 +216,7 @@ def reservoir_after(problem, epochs):
 @pytest.mark.parametrize("method", ["er", "derpp"])
 @pytest.mark.parametrize("mode", ["map", "vmap"])
 def test_the_first_epochs_offer_keeps_no_example_twice(problem, method, mode):
-    """Three tasks of 80, three epochs: 240 distinct examples, or copies of them."""
+    """Three tasks of 80, three epochs: 240 distinct examples, or copies of some."""
     kept = {}
     for offer in ("step", "first_epoch"):
         settings = {"capacity": 300, "batch_size": 4, "offer": offer}

@@ -28,7 +28,7 @@ TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv", "results.csv"}
 
 
 def drawings(*names):
-    """The files of figures."""
+    """The names of the figures' files."""
     return {f"{name}{suffix}" for name in names for suffix in (".png", ".svg")}
 
 
@@ -36,7 +36,7 @@ IMAGES = drawings("bars", "tasks", "matrix")
 
 
 def make(row="bp", tasks=3, seeds=(0, 1, 2), shift=0.0, done=None, **fields):
-    """A plausible run; `done` tasks of it, all by default."""
+    """A plausible run with `done` finished tasks, by default all."""
     done = tasks if done is None else done
     s = len(seeds)
     age = np.maximum(np.arange(tasks)[:, None] - np.arange(tasks), 0)
@@ -64,7 +64,7 @@ def make(row="bp", tasks=3, seeds=(0, 1, 2), shift=0.0, done=None, **fields):
 
 
 def changed(section, **fields):
-    """CONFIG with some fields of a section set otherwise."""
+    """CONFIG with some fields of a section changed."""
     return CONFIG | {section: CONFIG[section] | fields}
 
 
@@ -122,7 +122,7 @@ def test_round_trip(tmp_path):
     loaded = load(tmp_path)
     assert same(loaded, result)
     assert same(load(tmp_path / "result.json"), result)
-    # A figure's layers come in the strategy's order.
+    # A figure's layers are in the strategy's order.
     assert list(loaded.report) == ["taken", "at_clamp"]
     assert list(loaded.report["taken"]) == ["hidden_10", "hidden_9"]
     text = (tmp_path / "result.json").read_text()
@@ -136,7 +136,7 @@ def test_round_trip(tmp_path):
 
 
 def test_a_strategy_may_report_what_is_no_share(tmp_path):
-    """Ranks, norms, an overflow: they are written, and draw no figure."""
+    """Ranks, norms and overflows are written, but not drawn."""
     values = np.array([[7.0, -3.5, np.inf], [0.0, 1e30, np.nan], [1.0, 2.0, -np.inf]])
     result = make("mine", report={"rank": {"a": values}, "shared": {"a": values}})
     save(tmp_path, result)
@@ -252,7 +252,7 @@ def test_a_test_is_between_runs_of_one_network_and_data(config, apart):
     assert row.test is None and row.apart == apart
     (note,) = tables.footnotes([row])
     assert f"OWM: not tested against BP, from which it differs in {apart[0]}" in note
-    # Beside a BP of its own setting it is tested against that.
+    # If there is a BP with its own setting, it is tested against that.
     found.insert(1, make("bp", shift=0.01, config=config))
     tested = scores.rows(found)[2]
     if config is not None:
@@ -260,7 +260,7 @@ def test_a_test_is_between_runs_of_one_network_and_data(config, apart):
 
 
 def test_a_field_that_a_config_does_not_name_has_its_default():
-    """An older run's config lacks the settings that came later."""
+    """The config of an older run lacks settings that were added later."""
     later = changed("data", stratified=False, mean=(0.5,), classes_per_task=None)
     later |= {"model": CONFIG["model"] | {"norm": "none", "use_bias": True}}
     row = scores.rows([make("bp"), make("gpm", shift=0.05, config=later)])[1]
@@ -444,7 +444,7 @@ def test_every_accuracy_is_in_results_csv_in_long_form(tmp_path):
     ]
     build(results, tmp_path)
     lines = read_csv(tmp_path / "results.csv")
-    # After 0 (untrained) to T tasks, on T; of one that goes on, what has run.
+    # After 0 (untrained) to T tasks, on T tasks; an unfinished run has fewer lines.
     assert len(lines) == 2 * 4 * 3 + 3 * 2 + 2 * 3
     by_place = {
         tuple(line[k] for k in ("row", "seed", "after_task", "on_task")): line

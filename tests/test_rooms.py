@@ -1,4 +1,4 @@
-"""Rooms of experiments/: commands import no command, reporting runs nothing."""
+"""Rooms of experiments/: no command imports another, and reporting runs nothing."""
 
 import ast
 from pathlib import Path
@@ -9,9 +9,9 @@ import experiments
 import jaxcl
 
 ROOT = Path(experiments.__file__).parent
-# A room may import from itself and from those before it.
+# A room may import from itself and from the rooms before it.
 ROOMS = ("config", "runs", "reporting", "launch", "claims", "command")
-# What reporting needs of a run is what it has left.
+# Of `runs`, reporting may import only the results that runs have written.
 LEFT = {"runs.results"}
 
 
@@ -42,7 +42,7 @@ def _imports(module: str, source: str) -> set[str]:
         else:
             continue
         for name in names:
-            # In the wheel the commands are a part of the library.
+            # In the wheel the commands are part of the library.
             name = name.replace("jaxcl.experiments.", "experiments.", 1)
             if name.startswith("experiments."):
                 inside = name.removeprefix("experiments.")

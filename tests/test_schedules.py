@@ -13,7 +13,7 @@ STEPS = 64  # more than a task has
 
 
 def recorder(setup):
-    """Every gradient is 1; the state is what the first weight moved by, per step."""
+    """Every gradient is 1; the state holds the first weight's change in each step."""
 
     def grads(grads, state, params, *, ctx, out):
         net = {

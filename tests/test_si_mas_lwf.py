@@ -1,4 +1,4 @@
-"""SI, MAS and LwF against float64 transcriptions over three tasks."""
+"""SI, MAS and LwF compared with float64 transcriptions over three tasks."""
 
 import jax
 import jax.numpy as jnp
@@ -116,8 +116,7 @@ def test_lwf_equals_its_rule_over_three_tasks(scenario):
             mask = ref.mask_rows(setup, np.full(len(y), t), t)
             dz = ref.cross_entropy_dz(z, y, mask)
             for earlier in range(t):
-                # Class-incremental: the classes before this task's, each time, among
-                # all so far.
+                # Class-incremental: each time the earlier classes, among all so far.
                 seen = setup.mask_by == "task"
                 asked, given = (t, t - 1) if seen else (earlier, earlier)
                 groups = np.asarray(setup.logit_mask)

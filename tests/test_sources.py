@@ -1,7 +1,7 @@
-"""The data sets: known figures of the real ones, and one clear error for each failure.
+"""The data sets: known numbers of the real ones, and one clear error for each failure.
 
-The real MNIST, CIFAR-100 and Tiny-ImageNet run where TFDS_DATA_DIR names a folder that
-has them; all else needs neither network nor files.
+The tests of the real MNIST, CIFAR-100 and Tiny-ImageNet run if TFDS_DATA_DIR names a
+folder that has them. All other tests need neither network nor files.
 """
 
 import functools
@@ -59,7 +59,7 @@ def offline(monkeypatch):
 
 
 def write_archive(data_dir, per_class=4):
-    """A Tiny-ImageNet archive of 3 classes; red tells the class, one image is gray."""
+    """A Tiny-ImageNet archive of 3 classes; red shows the class, one image is gray."""
     from PIL import Image
 
     path = Path(data_dir) / "downloads/manual/tiny-imagenet-200.zip"
@@ -127,7 +127,7 @@ def test_mnist(real_cache):
     source = load("mnist", data_dir=REAL, cache_dir=real_cache)
     assert source.train_x.shape == (60000, 28, 28, 1)
     assert source.test_x.shape == (10000, 28, 28, 1)
-    # TFDS stores MNIST in an order of its own, not in that of the original files.
+    # TFDS does not store MNIST in the order of the original files.
     assert source.train_y[:10].tolist() == [4, 1, 0, 7, 8, 1, 2, 7, 1, 6]
     counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(source.train_y).tolist() == counts
@@ -151,7 +151,7 @@ def test_cifar100(real_cache):
 
 @needs("tiny_imagenet")
 def test_tiny_imagenet(real_cache, tmp_path):
-    """Prepares the archive of TFDS_DATA_DIR, the whole or a subset."""
+    """Prepares the archive in TFDS_DATA_DIR, whole or a subset."""
     archive = tmp_path / "data/downloads/manual/tiny-imagenet-200.zip"
     archive.parent.mkdir(parents=True)
     archive.symlink_to(Path(REAL) / "downloads/manual/tiny-imagenet-200.zip")
@@ -175,7 +175,7 @@ def test_tiny_imagenet_builder(tmp_path):
     assert source.train_x.shape == (12, 64, 64, 3)
     assert source.train_y.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert source.test_y.tolist() == [2, 0, 1]  # in the order of the annotations
-    # Sorted wnids, first synonyms, told apart where two classes share one.
+    # Sorted wnids; first synonyms, with the wnid if two classes share one.
     names = ("crane (n02000001)", "crane (n02000002)", "tabby")
     assert source.class_names == names
     red = [80 * WNIDS.index(wnid) for wnid in sorted(WNIDS)]
@@ -205,7 +205,7 @@ def test_one_archive_is_never_taken_for_another(tmp_path):
     small, large = tiny(tmp_path / "a"), tiny(tmp_path / "b", per_class=6)
     assert (len(small.train_x), len(large.train_x)) == (12, 18)
     shutil.copytree(tmp_path / "a/downloads", tmp_path / "c/downloads")
-    load("tiny_imagenet", data_dir=str(tmp_path / "c"))  # prepared anew, cached once
+    load("tiny_imagenet", data_dir=str(tmp_path / "c"))  # prepared again, cached once
     assert len(os.listdir(tmp_path / "cache/tiny_imagenet")) == 2
     again = load("tiny_imagenet", data_dir=str(tmp_path / "a"))
     np.testing.assert_array_equal(again.train_x, small.train_x)

@@ -28,7 +28,7 @@ def test_five_seeds_that_agree_give_a_sixteenth():
 
 
 def test_holm_is_the_step_down_rule():
-    # By hand: sorted .01 .02 .03 .2, times 4 3 2 1, never falling.
+    # By hand: sorted .01 .02 .03 .2, times 4 3 2 1, never decreasing.
     p = [0.03, np.nan, 0.01, 0.2, 0.02]
     expected = [0.06, np.nan, 0.04, 0.2, 0.06]
     np.testing.assert_allclose(statistics.holm(p), expected)
@@ -43,14 +43,14 @@ def test_a_ratio_of_spreads_and_its_paired_bootstrap():
     x, y = rng.normal(0, 3, 20), rng.normal(0, 1, 20)
     found = statistics.sd_ratio(x, y, resamples=4000)
     assert found.ratio == pytest.approx(np.std(x, ddof=1) / np.std(y, ddof=1))
-    # The same, seed by seed, with draws of its own.
+    # The same in a plain loop, with other draws.
     draws = np.random.default_rng(9).integers(0, 20, (4000, 20))
     ratios = [np.std(x[d], ddof=1) / np.std(y[d], ddof=1) for d in draws]
     low, high = np.quantile(ratios, (0.025, 0.975))
     assert found.low95 == pytest.approx(low, rel=0.05)
     assert found.high95 == pytest.approx(high, rel=0.05)
     assert statistics.sd_ratio(x, y) == statistics.sd_ratio(x, y)
-    # Paired: a sample that is twice the other has one ratio in every resample.
+    # Paired: if one sample is twice the other, every resample has the same ratio.
     twice = statistics.sd_ratio(2 * y, y)
     np.testing.assert_allclose(twice, [2.0, 2.0, 2.0])
 

@@ -1,4 +1,4 @@
-"""Streams: which examples, labels and pixels a task gives, per seed."""
+"""Streams: the examples, labels and pixels of each task, for each seed."""
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,7 @@ def test_split_parts_the_classes(blobs, scenario):
             assert set(batch.y.tolist()) == expected
             assert set(batch.task.tolist()) == {task}
         seen += [train.x, valid.x]
-    # Every training image once, whatever the split.
+    # Every training image occurs once, whatever the split.
     rows = np.sort(np.concatenate(seen).reshape(300, -1), axis=0)
     x = (np.float32(blobs.train_x) / 255 - 0.5) / 0.25
     np.testing.assert_allclose(rows, np.sort(x.reshape(300, -1), axis=0), atol=1e-5)
@@ -151,7 +151,7 @@ def test_a_stratified_split_holds_out_the_same_share_of_each_class(blobs):
             together = np.sort(np.concatenate(both))
             wanted = np.flatnonzero(np.isin(y[rows], range(3 * task, 3 * task + 3)))
             np.testing.assert_array_equal(together, wanted)
-    assert differs  # without it some class is a whole example off
+    assert differs  # without stratification some class is off by a whole example
     drawn = [tuple(_rows(stream, "valid", 0, seed)) for seed in range(8)]
     assert len(set(drawn)) == 8
 

@@ -1,4 +1,4 @@
-"""The sweep: its grid, its choice by validation data, and streams cut to some tasks."""
+"""The sweep: its grid, its choice on validation data, streams cut to some tasks."""
 
 import json
 
@@ -156,7 +156,7 @@ def digits_stream(**options):
 
 
 def rows_of(stream, part, task, seed):
-    """Where a task's examples lie in the base arrays, and its two maps."""
+    """Positions of a task's examples in the base arrays, and the task's two maps."""
     index, offset = getattr(stream.per_seed, part)
     rows = index[seed, offset[seed, task] : offset[seed, task + 1]]
     return rows, stream.per_seed.label[seed, task], stream.per_seed.pixel[seed, task]

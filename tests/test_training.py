@@ -1,4 +1,4 @@
-"""Patience, selection and schedules of a seed, seen through the protocol."""
+"""Patience, selection and schedules of each seed, tested through the protocol."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def _epochs(problem):
 
 
 def still(setup):
-    """Never moves, so that no epoch betters the first."""
+    """Changes no weight, so that no epoch is better than the first."""
     return strategy(
         updates=lambda u, s, params, **_: (jax.tree.map(jnp.zeros_like, u), s)
     )
@@ -44,7 +44,7 @@ def test_patience_starts_anew_with_every_task(problem):
 
 
 def test_a_decayed_rate_scales_the_step(problem):
-    """After patience has divided lr by 10, a step is a tenth of what it was."""
+    """After patience has divided lr by 10, a step is a tenth as long as before."""
     sizes = []
 
     def measured(setup):
@@ -76,10 +76,10 @@ def test_a_decayed_rate_scales_the_step(problem):
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
 def test_best_weights_are_loaded_always(problem, metric):
-    """Not only where patience ran out: the task's end is as good as its best epoch."""
+    """Not only if patience ran out: a task always ends as good as its best epoch."""
 
     def worsening(setup):
-        """Climbs the loss from the third epoch of a task on."""
+        """Increases the loss from the third epoch of a task on."""
 
         def updates(updates, state, params, *, grads, ctx, out):
             sign = jnp.where(ctx.step < 20, 1.0, -3.0)
@@ -106,7 +106,7 @@ def test_best_weights_are_loaded_always(problem, metric):
 
 
 def test_max_steps_ends_inside_an_epoch(problem):
-    # 80 examples a task, 10 steps an epoch.
+    # 80 examples per task, 10 steps per epoch.
     epochs = _epochs(problem(plan=dict(epochs=None, max_steps=25)))
     for task in range(3):
         steps = [e.metrics.steps.tolist() for e in epochs if e.task == task]
@@ -141,7 +141,7 @@ def test_first_epochs_do_not_stand_alone(problem):
 
 @pytest.mark.parametrize("first", [None, 4])
 def test_progress_runs_from_zero_to_one(problem, first):
-    """(b − 1)/(B − 1) over an epoch's batches; examples seen over their number."""
+    """(b − 1)/(B − 1) over an epoch's batches; or the share of examples seen."""
 
     def recorder(setup):
         def init(params):
@@ -156,7 +156,7 @@ def test_progress_runs_from_zero_to_one(problem, first):
 
     from jaxcl.training.seeds import SeedMesh
 
-    # 80 examples a task, 12 steps an epoch, the last of 3.
+    # 80 examples per task, 12 steps per epoch; the last step has 3 examples.
     plan = dict(epochs=2, first_epochs=first, batch_size=7)
     build = problem(make_strategy=recorder, seeds=(0,), plan=plan)
     mesh = SeedMesh(1)
@@ -178,7 +178,7 @@ def test_progress_runs_from_zero_to_one(problem, first):
 
 
 def test_patience_follows_one_metric_and_selection_another(problem, blobs):
-    """Patience by loss, the weights kept by accuracy, replayed in NumPy."""
+    """Patience by loss, selection of weights by accuracy, recomputed in NumPy."""
     noise = np.random.default_rng(0).normal(0, 120, blobs.train_x.shape)
     hard = np.clip(blobs.train_x + noise, 0, 255).astype(np.uint8)
     options = dict(kind="split", scenario="task", num_tasks=3, valid_fraction=0.2)
@@ -212,7 +212,7 @@ def test_patience_follows_one_metric_and_selection_another(problem, blobs):
 
 
 def test_of_equally_good_epochs_the_first_is_kept(problem):
-    """A common shift of all outputs changes neither accuracy nor loss."""
+    """Shifting all outputs by the same amount changes neither accuracy nor loss."""
 
     def shifting(setup):
         def updates(updates, state, params, *, grads, ctx, out):
@@ -235,5 +235,5 @@ def test_of_equally_good_epochs_the_first_is_kept(problem):
 
     plan = dict(epochs=3, select="best", select_metric="accuracy")
     *_, last = protocol.run(problem(make_strategy=shifting, plan=plan))
-    # 10 steps an epoch; the bias starts within ±1/4.
+    # 10 steps per epoch; the bias starts within ±1/4.
     np.testing.assert_allclose(last.report["bias"]["head"][:, 0], 10, atol=0.3)

@@ -1,4 +1,4 @@
-"""Claim 11: whose classes are whose, what contradicts, what is measured of its rows."""
+"""Claim 11: the tasks' classes, the contradictory labels, the rows' measurements."""
 
 import json
 from importlib.util import find_spec
@@ -31,12 +31,12 @@ SOURCE, TARGET = transfer_data.SOURCE, transfer_data.TARGET
 
 
 def words():
-    """The classes of made examples: two of each of the source, EACH of the target."""
+    """Classes of made examples: two per class of the source, EACH of the target."""
     return np.concatenate([np.repeat(SOURCE, 2), np.repeat(TARGET, EACH)])
 
 
 def made_images():
-    """Images of 4 × 4 pixels, their classes' numbers in them."""
+    """Images of 4 × 4 pixels that contain their classes' numbers."""
     y = words()
     x = np.zeros((len(y), 4, 4, 3), np.uint8)
     x[..., 0] = np.unique(y, return_inverse=True)[1][:, None, None]
@@ -44,7 +44,7 @@ def made_images():
 
 
 def made_features():
-    """Features in the classes' own directions."""
+    """Features with a separate direction for each class."""
     y = words()
     rng = np.random.default_rng(0)
     _, which = np.unique(y, return_inverse=True)
@@ -129,7 +129,7 @@ def test_labels_contradict_in_the_target_alone():
         expected = [0.2 * EACH if name in TARGET else 0 for name in names]
         assert count.tolist() == expected
     assert (np.asarray(views.noisy)[0] != np.asarray(views.noisy)[1]).any()
-    # What is tested on is as the data has it, and the source's outputs come first.
+    # Test labels are the data set's own, and the source's outputs come first.
     test = stream.view(stream.base, jax.tree.map(lambda v: v[0], views), "test", 1)
     own = names[np.asarray(stream.base.test_y)]
     expected = [200 + TARGET.index(name) for name in own if name in TARGET]
@@ -140,7 +140,7 @@ def test_labels_contradict_in_the_target_alone():
 @needs_weights
 @pytest.mark.parametrize("name", ["bp_star_star", "slda"])
 def test_without_an_epoch_the_source_is_known_as_before(name):
-    """By ImageNet's classifier among the 200 classes; a frozen row leaves it so."""
+    """By ImageNet's classifier among the 200 classes; a frozen row keeps it."""
     config = transfer_runs.config_of("toy", name, 0.2)
     config.data.dataset = f"{__name__}:made_features"
     config.seeds, config.train.epochs = (0, 1), 2
@@ -195,7 +195,7 @@ def test_weights_are_mixed_but_for_the_classifier(problem):
 
 
 def outcome(name, source, target, mixed=None, before=0.45):
-    """A run of two seeds that ends with these accuracies; mixed: by share."""
+    """A run of two seeds with these final accuracies; mixed: one for each share."""
     matrix = np.full((2, 2, 2), before)
     matrix[:, 1, 0], matrix[:, 1, 1] = source, target
     result = Result(
@@ -257,7 +257,7 @@ def test_effects_are_points_between_rows():
 
 
 def test_every_row_is_measured_on_its_way(tmp_path):
-    """The quick look's runs: a way per epoch, its ends the run's own accuracies."""
+    """At ``quick``: accuracies after each epoch; the run itself gives both ends."""
     found = {}
     for name in ("fine_tune", "joint"):
         run = transfer_runs.run_of("quick", name, 0.2)

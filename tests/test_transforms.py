@@ -1,4 +1,4 @@
-"""project_out in other people's loops, and which optimizers undo it."""
+"""project_out in users' own loops, and which optimizers undo it."""
 
 import warnings
 
@@ -37,7 +37,7 @@ def test_basis_and_projector_agree_with_numpy(rng):
 
 
 def test_project_onto_multiplies_by_the_projector_in_float64(rng):
-    """P is what OWM keeps: symmetric, and no projector in the strict sense."""
+    """P is OWM's matrix: symmetric, but not a projector in the strict sense."""
     a = rng.normal(size=(24, 24))
     p = np.linalg.inv(np.eye(24) + a @ a.T)
     dense, kernel = rng.normal(size=(24, 5)), rng.normal(size=(2, 3, 4, 6))  # HWIO
@@ -143,7 +143,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_which_optimizers_keep_a_subspace(rng, name):
-    """The probe's word is held against what really leaks, on another problem."""
+    """The probe's answer is compared with the actual leak on another problem."""
     optimizer, kept = OPTIMIZERS[name]
     assert linearity.keeps_subspace(optimizer) is kept
     with warnings.catch_warnings(record=True) as caught:

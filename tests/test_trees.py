@@ -1,4 +1,4 @@
-"""Sums whose order is the program's."""
+"""Sums over trees, in an order that the program fixes."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def test_total_is_more_exact_than_adding_one_by_one():
 
 
 def test_a_quadratics_gradient_is_its_own():
-    """By rule; under jit, and in the weight too."""
+    """Its own rule for the gradient holds under jit, and for the weight too."""
     rng = np.random.default_rng(0)
     w, d = (rng.normal(size=(7, 5)).astype(np.float32) for _ in range(2))
     value, (of_w, of_d) = jax.jit(

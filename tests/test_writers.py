@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides its folder: TensorBoard and W&B, each once."""
+"""A run's numbers in TensorBoard and W&B: each is written once."""
 
 import json
 import struct
@@ -24,7 +24,7 @@ def config_of(**fields):
 
 
 class Fake(types.ModuleType):
-    """What a writer uses of wandb, noted down."""
+    """The parts of wandb that a writer uses; records all calls."""
 
     def __init__(self):
         super().__init__("wandb")

@@ -1,4 +1,4 @@
-"""Wrong inputs: what is given, and what the one line about it has to say."""
+"""Wrong inputs: what is given, and what the one-line error must say."""
 
 from typing import NamedTuple
 
@@ -7,12 +7,12 @@ FINITE = "be finite"
 
 
 class Wrong(NamedTuple):
-    """A field that a command line sets, and what the error has to say."""
+    """A field that a command line sets, and what the error must say."""
 
     row: str
     field: str
     value: str
-    rule: str  # "" where the flag's parser refuses the text itself
+    rule: str  # "" if the flag's parser itself refuses the text
 
 
 def _each(fields, values, row="bp"):
@@ -203,7 +203,7 @@ FIELDS = [
     Wrong("bp", "train.batch_size", "2000000000", "GB"),
     Wrong("er", "method.capacity", "2000000000", "GB"),
     Wrong("random_features", "method.width", "3000000", "GB"),
-    # What 64 bits tell from 0 and 1, and 32 do not.
+    # Numbers that differ from 0, 1 or infinity in 64 bits, but not in 32.
     Wrong("bp", "optimizer.lr", "1e-60", POSITIVE),
     Wrong("bp", "optimizer.lr", "1e+60", FINITE),
     Wrong("bp", "optimizer.momentum", "0.999999999", "lie in [0, 1)"),
@@ -257,7 +257,7 @@ FIELDS = [
     ),
 ]
 
-# Command, arguments ({d}: a folder of the test's own), what the line has to say.
+# Command, arguments ({d}: a folder of the test), what the line must say.
 COMMANDS = [
     (
         "run",
@@ -397,7 +397,7 @@ COMMANDS = [
     ("attention", ["--config=digits", "--measured=1"], "measured"),
 ]
 
-# A result's field, a value it cannot have, what the line has to say.
+# A result's field, a value it cannot have, what the line must say.
 RESULTS = [
     ("seeds", [], "at least 1"),
     ("seeds", [0, 0], "distinct"),

@@ -17,15 +17,15 @@ def rng():
 
 @pytest.fixture(params=injectors.DAMAGES)
 def damage(request, rng):
-    """Damages a step, in each of the ways."""
+    """Damages a step; the test runs once for each kind of damage."""
     return lambda step: injectors.damage(step, request.param, rng)
 
 
 @pytest.fixture
 def killed_at():
-    """Runs a function in a child that is killed before its n-th file operation.
+    """Runs a function in a child process that is killed before its n-th file operation.
 
-    Gives whether it was killed; False if it came to its end first.
+    Returns whether it was killed; False if it ended before that.
     """
 
     def run(number: int, folder: Path, fn) -> bool:

@@ -1,6 +1,6 @@
-"""What may happen to a run and to its files.
+"""Injects faults into a run and its files.
 
-Each injector does one thing, at a place that a random generator chooses.
+Each injector causes one kind of fault, at a place that a random generator chooses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 
 
 def files_in(folder: Path) -> list[Path]:
-    """Every file with something in it, in a fixed order."""
+    """Every file that is not empty, in a fixed order."""
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)
 
 
@@ -34,7 +34,7 @@ def flip_bit(file: Path, rng: np.random.Generator) -> str:
 
 
 def zero_page(file: Path, rng: np.random.Generator) -> str:
-    """Zeroes a page that holds something else."""
+    """Zeroes a page that is not all zeros."""
     data = bytearray(file.read_bytes())
     pages = [i for i in range(0, len(data), PAGE) if any(data[i : i + PAGE])]
     start = int(rng.choice(pages))
@@ -44,7 +44,7 @@ def zero_page(file: Path, rng: np.random.Generator) -> str:
 
 
 def cut_short(file: Path, rng: np.random.Generator) -> str:
-    """Ends a file too early, as a short write does."""
+    """Truncates a file, as a short write does."""
     size = int(rng.integers(file.stat().st_size))
     os.truncate(file, size)
     return f"{file.name} cut to {size} bytes"
@@ -66,7 +66,7 @@ def newest_step(checkpoints: Path) -> Path | None:
 
 
 def damage(step: Path, kind: str, rng: np.random.Generator) -> str:
-    """Damages one file of a step; the larger it is the likelier."""
+    """Damages one file of a step; larger files are more likely to be chosen."""
     files = files_in(step)
     sizes = np.array([file.stat().st_size for file in files], float)
     file = files[int(rng.choice(len(files), p=sizes / sizes.sum()))]
@@ -76,8 +76,8 @@ def damage(step: Path, kind: str, rng: np.random.Generator) -> str:
 def at_operation(number: int, folder: Path, act: Callable[[], None]) -> None:
     """Calls ``act`` just before the number-th file operation under a folder.
 
-    Operations are counted from 1, this process's on: files opened for writing, renamed,
-    removed, folders made and removed. It cannot be undone.
+    This process's operations are counted from 1 from now on: files opened for writing,
+    renamed or removed, and folders made or removed. The hook cannot be undone.
     """
     seen = 0
 
@@ -100,10 +100,10 @@ def at_operation(number: int, folder: Path, act: Callable[[], None]) -> None:
 
 
 def kill_me() -> None:
-    """Ends this process as a power cut would, as far as a process can be."""
+    """Ends this process as abruptly as a power cut, as far as a process can."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def disk_full() -> None:
-    """What the system says where there is no room."""
+    """Raises the error that the system gives for a full disk."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,9 +1,9 @@
-r"""What a task costs in a run of very many.
+r"""Measures the cost of a task in a run of very many tasks.
 
 python -m tests.faults.many_tasks [--tasks=1000]
 
-Runs BP on as many tiny tasks of permuted digits, with all that a run writes, and prints
-seconds per task and resident memory, by hundreds of tasks.
+Runs BP on that many tiny tasks of permuted digits and writes everything that a run
+writes. Prints seconds per task and resident memory for each hundred tasks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _resident() -> float:
-    """MiB of this process in memory."""
+    """Resident memory of this process, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(x.split()[1]) for x in lines if x.startswith("VmRSS")) / 1024
 

@@ -1,12 +1,13 @@
-r"""Changes configs at random: each builds its problem, or is refused in one line.
+r"""Changes configs at random: each must build its problem or be refused in one line.
 
 python -m tests.faults.mutations --minutes=1 [--seed=1]
 
-A mutation takes a row of digits, sets one to three of its fields, its model's or its
-method's to values of their kind or to anything at all, as a config file may, and sees
-what `prepare` makes of it. Nothing is trained, nothing may be written. Prints how many
-were built and how many refused; ends with status 1 at the first that is neither, with
-the smallest mutation that hypothesis finds for it.
+A mutation takes a row of digits and sets one to three fields of the config, its model
+or its method. The new values are of the field's kind, or anything at all, as in a
+config file. Then `prepare` must build the config or refuse it. Nothing is trained, and
+nothing may be written. Prints how many configs were built and how many refused. Ends
+with status 1 at the first that is neither, and prints the smallest mutation that
+hypothesis finds for it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ MODEL = ("widths", "dropout", "input_dropout", "norm", "use_bias", "start")
 
 
 def of_kind(kind: Any) -> st.SearchStrategy[Any]:
-    """Values that a kind allows, or nearly."""
+    """Values that a kind allows, or that are close to allowed ones."""
     origin, of = get_origin(kind), get_args(kind)
     if origin is Annotated:
         rule = of[1]
@@ -77,7 +78,7 @@ def of_kind(kind: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def mutations(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A row, and what some of its fields are set to."""
+    """A row, and new values for some of its fields."""
     row = draw(st.sampled_from(ROWS))
     factory = strategies.METHODS[row].factory
     kinds = {name: field.kind for name, field in FIELDS.items()}
@@ -93,7 +94,7 @@ def mutations(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 def outcome(row: str, fields: dict[str, Any], workdir: Path) -> str:
-    """What comes of a mutation: "built", or why it is "refused"."""
+    """The outcome of a mutation: "built", or "refused" with the reason."""
     whole = digits.get_config(row).to_dict()
     for name, value in fields.items():  # of any type, as a config file may
         node, _, leaf = name.rpartition(".")

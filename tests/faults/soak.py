@@ -1,13 +1,12 @@
-r"""Breaks runs off, damages what they leave, and sees whether they end the same.
+r"""Interrupts runs, damages their files, and checks that they end with the same result.
 
 python -m tests.faults.soak --minutes=3 [--rows=ewc,gpm] [--seed=1]
 
-Each trial runs one method on digits in a folder of its own and kills it several times,
-at a random moment or just before a random file operation; now and then it is asked to
-stop instead, its newest state is damaged, or two processes start at once. Then it runs
-to its end, and what it leaves must equal what an unbroken run leaves but for seconds
-and the list of processes. Prints what was done and ends with status 1 if anything was
-not as it has to be.
+Each trial runs one method on digits in its own folder and kills it several times, at a
+random moment or just before a random file operation. Sometimes it is asked to stop
+instead, its newest state is damaged, or two processes start at once. Then it runs to
+its end. Its files must equal those of an uninterrupted run, except for seconds and the
+list of processes. Prints what was done, and ends with status 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 if __name__ == "__main__":  # before JAX is imported
-    # What a trial costs is compiling: as in tests/conftest.py, less of it and once.
+    # A trial's time goes into compiling: as in tests/conftest.py, do less, and once.
     less = (
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
         "--xla_cpu_use_fusion_emitters=false"
@@ -44,7 +43,7 @@ from jaxcl.training.protocol import Interrupted  # noqa: E402
 from tests.faults import injectors  # noqa: E402
 
 ROWS = ("ewc", "hat", "gpm", "agem", "er", "derpp")
-OPERATIONS = 150  # about as many as a run does
+OPERATIONS = 150  # about as many as in one run
 DIFFERS = ("wall_s", "sessions", "device", "versions")
 ENDED, REFUSED, STOPPED = 0, 2, 130
 
@@ -60,7 +59,7 @@ def config_of(row: str):
 
 
 class Child:
-    """A run in a process of its own, forked before JAX has started anything."""
+    """A run in a separate process, forked before JAX has started anything."""
 
     def __init__(self, row: str, workdir: Path, kill_at: int | None = None):
         self.log = workdir.with_name(f"{workdir.name}.{time.monotonic_ns()}.log")
@@ -72,7 +71,7 @@ class Child:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float) -> int | None:
-        """Its exit status, negative for a signal; None if it is still running."""
+        """The child's exit status, negative for a signal; None if it still runs."""
         end = time.monotonic() + seconds
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -84,7 +83,7 @@ class Child:
 
 
 def _run(row: str, workdir: Path, log: Path, kill_at: int | None) -> int:
-    """What a child does; its exit status."""
+    """Does the child's work; returns its exit status."""
     number = os.open(log, os.O_CREAT | os.O_WRONLY)
     os.dup2(number, 1)
     os.dup2(number, 2)
@@ -108,7 +107,7 @@ def _run(row: str, workdir: Path, log: Path, kill_at: int | None) -> int:
 
 
 def left_by(workdir: Path) -> dict[str, object]:
-    """What a finished run has left, without what may differ."""
+    """The files of a finished run, without the fields that may differ."""
     result = json.loads((workdir / "result.json").read_text())
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     metrics = [json.loads(line) for line in lines]
@@ -123,17 +122,17 @@ def left_by(workdir: Path) -> dict[str, object]:
 
 
 class Soak:
-    """Trials one after another, and what came of them."""
+    """Trials, one after another, and their outcomes."""
 
     def __init__(self, folder: Path, rng: np.random.Generator):
         self.folder, self.rng = folder, rng
         self.wanted: dict[str, dict[str, object]] = {}
-        self.seconds: dict[str, float] = {}  # of an unbroken run
+        self.seconds: dict[str, float] = {}  # of an uninterrupted run
         self.count: Counter[str] = Counter()
         self.faults: list[str] = []
 
     def reference(self, row: str) -> None:
-        """Runs a row unbroken: once to compile and compare, once for its time."""
+        """Runs a row uninterrupted: once to compile and compare, once for its time."""
         if row in self.wanted:
             return
         for name in ("first", "second"):
@@ -146,7 +145,7 @@ class Soak:
         self.wanted[row] = left_by(workdir)
 
     def trial(self, row: str) -> None:
-        """Breaks a run off several times, lets it end, compares."""
+        """Interrupts a run several times, lets it end, and compares."""
         self.count["trials"] += 1
         workdir = self.folder / f"{row}-{self.count['trials']}"
         began = len(self.faults)
@@ -162,7 +161,7 @@ class Soak:
             shutil.rmtree(workdir)
 
     def broken(self, row: str, workdir: Path) -> int:
-        """Runs until it is killed or asked to stop; its exit status."""
+        """Runs until it is killed or asked to stop; returns the exit status."""
         how = self.rng.choice(["moment", "operation", "asked"], p=[0.6, 0.3, 0.1])
         number = int(self.rng.integers(1, OPERATIONS)) if how == "operation" else None
         child = Child(row, workdir, number)
@@ -194,22 +193,22 @@ class Soak:
             return
         result = workdir / "result.json"
         if result.exists() and json.loads(result.read_text())["tasks_done"] == 3:
-            return  # nobody will look at the state again
+            return  # the state will not be read again
         kind = str(self.rng.choice(list(injectors.DAMAGES)))
         injectors.damage(step, kind, self.rng)
         self.count[f"damage: {kind}"] += 1
         self.pending = kind
 
-    pending = ""  # a damage that the next process has to find
+    pending = ""  # a damage that the next process must find
 
     def note(self, child: Child) -> None:
-        """Counts a damage that a process has told of."""
+        """Counts a damage that a process has reported."""
         if self.pending and "is damaged" in child.log.read_text():
             self.count[f"found: {self.pending}"] += 1
             self.pending = ""
 
     def ending(self, row: str, workdir: Path) -> None:
-        """Lets the run end, sometimes with a second process at its side; compares."""
+        """Lets the run end, sometimes beside a second process, and compares."""
         pair = self.rng.random() < 0.25
         children = [Child(row, workdir) for _ in range(2 if pair else 1)]
         statuses = [child.wait(600) for child in children]

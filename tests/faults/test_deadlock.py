@@ -1,4 +1,4 @@
-"""Decompositions on several devices of a CPU come to an end."""
+"""Decompositions on several devices of a CPU do not hang."""
 
 import subprocess
 import sys
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The matrices are large enough for LAPACK to share a batch of them out, and the program
-# has enough beside it to run on the pool's own threads.
+# The matrices are so large that LAPACK would split a batch of them among threads. The
+# program has enough other work to run on the threads of the same pool.
 CODE = """
 import sys
 import jax

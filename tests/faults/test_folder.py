@@ -1,4 +1,4 @@
-"""A run's folder: one owner, whole files, a result that only grows."""
+"""A run's folder: one owner, complete files, a result that only grows."""
 
 import importlib.util
 import json
@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert (tmp_path / "f").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-# Takes a folder, says so, and holds it until it is told to go on.
+# Locks a folder, reports it, and holds the lock until it is told to continue.
 HOLDER = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("files", sys.argv[1])
@@ -93,11 +93,12 @@ def test_of_two_processes_one_gets_the_folder(tmp_path):
         assert f"in use: process {both[held].pid} on " in said[1 - held]
         for process in both:
             process.communicate()
-        assert not (tmp_path / str(i)).exists()  # it was made for the lock alone
+        assert not (tmp_path / str(i)).exists()  # it was made only for the lock
 
 
 def test_who_makes_a_folder_is_who_holds_it(tmp_path, monkeypatch):
-    # Else the maker is refused, and the holder leaves the folder for somebody's own.
+    # Otherwise the maker would be refused, and the holder would leave the folder behind
+    # because it did not make it.
     folder, others, make = tmp_path / "w", [], Path.mkdir
 
     def slow(self, *args, **options):
@@ -143,7 +144,7 @@ def test_the_matrix_is_whole_whenever_it_is_read(tmp_path, killed_at):
         if not killed:
             break
         again = MatrixFile(file)
-        for task in (2, 2, 3):  # it goes on somewhere, and may be told twice
+        for task in (2, 2, 3):  # it resumes at any task, and may get one twice
             again.grow(whole, task)
         np.testing.assert_array_equal(np.load(file), rows)
     assert not killed and number > 3
@@ -197,7 +198,7 @@ class Broken(Exception):
 
 
 def break_at(monkeypatch, owner, name, number, before=True):
-    """The number-th call of a method raises, before or after it does its work."""
+    """Makes the number-th call of a method raise, before or after its own work."""
     inner, calls = getattr(owner, name), []
 
     def outer(*args, **kwargs):
@@ -216,7 +217,7 @@ def break_at(monkeypatch, owner, name, number, before=True):
 def test_metrics_have_each_line_once_wherever_a_run_breaks_off(
     quick, tmp_path, monkeypatch, whole, number
 ):
-    """Events: the start, then per task an epoch and its end, which is saved before."""
+    """Events: the start; then for each task an epoch, and its end, after saving."""
     break_at(monkeypatch, record.Recorder, "take", number)
     with pytest.raises(Broken):
         execute(quick(), tmp_path)
@@ -284,7 +285,7 @@ def test_every_machine_and_version_is_listed(quick, tmp_path, monkeypatch):
 
 
 def test_a_folder_is_claimed_when_something_has_run(quick, tmp_path, monkeypatch):
-    """A run that ends in an error before its first epoch leaves nothing."""
+    """A run that fails before its first epoch leaves no files."""
     break_at(monkeypatch, protocol, "make_programs", 1)
     with pytest.raises(Broken):
         execute(quick(), tmp_path / "run")
@@ -414,7 +415,7 @@ def test_recorded_results_still_load():
 
 
 def test_no_message_advises_to_delete_a_state():
-    """What is damaged is set aside; what is whole stays."""
+    """Damaged files are set aside, and whole files stay."""
     for module in (protocol, folders, results, record):
         text = Path(importlib.util.find_spec(module.__name__).origin).read_text()
         assert "delete" not in text and "remove its folder" not in text

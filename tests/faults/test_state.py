@@ -1,4 +1,4 @@
-"""A state is whole and of this run, or it is not taken."""
+"""A state is used only if it is whole and belongs to this run."""
 
 import errno
 import shutil
@@ -25,7 +25,7 @@ def run(problem, folder, **options):
 
 
 def until(problem, folder, tasks):
-    """Breaks off once some tasks have ended."""
+    """Interrupts a run after a number of tasks."""
     events = protocol.run(problem, checkpoints=folder)
     for event in events:
         if isinstance(event, TaskDone) and event.task + 1 == tasks:
@@ -35,7 +35,7 @@ def until(problem, folder, tasks):
 
 @pytest.fixture
 def begun(problem, tmp_path):
-    """A run of which two tasks of three have ended, and its folder."""
+    """The folder of a run in which two of three tasks have ended."""
     until(problem(), tmp_path / "state", 2)
     return tmp_path / "state"
 
@@ -112,7 +112,7 @@ def test_a_strategys_setting_is_told(problem, tmp_path):
 
 def test_what_the_caller_says_it_is_of_must_agree(problem, tmp_path):
     until(problem(), tmp_path, 1)
-    run(problem(), tmp_path, identity={"name": "'x'"})  # the first did not say
+    run(problem(), tmp_path, identity={"name": "'x'"})  # the first run gave no name
     other = {"name": "'y'"}
     with pytest.raises(CheckpointError, match="name is 'x' there and 'y' now"):
         run(problem(), tmp_path, identity=other)
@@ -142,7 +142,7 @@ def test_equal_starts_are_counted(problem, tmp_path):
 
 
 def test_a_state_that_cannot_be_read_is_left_as_it_is(problem, begun, monkeypatch):
-    """A disk that fails for a moment is no reason to give up what is on it."""
+    """A disk may fail for a moment only: its states must not be discarded."""
     before = injectors.files_in(begun)
 
     def failing(self):
@@ -195,7 +195,7 @@ def test_a_folder_in_use_is_refused(problem, begun):
 
 
 def test_a_tasks_end_is_told_again_where_the_run_goes_on(problem, begun):
-    """It may have been killed between saving and telling."""
+    """The run may have been killed between saving the state and sending the event."""
     started, again, *_ = protocol.run(problem(), checkpoints=begun)
     assert started.task == 2 and isinstance(again, TaskDone) and again.task == 1
 
