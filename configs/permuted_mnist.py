@@ -1,7 +1,7 @@
 r"""Permuted MNIST, ten tasks, one shared head: the setting of the GPM paper.
 
-MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 per task. The last
-weights of a task are kept.
+MLP 784-100-100-10 without biases, SGD 0.01, 5 epochs of batch 10 per task. Each task
+starts from the last weights of the task before.
 
     python -m experiments.run --config=configs/permuted_mnist.py:ewc --workdir=DIR
     python -m experiments.compare --config=configs/permuted_mnist.py

@@ -7,10 +7,10 @@ r"""The plane through three networks, and methods' paths in it: is there a sweet
 Measures accuracy on the test images of tasks 1 and 2 over a plane of weights. Its three
 corners are the first row's weights after task 1 and after task 2, and the weights after
 joint training on both, which continues from task 1 as every row does. Each row's path
-through task 2 is drawn in it, epoch by epoch; given with each point is the share of its
-squared distance from the first corner that lies outside the plane. The best point is
-the grid point with the highest mean accuracy of both tasks on these same images; the
-table says how far each row falls short of it.
+through task 2 is drawn in the plane, epoch by epoch. Each point of a path comes with
+the share of its squared distance from the first corner that lies outside the plane. The
+best point is the grid point with the highest mean accuracy of both tasks on these same
+images; the table says how far each row falls short of it.
 
 With --config each row is trained on the first two tasks (or --config.data.tasks), in a
 folder of its own under the workdir (by default results/plane/NAME); finished runs are
@@ -52,7 +52,7 @@ CHUNK = 500  # images per forward pass
 MARGIN = 0.15  # around all that is drawn, as a share of the longer side
 SAVE_EVERY = 10.0  # seconds
 FEW = 20  # images that networks are compared on
-ALIKE = 1e-3  # of the largest logit, with and without a method's own forward pass
+ALIKE = 1e-3  # allowed difference of logits, as a share of the largest one
 
 
 def walks_of(

@@ -23,7 +23,7 @@ OVER_RANDOM = 2.0
 UNCHANGED = 5.0
 ROWS = ("bp", "bp_star", "bp_star_star", "ol")
 BESIDE = ("random_frozen", "joint")
-COMPARED = ("bp", "bp_star")  # for the others both scenarios have one extractor
+COMPARED = ("bp", "bp_star")  # the others have the same extractor in both scenarios
 # Stream -> prefix of its runs' names, T.
 STREAMS: Mapping[str, tuple[str, int]] = {
     "split MNIST": ("split_mnist_", 5),
@@ -44,9 +44,9 @@ def runs(setting: str) -> tuple[Run, ...]:
 def class_run(run: Run) -> Run:
     """A class-incremental run, with the settings chosen for the task-incremental one.
 
-    The settings are not chosen class-incrementally for two reasons. A method that keeps
-    only the last task scores the same with all settings after three tasks. And the
-    extractors must differ only in the scenario.
+    The settings are not chosen in the class-incremental scenario for two reasons. After
+    three tasks a method that remembers only the last task scores the same with all
+    settings. And the extractors must differ only in the scenario.
     """
     config = run.config.copy_and_resolve_references()
     config.data.scenario = "class"

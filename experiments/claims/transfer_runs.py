@@ -2,7 +2,7 @@
 
 There are two tasks, each with a head. The first is the source with its 200 classes: it
 has no epochs, because a pretrained network knows them. The second is the target with
-six classes, whose labels contradict the images.
+six classes; some of its labels contradict the images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .streams import QUICK_RATES, seeds, small
 from .transfer_measures import of_fine_tuned, of_row
 from .transfer_plane import of_joint
 
-NOISE = (0.2, 0.4)  # shares of labels that contradict
+NOISE = (0.2, 0.4)  # shares of contradictory labels
 AT_MANY = ("scratch", "fine_tune", "bp_star_star")  # rows at the second share too
 QUICK = ("slda", "fine_tune", "scratch", "joint")
 EPOCHS = {"quick": 2, "toy": 3, "full": 12}

@@ -24,7 +24,7 @@ class Score(NamedTuple):
     settings: str  # in words
     accuracy: statistics.Interval  # ACC
     forgetting: statistics.Interval
-    best: bool  # of its row
+    best: bool  # whether it is the best of its row
 
 
 def rank(settings: Sequence[str], results: Sequence[Result]) -> list[Score]:

@@ -21,7 +21,7 @@ from .opened import Run
 
 CHUNK = 500  # images per forward pass
 FEW = 20  # images that networks are compared on
-ALIKE = 1e-3  # of the largest logit, with and without a method's own forward pass
+ALIKE = 1e-3  # allowed difference of logits, as a share of the largest one
 MARGIN = 0.15  # around all that is drawn, as a share of the longer side
 SAVE_EVERY = 10.0  # seconds
 
@@ -96,7 +96,7 @@ def moments(run: Run, seed: int) -> list[Any]:
     """A row's weights after task 1, after each epoch of task 2, and after task 2."""
     held = run.workdir
     found = []
-    if kept.file_of(held, 0).is_file():  # joint training at once has no task 1
+    if kept.file_of(held, 0).is_file():  # a run with joint_once has no task 1
         found.append(run.weights(seed, 0).params.net)
     epoch = 0
     while kept.file_of(held, 1, epoch).is_file():

@@ -44,7 +44,7 @@ def of_seeds(event: Event, rows: slice, share: float) -> Event:
 
 
 class Log:
-    """metrics.jsonl: one line per epoch and per task's end, even if a run is killed.
+    """metrics.jsonl: a line per epoch and task end, each once even if a run is killed.
 
     A line is a JSON object. Its lists have a value per seed, in the order of ``seeds``
     in result.json; null means that the seed did not train or has failed. The line of an
@@ -105,7 +105,7 @@ class Log:
             os.fsync(stream.fileno())
 
     def _forget_from(self, task: int, epoch: int) -> None:
-        """Drops the lines of epochs and tasks that will run again, and torn ones."""
+        """Drops lines of epochs and tasks that will run again, and cut-off lines."""
         if not self.file.exists():
             return
         text = self.file.read_text(errors="replace")

@@ -96,6 +96,6 @@ class Display:
 
 
 def _mean(per_seed: np.ndarray) -> float:
-    """Over the seeds that have a value."""
+    """The mean over the seeds that have a value."""
     known = per_seed[~np.isnan(per_seed)]
     return float(known.mean()) if known.size else float("nan")
