@@ -63,7 +63,11 @@ class Forward(Protocol):
 
 
 class TransformLoss(Protocol):
-    """Wraps the loss: penalties, replay."""
+    """Wraps the loss: penalties, replay.
+
+    A wrapper that changes inputs or adds examples sets their ``batch.index`` to -1:
+    what was computed of the task's data before the task is not valid for them.
+    """
 
     def __call__(self, loss_fn: LossFn, state: State) -> LossFn: ...
 

@@ -35,6 +35,7 @@ def setup_for(
     net: PyTree | None = None,
     layers: tuple[LayerSpec, ...] = (),
     axis: int = -1,
+    mixes_examples: bool = False,
 ) -> Setup:
     """The `Setup` of a model that is a pure function.
 
@@ -52,6 +53,8 @@ def setup_for(
       layers: the layers, if ``net`` is not given.
       axis: the axis over the outputs, for kernels that are in no layer: -1, or 0 for
         [outputs, inputs].
+      mixes_examples: whether an example's logits depend on its batch, as in a network
+        that normalises by the batch: features and gradients are then of whole batches.
 
     Returns:
       A `Setup`.
@@ -79,6 +82,7 @@ def setup_for(
         net,
         layers=layers,
         axis=axis,
+        mixes_examples=mixes_examples,
     )
 
 

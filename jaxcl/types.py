@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     y: jax.Array  # int32[B] target among the K outputs
     task: jax.Array  # int32[B] task each example comes from
     weight: jax.Array  # float32[B] 1 for an example, 0 for padding
-    index: jax.Array  # int32[B] position in the task's data; -1: not of it (replay)
+    index: jax.Array  # int32[B] position in the task's data; -1: not that input
 
 
 class Params(NamedTuple):
@@ -45,7 +45,7 @@ class Context(NamedTuple):
     epoch: jax.Array  # int32[] of the task, from 0; −1 outside training
     epoch_progress: jax.Array  # float32[] (b - 1)/(B - 1) over the epoch's batches
     epoch_fraction: jax.Array  # float32[] share of the epoch's examples seen so far
-    task_progress: jax.Array  # float32[] share of the task's longest schedule done
+    task_progress: jax.Array  # float32[] share of the task's schedule that is done
     key: jax.Array  # a typed key of this step's own
     batch: Batch
     model_state: PyTree

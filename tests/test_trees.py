@@ -37,3 +37,14 @@ def test_a_quadratics_gradient_is_its_own():
     np.testing.assert_allclose(value, 3 * (w * d * d).sum(), rtol=1e-5)
     np.testing.assert_allclose(of_w, 3 * d * d, rtol=1e-5)
     np.testing.assert_allclose(of_d, 6 * w * d, rtol=1e-5)
+
+
+def test_a_quadratic_has_derivatives_of_any_kind():
+    d = jnp.arange(3.0)
+    w = jnp.ones(3)
+
+    def f(d):
+        return trees.tree_quadratic([w], [d])
+
+    np.testing.assert_allclose(jax.hessian(f)(d), 2 * jnp.eye(3))
+    np.testing.assert_allclose(jax.jacfwd(f)(d), 2 * d)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxcl.nn import layers, tagged, treatment
-from jaxcl.nn.products import Tag
+from jaxcl.nn.products import Tag, own_way
 from jaxcl.nn.treatment import treated
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
@@ -145,8 +145,9 @@ def _met_by(capture: treatment.Capture):
 def tag_of(module: nn.Module) -> Tag:
     """The tag that declares a Dense or Conv module to the primitive."""
     name, path = "/".join(module.path), (*module.path, "kernel")
+    own = own_way(module, (*DENSE, *CONV))
     if isinstance(module, DENSE):
-        return Tag(name, "dense", path=path)
+        return Tag(name, "dense", path=path, refusal=own)
     if isinstance(module, layers.Conv):
         return Tag(name, "conv", -1, module.strides, module.padding, path)
     if isinstance(module, layers.Depthwise):
@@ -160,7 +161,7 @@ def tag_of(module: nn.Module) -> Tag:
         dilated=pair(module.kernel_dilation) != (1, 1)
         or pair(module.input_dilation) != (1, 1),
     )
-    return Tag(name, "conv", -1, strides, padding, path, refusal)
+    return Tag(name, "conv", -1, strides, padding, path, refusal or own)
 
 
 def pair(value) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ import jax
 
 from jaxcl.nn import tagged, treatment
 from jaxcl.nn.capture import conv_padding
-from jaxcl.nn.products import Tag
+from jaxcl.nn.products import Tag, own_way
 from jaxcl.ops.trees import leaf_names
 from jaxcl.types import ApplyFn, Output, PyTree
 
@@ -29,6 +29,8 @@ class _Linear(eqx.Module):
     tag: Tag = eqx.field(static=True)
 
     def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
+        if self.tag.refusal:
+            return _as_it_is(self, x)
         return tagged.call(self.tag, x, self.inner.weight, self.inner.bias)
 
 
@@ -40,11 +42,14 @@ class _Conv(eqx.Module):
 
     def __call__(self, x: jax.Array, *, key: Any = None) -> jax.Array:
         if self.tag.refusal:
-            # Seen only inside vmap, and so listed as a layer that cannot be treated.
-            return tagged.call(
-                self.tag, x, self.inner.weight, None, plain=lambda: self.inner(x)
-            )
+            return _as_it_is(self, x)
         return tagged.call(self.tag, x, self.inner.weight, self.inner.bias)
+
+
+def _as_it_is(layer: _Linear | _Conv, x: jax.Array) -> jax.Array:
+    """Seen only inside vmap, and so listed as a layer that cannot be treated."""
+    inner = layer.inner
+    return tagged.call(layer.tag, x, inner.weight, None, plain=lambda: inner(x))
 
 
 def split(model: eqx.Module) -> PyTree:
@@ -135,7 +140,8 @@ def _tag_layers(model: Any) -> Any:
 def _linear(node: eqx.nn.Linear, path: tuple[str, ...]) -> Any:
     if "scalar" in (node.in_features, node.out_features):
         return node
-    return _Linear(node, Tag("/".join(path), "dense", 0))
+    own = own_way(node, (eqx.nn.Linear,))
+    return _Linear(node, Tag("/".join(path), "dense", 0, refusal=own))
 
 
 def _tag(node: eqx.nn.Conv, path: tuple[str, ...]) -> Tag:
@@ -145,4 +151,5 @@ def _tag(node: eqx.nn.Conv, path: tuple[str, ...]) -> Tag:
         groups=node.groups,
         dilated=any(d != 1 for d in node.dilation),
     )
+    refusal = refusal or own_way(node, (eqx.nn.Conv,))
     return Tag("/".join(path), "conv", 0, tuple(node.stride), padding, refusal=refusal)

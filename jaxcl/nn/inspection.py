@@ -91,8 +91,9 @@ def inspect(
 
     Returns:
       A `Description`. A layer that projection and gating cannot treat (grouped or
-      dilated convolution, a kernel used more than once, a layer inside jit, scan or
-      checkpoint) says why in ``refusal``; see `require_treatable`.
+      dilated convolution, a kernel or bias used more than once, a class with a product
+      of its own, a layer inside jit, scan or checkpoint) says why in ``refusal``; see
+      `require_treatable`.
 
     Raises:
       ValueError: the declared wiring names other layers than the model has, or two
@@ -195,8 +196,11 @@ def _spec(call: Call, leaves: Leaves) -> LayerSpec:
     tag, shape, kernel = call.tag, call.x.shape, call.kernel.shape
     path = tag.path or leaves.paths.get(id(call.kernel))
     refusal = tag.refusal
+    known = leaves.paths.get(id(call.bias))
     if path is None:
         refusal = "its kernel is made of parameters, it is not one itself"
+    elif call.bias is not None and known is None:
+        refusal = refusal or "its bias is made of parameters, it is not one itself"
     window, positions = (1, 1), math.prod(shape[1:-1])
     if tag.kind == "conv":
         first = tag.axis == 0
@@ -210,7 +214,6 @@ def _spec(call: Call, leaves: Leaves) -> LayerSpec:
                 for i, (n, k, s) in enumerate(axes)
             )
     n_out = kernel[tag.axis]
-    known = call.bias is not None and leaves.paths.get(id(call.bias))
     return LayerSpec(
         name=tag.name,
         kind=tag.kind,
@@ -225,7 +228,7 @@ def _spec(call: Call, leaves: Leaves) -> LayerSpec:
         refusal=refusal,
         positions=positions,
         axis=tag.axis,
-        bias_path=known or None,
+        bias_path=known,
     )
 
 

@@ -17,7 +17,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 
 from jaxcl.nn import tagged, treatment
 from jaxcl.nn.capture import conv_padding, pair
-from jaxcl.nn.products import Tag
+from jaxcl.nn.products import Tag, own_way
 from jaxcl.types import ApplyFn, Output, PyTree
 
 LAYERS = (nnx.Linear, nnx.Conv)
@@ -167,8 +167,9 @@ def _norm_call(name: str, kind: str, path: tuple[str, ...]):
 
 def _tag(module: Any, path: tuple[str, ...], kernel: tuple[str, ...]) -> Tag:
     name = "/".join(path)
+    own = own_way(module, LAYERS)
     if isinstance(module, nnx.Linear):
-        return Tag(name, "dense", path=kernel)
+        return Tag(name, "dense", path=kernel, refusal=own)
     padding, refusal = conv_padding(
         module.padding,
         axes=len(pair(module.kernel_size)),
@@ -176,4 +177,4 @@ def _tag(module: Any, path: tuple[str, ...], kernel: tuple[str, ...]) -> Tag:
         dilated=pair(module.kernel_dilation) != (1, 1)
         or pair(module.input_dilation) != (1, 1),
     )
-    return Tag(name, "conv", -1, pair(module.strides), padding, kernel, refusal)
+    return Tag(name, "conv", -1, pair(module.strides), padding, kernel, refusal or own)

@@ -11,6 +11,12 @@ import jax.numpy as jnp
 from jaxcl.ops.convolution import add_bias, convolve
 from jaxcl.types import LayerSpec, Padding
 
+_OWN = (
+    *("mask", "dot_general", "dot_general_cls"),
+    *("conv_general_dilated", "conv_general_dilated_cls"),
+)
+_USUAL = (None, jax.lax.dot_general, jax.lax.conv_general_dilated)
+
 
 class Tag(NamedTuple):
     """A layer as declared by its caller."""
@@ -22,6 +28,23 @@ class Tag(NamedTuple):
     padding: Padding = "VALID"
     path: tuple[str, ...] | None = None  # of the kernel; None: found by identity
     refusal: str = ""  # why it can be tapped and gated, but not projected
+
+
+def own_way(layer: Any, bases: tuple[type, ...]) -> str:
+    """Why a framework's layer is not the plain product of input and kernel, or "".
+
+    Such as a subclass that adds to the product or changes the kernel before it, a
+    masked convolution, another function for the product itself.
+    """
+    base = next(base for base in bases if isinstance(layer, base))
+    name = type(layer).__name__
+    for method in ("__call__", "param"):
+        if getattr(type(layer), method, None) is not getattr(base, method, None):
+            return f"its class {name} has a {method} of its own"
+    for field in _OWN:
+        if getattr(layer, field, None) not in _USUAL:
+            return f"its {field} is not the usual one"
+    return ""
 
 
 def product(tag: Tag, x, kernel, bias) -> jax.Array:

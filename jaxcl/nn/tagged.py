@@ -146,20 +146,17 @@ def computed(
 
     Args:
       tag: describes the layer.
-      module: the framework's module; if it has its own convolution function, mask or
-        result type, it computes itself.
+      module: the framework's module; with a result type of its own, or a ``refusal`` in
+        the tag, it computes itself.
       arrays: x, kernel and bias or None.
       plain: lets the module compute itself.
       cast: converts the arrays to the dtypes that the module computes in.
     """
-    own = ("mask", "conv_general_dilated_cls", "preferred_element_type")
-    convolution = getattr(module, "conv_general_dilated", None)
     if (
         tag.kind != "conv"
         or tag.refusal
         or arrays[0].ndim not in (3, 4)
-        or convolution not in (None, jax.lax.conv_general_dilated)
-        or any(getattr(module, name, None) is not None for name in own)
+        or getattr(module, "preferred_element_type", None) is not None
         or jax.default_backend() != "cpu"
     ):
         return plain()

@@ -2,7 +2,8 @@
 
 An adapter's apply function opens a capture around a model's forward pass. The
 treatments that `treated` has put around this function say which layers are computed
-differently and which are gated. Layers call the capture through `jaxcl.nn.tagged`.
+differently and which are gated; `shifted` adds to what layers put out. Layers call the
+capture through `jaxcl.nn.tagged`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Treatment(NamedTuple):
     swaps: Swaps
     gates: Gates
     shifts: dict[str, jax.Array]
-    met: dict[str, jax.ShapeDtypeStruct]  # layers that were called, and their outputs
+    met: dict[str, list[jax.ShapeDtypeStruct]]  # the outputs of what was called
 
 
 _TREATMENTS: ContextVar[tuple[Treatment, ...]] = ContextVar("treatments", default=())
@@ -90,7 +91,8 @@ class Capture:
             x, kernel, bias = cast(x, kernel, bias) if cast else (x, kernel, bias)
             y = with_bias(tag, product_of(spec, x, kernel), bias)
         for treatment in self._treatments:
-            treatment.met[tag.name] = jax.ShapeDtypeStruct(y.shape, y.dtype)
+            made = jax.ShapeDtypeStruct(y.shape, y.dtype)
+            treatment.met.setdefault(tag.name, []).append(made)
             if tag.name in treatment.shifts:
                 y = y + treatment.shifts[tag.name]
         return self.gate(tag.name, y, 1 if is_channels_first(tag) else -1)
@@ -108,7 +110,7 @@ class Capture:
         for treatment in reversed(self._treatments):
             a = treatment.gates.get(name)
             if a is not None:
-                treatment.met[name] = jax.ShapeDtypeStruct(y.shape, y.dtype)
+                treatment.met.setdefault(name, [])
                 y = _scale(y, a, channels)
         return y
 
@@ -173,7 +175,7 @@ def treated(
 
     def apply(net, model_state, x, task, key, train) -> Output:
         treatment = Treatment(*make(task, train), {}, {})
-        out = _under(treatment, apply_fn, net, model_state, x, task, key, train)
+        out = under(treatment, apply_fn, net, model_state, x, task, key, train)
         missed = {**treatment.swaps, **treatment.gates}.keys() - treatment.met.keys()
         if missed:
             raise ValueError(
@@ -198,25 +200,13 @@ def shifted(apply_fn: ApplyFn, shifts: dict[str, jax.Array]) -> ApplyFn:
     """
 
     def apply(*args) -> Output:
-        return _under(Treatment({}, {}, shifts, {}), apply_fn, *args)
+        return under(Treatment({}, {}, shifts, {}), apply_fn, *args)
 
     return apply
 
 
-def outputs_met(apply_fn: ApplyFn, *args) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of the output of each layer that a capture sees.
-
-    Args:
-      apply_fn: an adapter's, wrapped or not.
-      *args: its arguments.
-    """
-    treatment = Treatment({}, {}, {}, {})
-    *arrays, train = args
-    jax.eval_shape(lambda *a: _under(treatment, apply_fn, *a, train), *arrays)
-    return treatment.met
-
-
-def _under(treatment: Treatment, apply_fn: ApplyFn, *args) -> Output:
+def under(treatment: Treatment, apply_fn: ApplyFn, *args) -> Output:
+    """Calls an apply function within a treatment."""
     token = _TREATMENTS.set((*_TREATMENTS.get(), treatment))
     try:
         return apply_fn(*args)

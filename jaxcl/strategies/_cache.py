@@ -12,7 +12,6 @@ from jaxcl.types import Batch, TaskData
 
 CACHE_LIMIT = 2**30
 """The most bytes per seed for one quantity of a task's examples."""
-_CHUNK = 1000
 
 
 def has_room(data: TaskData, width: int) -> bool:
@@ -20,17 +19,19 @@ def has_room(data: TaskData, width: int) -> bool:
     return 4 * data.capacity * width <= CACHE_LIMIT
 
 
-def of_all(data: TaskData, fn: Callable[[Batch], jax.Array]) -> jax.Array:
+def of_all(
+    data: TaskData, fn: Callable[[Batch], jax.Array], batch_size: int
+) -> jax.Array:
     """Applies ``fn``, from a batch of n examples to [n, ...], to all: [capacity, ...].
 
-    It takes a thousand examples at a time; rows beyond ``data.size`` repeat the last
+    It takes `batch_size` examples at a time; rows beyond ``data.size`` repeat the last
     example.
     """
 
     def chunk(position):
         return fn(data.take(jnp.minimum(position, data.size - 1)))
 
-    size = min(_CHUNK, data.capacity)
+    size = min(batch_size, data.capacity)
     position = jnp.arange(-(-data.capacity // size) * size).reshape(-1, size)
     made = jax.lax.map(chunk, position)
     return made.reshape(-1, *made.shape[2:])[: data.capacity]

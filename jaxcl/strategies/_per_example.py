@@ -15,8 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.nn.by_example import outputs_by_example
 from jaxcl.nn.products import is_channels_first
-from jaxcl.nn.treatment import outputs_met, shifted
+from jaxcl.nn.treatment import shifted
 from jaxcl.ops.linalg import EXACT
 from jaxcl.ops.trees import leaf_names, wide
 from jaxcl.strategies._projection import rows
@@ -60,7 +61,8 @@ def make_pass(
     def run(batch: Batch) -> Pass:
         if setup.mixes_examples:
             return _within(batch)
-        met = outputs_met(apply_fn, net, model_state, batch.x, batch.task, key, False)
+        of = (net, model_state, batch.x, batch.task, key)
+        met = outputs_by_example(apply_fn, *of)
         layers = [
             layer for layer in setup.layers if layer.name in met and not layer.refusal
         ]
@@ -117,7 +119,9 @@ def make_pass(
                 return jnp.sum(logits_of(net, batch.x, batch.task) * cotangents, -1)
 
             g = jax.jacrev(each)(net)
-            return jax.tree.map(lambda a: _weighted(h, a, weight), g)
+            return jax.tree.map(
+                lambda a, leaf: _weighted(h, a, weight).astype(wide(leaf).dtype), g, net
+            )
 
         return Pass(logits_of(net, batch.x, batch.task), sums)
 

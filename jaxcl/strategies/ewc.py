@@ -183,7 +183,7 @@ def ewc(
         Compress and van de Ven's code do: the Fisher of n tasks ago has weight γⁿ, so
         the last task's has γ, not 1. At γ = 1 the two forms are the same.
       samples: examples per task for the Fisher.
-      chunk: examples whose gradients are held in memory at once.
+      chunk: examples in one backward pass; a convolution holds the gradient of each.
 
     Returns:
       A `Strategy` with an `EWCState`. The separate form also holds one quadratic, not

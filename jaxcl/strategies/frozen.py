@@ -9,10 +9,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require_range
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
+from jaxcl.nn.by_example import outputs_by_example
 from jaxcl.nn.products import Tag, product
 from jaxcl.nn.treatment import is_treated, treated
+from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.schema import Natural, checked
 from jaxcl.strategies._cache import has_room, is_of_task, of_all
 from jaxcl.strategies._closed_form import head_layers, reads_vectors
@@ -37,7 +40,8 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
     classifier is one dense layer, its inputs are computed once, before the task, and a
     step computes only this layer. A step computes the whole network if its batch holds
     other examples (replayed or augmented ones), if another member of a chain changes
-    the network, or if the features of a task take more than 1 GiB.
+    the network, if the features of a task take more than 1 GiB, if an example's logits
+    depend on its batch, and in the first task where `epochs` is above 0.
 
     Args:
       setup: ``setup.heads`` names the classifier's leaves; all others are the
@@ -70,14 +74,17 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
     def before_task(params, state, *, data, model_state, task):
         if layer is None or not has_room(data, layer.d_in):
             return ()
+        if not _reads_alone(setup, layer, params.net, model_state):
+            return ()
+        key = jax.random.key(0)  # the network draws nothing
 
         def read(batch, name=layer.name):
-            first, key = jnp.zeros_like(batch.task), jax.random.key(0)
+            first = jnp.zeros_like(batch.task)
             out = setup.apply_fn(params.net, model_state, batch.x, first, key, False)
             return out.taps[name]
 
-        def features():
-            return of_all(data, read)
+        def features():  # in batches of a step's size, which fit into memory
+            return of_all(data, read, setup.example.shape[0])
 
         none = jax.eval_shape(features)
         return jax.lax.cond(
@@ -106,6 +113,7 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
             branches, which = [learn, train_heads], jnp.where(learns(ctx), 0, 1)
             index, bare = ctx.batch.index, apply_fn is setup.apply_fn
             if len(ctx.cache) and bare and not is_treated() and len(index) == len(x):
+                require_range("index", jnp.maximum(index, 0), len(ctx.cache))
                 branches.append(train_heads_on_features)
                 ready = never_learns(ctx.task) & is_of_task(index)
                 which = jnp.where(ready, 2, which)
@@ -130,6 +138,18 @@ def _readable(setup: Setup) -> LayerSpec | None:
     found = head_layers(setup)
     alone = len(found) == 1 and reads_vectors(found[0])
     return found[0] if alone and not setup.mixes_examples else None
+
+
+def _reads_alone(setup: Setup, layer: LayerSpec, net: PyTree, model_state) -> bool:
+    """Whether the classifier is a layer and no more, and has a row for each example."""
+    own = {layer.path, layer.bias_path or (*layer.path[:-1], "bias")}
+    paths = {leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)}
+    if any(starts_with(path, setup.heads) for path in paths - own):
+        return False
+    x, key = setup.example, jax.random.key(0)
+    task = jax.ShapeDtypeStruct(x.shape[:1], jnp.int32)
+    made = outputs_by_example(setup.apply_fn, net, model_state, x, task, key)
+    return layer.name in made
 
 
 def _reading(apply_fn: ApplyFn, layer: LayerSpec, features: jax.Array) -> ApplyFn:

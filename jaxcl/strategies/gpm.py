@@ -33,6 +33,9 @@ from jaxcl.strategies._projection import (
 from jaxcl.transforms import project_out
 from jaxcl.types import LayerSpec, Setup, TaskData
 
+_CHUNK = 1000
+"""Examples at once, where a task's inputs are projected."""
+
 
 class GPMState(NamedTuple):
     """The basis of each projected layer and its size, by layer name."""
@@ -61,7 +64,7 @@ def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
         x = batch.x.reshape(-1, d)
         return x - jnp.matmul(x, projector, precision=EXACT)
 
-    return of_all(data, without)
+    return of_all(data, without, _CHUNK)
 
 
 @checked

@@ -50,7 +50,7 @@ def sensitivity(
       task: int32[] the current task.
       key: chooses the examples.
       samples: at most this many examples; all if the task has fewer.
-      chunk: examples in one backward pass.
+      chunk: examples in one backward pass; a convolution holds the gradient of each.
 
     Returns:
       A tree like ``net``.
@@ -89,7 +89,7 @@ def mas(
       setup: the run's `Setup`.
       strength: λ ≥ 0; 0 is fine-tuning.
       samples: examples per task for Ω.
-      chunk: examples whose gradients are held in memory at once.
+      chunk: examples in one backward pass; a convolution holds the gradient of each.
 
     Returns:
       A `Strategy` with a `MASState`.

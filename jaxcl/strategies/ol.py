@@ -167,7 +167,7 @@ def ol(
         found = OLState({}, {})
         for s in stages:
             y = output_of(s, params.net, out.taps)
-            value = orthogonal_loss(y, norm=norm, of=of, weight=weight)
+            value = orthogonal_loss(wide(y), norm=norm, of=of, weight=weight)
             zero = (y.reshape(n, -1) == 0).all(1)
             found.loss[s.layer.name] = value.astype(jnp.float32)
             dead = jnp.sum(zero * weight) / weight.sum()
