@@ -27,7 +27,8 @@ from jaxcl.benchmark import Variant, base, finish, variant
 METHODS = {
     # Clipped: where the penalty is steep, a plain SGD step is too long and diverges.
     # Chosen on validation data of two other seeds: the strength from 1, 3, 10, 15, 20,
-    # 30 and 100 at a clip of 10, then the clip from 1, 3, 10 and 100 at that strength.
+    # 30 and 100 at a clip of 10, then the clip from 1, 3, 10 and 100 at that strength;
+    # `sweep` has the coarser grid that a search begins with.
     # The separate form (online=False; strengths 1, 10, 100) is worse, and so are the
     # exact and the sampled Fisher.
     "ewc": {
@@ -158,7 +159,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def sweep() -> dict[str, dict[str, tuple]]:
-    """Strengths, with two seeds that no result uses."""
+    """Strengths, and clips of EWC, with two seeds that no result uses."""
     seeds = {"seeds": ((10, 11),)}
     ewc = {
         "method.strength": (1.0, 3.0, 10.0, 30.0, 100.0),

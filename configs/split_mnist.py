@@ -85,7 +85,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 
 def sweep() -> dict[str, dict[str, tuple]]:
-    """Strengths over decades, with two seeds that no result uses."""
+    """Strengths, most over decades, with two seeds that no result uses."""
     seeds = {"seeds": ((100, 101),)}
     decades = tuple(10.0**k for k in range(-1, 10, 2))
     return {

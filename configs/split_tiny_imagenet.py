@@ -1,7 +1,7 @@
 r"""Split Tiny-ImageNet, ten tasks of twenty classes, a head each, 64 × 64 pixels.
 
 The network, the training and every method's settings are those of `split_cifar100`,
-with half as many epochs.
+with half as many epochs and twice the memory for replay.
 
     python -m experiments.compare --config=configs/split_tiny_imagenet.py
 

@@ -48,11 +48,6 @@ from .runs.landscape import Tasks, grid_of, measure, moments, require_alike, tas
 from .runs.opened import Run
 
 ROWS = ("bp", "ewc", "gpm", "joint")
-CHUNK = 500  # images per forward pass
-MARGIN = 0.15  # around all that is drawn, as a share of the longer side
-SAVE_EVERY = 10.0  # seconds
-FEW = 20  # images that networks are compared on
-ALIKE = 1e-3  # allowed difference of logits, as a share of the largest one
 
 
 def walks_of(

@@ -3,8 +3,8 @@
     def ewc(setup, *, strength: NonNegative, fisher: Annotated[str, OneOf(FISHERS)])
 
 `checked` checks a function's keyword arguments against its annotations, and
-`require_fields` an object's fields; both name the value and what is allowed. A new
-field needs no check, only an annotation.
+`jaxcl.fields.require_fields` an object's fields; both name the value and what is
+allowed. A new field needs no check, only an annotation.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def report(claim: Claim, setting: str, outcomes: Outcomes) -> Report:
     """The state of a claim, from the runs that are finished.
 
     Returns:
-      Plain dicts, lists, numbers and None; numbers are rounded to 4 decimals, so that
+      Plain dicts, lists, numbers and None; numbers are rounded, so that
       the same runs give the same file.
     """
     verdict, answers = decide.judge(claim, outcomes)

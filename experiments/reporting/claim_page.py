@@ -201,7 +201,7 @@ def interval(ends: Sequence[float | None]) -> str:
 
 
 def claimed(ends: Sequence[float | None]) -> str:
-    """The claimed range in words: "> 2", "< −5", "within −5 and 5"."""
+    """The claimed range in words: "> 2", "< −5", "between -5 and 5"."""
     low, high = ends
     if low is None:
         return f"< {plain(high)}"

@@ -21,7 +21,7 @@ from .opened import Run
 
 CHUNK = 500  # images per forward pass
 FEW = 20  # images that networks are compared on
-ALIKE = 1e-3  # allowed difference of logits, as a share of the largest one
+ALIKE = 1e-3  # allowed difference of logits, as a share of 1 + the largest one
 MARGIN = 0.15  # around all that is drawn, as a share of the longer side
 SAVE_EVERY = 10.0  # seconds
 

@@ -135,7 +135,8 @@ def member(file: zipfile.ZipFile, path: str, most: int) -> bytes:
     """Reads a file of an archive, if it has at most `most` bytes.
 
     Raises:
-      DataError: the file is larger, or says so; at most `most` was decompressed.
+      DataError: the file is larger, or says so; a byte more than `most` was
+        decompressed at most.
     """
     size = file.getinfo(path).file_size
     with file.open(path) as stream:

@@ -1,6 +1,6 @@
 """Makes an Equinox model into a pure function that also returns each layer's input.
 
-The model takes one example and is vmapped. Its Linear and Conv2d modules are replaced
+The model takes one example and is vmapped. Its Linear and Conv modules are replaced
 by modules that compute through the primitive of `jaxcl.nn.tagged`, which handles them
 outside the vmap, with the whole batch.
 """

@@ -64,7 +64,7 @@ def hat(
 
       L = L_task + λ Σ a (1 − u) / Σ (1 − u)                    over all layers jointly
       Δθ_ij = m_ij · Δθ_ij of the optimizer;  a bias and a first layer have 1 − u_j
-      ∂L/∂e ← ∂L/∂e · (s_max/s) (cosh(clip(s e, ±50)) + 1)/(cosh(e) + 1);  |e| ≤ 6
+      ∂L/∂e ← ∂L/∂e · (s_max/s) (cosh(clip(s e, ±50)) + 1)/(cosh(e) + 1);  |e| ≤ bound
 
     Only the task's row of the embeddings moves, and only the task's columns of the
     head. The validation loss has the same regulariser, with the gates at s_max.
@@ -83,8 +83,8 @@ def hat(
     before it.
 
     Args:
-      setup: the run's `Setup`. Needs ``layers`` with known wiring, ``heads``, outputs
-        that no two tasks share, and a Flax Linen model.
+      setup: the run's `Setup`. Needs ``layers`` with known wiring, ``heads``, and
+        outputs that no two tasks share.
       s_max: the slope of the gates at the end of an epoch and at evaluation, > 0.
       strength: λ ≥ 0, the price of units that are still free.
       bound: embeddings are kept within ±bound, > 0.

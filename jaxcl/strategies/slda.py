@@ -131,7 +131,7 @@ def random_features(
     Source: McDonnell et al., RanPAC, NeurIPS 2023, https://arxiv.org/abs/2307.02251,
     and Prabhu et al., RanDumb, 2024, https://arxiv.org/abs/2402.08823.
 
-    Differs from RanPAC, which has ReLU and a normal P of variance 1 too, in the head:
+    Differs from RanPAC, which has ReLU too and a normal P of variance 1, in the head:
     RanPAC's is ridge regression to one-hot classes, with a strength chosen again on
     each task. Differs from RanDumb, which has this head, in the features and in the
     shrinkage: RanDumb's features are cosines with random phases that approximate a

@@ -58,7 +58,7 @@ def run(
         damaged one is set aside, with a warning, and the one before it is used. No
         other process may use the folder. None saves nothing.
       save_every: seconds.
-      stop: called after each epoch; True saves and raises `Interrupted`.
+      stop: called after each epoch and task; True saves and raises `Interrupted`.
       mesh: where seeds run; by default on all devices.
       programs: of `jaxcl.training.programs.make_programs` for this problem and mesh, so
         that several runs of it in one process are compiled once; by default new ones.
