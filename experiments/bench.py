@@ -5,9 +5,9 @@ python -m experiments.bench [--cases=mlp10,alexnet] [--rounds=5] [--out=FILE.jso
 Every case but ``conv``, a convolution alone, runs the same functions as
 `experiments.run`, on random images of the data set's shape, in its third task. The
 cases are timed in alternating rounds. Printed are medians in µs per step and seed, with
-the ratios to BP with five seeds and to PyTorch in the same rounds. The work of a method at a task's end is timed per minibatch of the
-examples that it reads there; this compares with one step of BP, which computes one
-gradient over as many examples.
+the ratios to BP with five seeds and to PyTorch in the same rounds. The work of a method
+at a task's end is timed per minibatch of the examples that it reads there; this
+compares with one step of BP, which computes one gradient over as many examples.
 """
 
 from __future__ import annotations
