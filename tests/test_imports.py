@@ -15,7 +15,7 @@ FLOORS = [
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
     ("assembly",),
     ("hooks", "setup"),
-    ("strategies", "data"),
+    ("strategies", "data", "tasks"),
     ("training",),
     ("fields",),
     ("benchmark",),
