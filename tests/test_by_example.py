@@ -61,6 +61,13 @@ def two_parts(net, x):
     return jaxcl.nn.dense(h * net["k"]["scale"], net["k"]["k"], name="head")
 
 
+def bias_before(net, x):
+    """A parameter named as the head layer's bias, but before that layer."""
+    h = jnp.tanh(jaxcl.nn.dense(x.mean(1), net["w"], name="hidden"))
+    head = net["k"]
+    return jaxcl.nn.dense(h + head["bias"], head["kernel"], name="head")
+
+
 def flat_head(net, x):
     """The head reads [T·B, D], step after step."""
     h = jnp.tanh(jaxcl.nn.dense(x, net["w"], name="hidden"))
@@ -79,6 +86,7 @@ FUNCTIONS = {
     two_views: NET,
     prototypes: {"p": draw(4, 5), "w": draw(5, 7), "k": draw(5, 7)},
     two_parts: {"w": draw(5, 7), "k": {"scale": 1 + draw(7), "k": draw(7, 4)}},
+    bias_before: {"w": draw(5, 7), "k": {"bias": draw(7), "kernel": draw(7, 4)}},
     flat_head: NET,
     tripled_bias: NET | {"bias": draw(7)},
 }

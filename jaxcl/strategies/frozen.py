@@ -142,7 +142,9 @@ def _readable(setup: Setup) -> LayerSpec | None:
 
 def _reads_alone(setup: Setup, layer: LayerSpec, net: PyTree, model_state) -> bool:
     """Whether the classifier is a layer and no more, and has a row for each example."""
-    own = {layer.path, layer.bias_path or (*layer.path[:-1], "bias")}
+    own = {layer.path}
+    if layer.bias:
+        own.add(layer.bias_path or (*layer.path[:-1], "bias"))
     paths = {leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)}
     if any(starts_with(path, setup.heads) for path in paths - own):
         return False
