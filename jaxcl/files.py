@@ -65,6 +65,18 @@ def sweep(folder: Path) -> None:
             left.unlink(missing_ok=True)
 
 
+def tidy(folder: Path) -> None:
+    """Removes what a killed process left in a folder that no process uses.
+
+    These are half-written files and its lock. A folder that is in use, or that cannot
+    be written, stays as it is.
+    """
+    if not (folder / LOCK_NAME).exists() and not any(folder.rglob(".*.tmp*")):
+        return
+    with contextlib.suppress(InUse, OSError), Lock(folder):
+        sweep(folder)
+
+
 class InUse(RuntimeError):
     """Another process works in the folder; the message says which."""
 

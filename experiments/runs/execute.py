@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxcl import files
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem, validate
 from jaxcl.training.programs import trace
@@ -85,7 +86,8 @@ def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Resul
     Args:
       config: of one row.
       workdir: made if absent. A folder with another config's run is refused; a folder
-        with a finished run of this config is left unchanged.
+        with a finished run of this config is left unchanged, except that what a killed
+        process left there is removed.
       strict: refuses a state that other code or other versions have made.
 
     Returns:
@@ -130,6 +132,9 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
         before = [_whole(part) for part in parts]
         found = [result for result in before if result is not None]
         if len(found) == many:
+            # Its process may have been killed after the result, before it cleaned up.
+            for folder in (*(p.workdir for p in parts), job.checkpoints):
+                files.tidy(folder)
             show.show(Started(tasks, 0, True))
             return found
         recorders = [

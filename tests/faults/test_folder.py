@@ -361,6 +361,21 @@ def test_leftovers_of_killed_writers_are_swept(quick, tmp_path):
     assert not {name for name in names if name.startswith(".")}
 
 
+def test_a_process_killed_after_the_result_leaves_nothing_behind(quick, tmp_path):
+    execute(quick(), tmp_path)
+    wanted = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    for name in (".lock", "checkpoints/.lock", ".matrix.npy.123.tmp"):
+        (tmp_path / name).write_text("")
+    with files.Lock(tmp_path / "checkpoints"):  # in use: is left alone
+        execute(quick(), tmp_path)
+        assert (tmp_path / "checkpoints" / ".lock").exists()
+        assert not (tmp_path / ".lock").exists()
+    (tmp_path / "checkpoints" / ".lock").write_text("")
+    execute(quick(), tmp_path)
+    left = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    assert left == wanted
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "matrix.npy", "result.json"])
 def test_a_full_disk_is_one_line_and_nothing_is_lost(
     quick, tmp_path, monkeypatch, whole, name
