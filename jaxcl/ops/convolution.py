@@ -7,6 +7,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
+from jaxcl.ops import runs
 from jaxcl.types import Padding
 
 
@@ -52,11 +53,7 @@ def patches(
       ValueError: the window is larger than the image.
     """
     (kh, kw), (sh, sw) = window, strides
-    top, bottom = pads(x.shape[1], kh, sh, padding)
-    left, right = pads(x.shape[2], kw, sw, padding, 1)
-    if top or bottom or left or right:
-        x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    _require_room(x, window)
+    x = _padded(x, window, strides, padding)
     height = (x.shape[1] - kh) // sh + 1
     width = (x.shape[2] - kw) // sw + 1
     return jnp.concatenate(
@@ -67,6 +64,18 @@ def patches(
         ],
         axis=-1,
     )
+
+
+def _padded(
+    x: jax.Array, window: tuple[int, int], strides: tuple[int, int], padding: Padding
+) -> jax.Array:
+    """The image with zeros around it, so that the convolution is a VALID one."""
+    top, bottom = pads(x.shape[1], window[0], strides[0], padding)
+    left, right = pads(x.shape[2], window[1], strides[1], padding, 1)
+    if top or bottom or left or right:
+        x = jnp.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    _require_room(x, window)
+    return x
 
 
 def _require_room(x: jax.Array, window: tuple[int, int]) -> None:
@@ -88,8 +97,9 @@ def convolve(
 ) -> jax.Array:
     """Convolution as matrix products, forward and backward.
 
-    y = patches(x) K; dK = patches(x)ᵀ dy; dx is `input_gradient`'s, which the compiler
-    leaves out if nothing needs it, as in a network's first layer.
+    y = patches(x) K; dK = patches(x)ᵀ dy, or with `runs` of several windows for patches
+    where that is faster; dx is `input_gradient`'s, which the compiler leaves out if
+    nothing needs it, as in a network's first layer.
 
     Args:
       x: [B, H, W, C].
@@ -100,8 +110,19 @@ def convolve(
     Returns:
       [B, H', W', O].
     """
+    q = _columns(x, kernel, strides, padding)
+    if q > 1:
+        image = _padded(x, kernel.shape[:2], strides, padding)
+        return runs.convolve(image, kernel, strides, q)
     p = patches(x, kernel.shape[:2], strides, padding)
     return p @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _columns(x, kernel, strides, padding) -> int:
+    """The number of the result's columns that one row of the product gives."""
+    kw, sw = kernel.shape[1], strides[1]
+    width = x.shape[2] + sum(pads(x.shape[2], kw, sw, padding, 1))
+    return runs.columns(kernel.shape, (width - kw) // sw + 1)
 
 
 def _convolve_fwd(x, kernel, strides, padding):
@@ -110,7 +131,12 @@ def _convolve_fwd(x, kernel, strides, padding):
 
 def _convolve_bwd(strides, padding, residuals, dy):
     x, kernel = residuals
-    dk = kernel_gradient(patches(x, kernel.shape[:2], strides, padding), dy, kernel)
+    q = _columns(x, kernel, strides, padding)
+    if q > 1:
+        image = _padded(x, kernel.shape[:2], strides, padding)
+        dk = runs.kernel_gradient(image, dy, kernel.shape, strides, q)
+    else:
+        dk = kernel_gradient(patches(x, kernel.shape[:2], strides, padding), dy, kernel)
     return input_gradient(x, kernel, dy, strides, padding), dk
 
 
@@ -218,13 +244,19 @@ def max_pool(x: jax.Array, size: int = 2) -> jax.Array:
 
 def _max_pool_fwd(x, size):
     height, width = (n // size * size for n in x.shape[1:3])
-    best = x[:, :height:size, :width:size]
+    b, c = len(x), x.shape[3]
+    tiles = x[:, :height, :width]
+    tiles = tiles.reshape(b, height // size, size, width // size, size, c)
+    # As a reduction: XLA computes elementwise maxima anew for each reader, such as each
+    # slice of the next convolution.
+    best = tiles.max(axis=(2, 4))
+    so_far = x[:, :height:size, :width:size]
     winner = jnp.zeros(best.shape, jnp.int8)
     for index in range(1, size * size):
         i, j = divmod(index, size)
         rival = x[:, i:height:size, j:width:size]
-        winner = jnp.where(rival > best, jnp.int8(index), winner)
-        best = jnp.maximum(best, rival)
+        winner = jnp.where(rival > so_far, jnp.int8(index), winner)
+        so_far = jnp.maximum(so_far, rival)
     return best, (winner, x)
 
 
