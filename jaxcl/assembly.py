@@ -130,13 +130,14 @@ def require_logits(
         out = jax.eval_shape(run, *args)
     except TypeError as error:
         raise ValueError(
-            f"{name} cannot be called as a model is, (net, x) for a plain function, "
-            f"(x) or (x, key=...) for a module, on inputs {list(example.shape)}: "
-            f"{error}"
+            f"{name} fails on inputs {list(example.shape)}: {error} (a model is called "
+            "with (net, x) if it is a plain function, with (x) or (x, key=...) if it is "
+            "a module)"
         ) from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != num_outputs:
         got = jax.tree.map(jnp.shape, out) if shape is None else list(shape)
         raise ValueError(
-            f"{name} has to give logits [B, {num_outputs}], it gives {got}"
+            f"{name} has to give logits [B, {num_outputs}], on inputs "
+            f"{list(example.shape)} it gives {got}"
         )

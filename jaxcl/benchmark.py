@@ -11,6 +11,7 @@ Needs ml_collections, as the commands do; ``import jaxcl`` does not import it.
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -149,10 +150,12 @@ def variant(argument: str, names: Iterable[str] = ()) -> tuple[str, str]:
         elif strategies.is_row(part) and not row:
             row = part
         else:
+            near = difflib.get_close_matches(part, (*METHODS, *names), 1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"config argument {argument!r}: {part!r} is no row "
                 f"({', '.join(METHODS)}, or an import path 'package.module:factory') "
-                f"and no variant ({', '.join(names) or 'this file has none'})"
+                f"and no variant ({', '.join(names) or 'this file has none'}){meant}"
             )
     return row or "bp", chosen
 

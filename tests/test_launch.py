@@ -169,6 +169,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
             "config.optimizer.lr must be a number, got None",
         ),
         (["--config=configs/digits.py:nosuch"], "'nosuch' is no row (bp, bp_star"),
+        (["--config=configs/digits.py:ecw"], "did you mean 'ewc'?"),
         (["--config=configs/nosuch.py"], "configs/nosuch.py"),
         (["--config=configs/digits.py", "--nosuch=1"], "nosuch"),
         (["--config=configs/digits.py", "stray"], "'stray'"),

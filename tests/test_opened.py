@@ -118,7 +118,11 @@ def test_what_was_not_kept_is_said(hat_run, tmp_path):
         run.weights(3, 0, epoch=2)
     with pytest.raises(ValueError, match="'all'"):
         run.data(3, 0, "all")
-    with pytest.raises(FileNotFoundError, match="no run's folder"):
+    with pytest.raises(FileNotFoundError, match="no run's folder$"):
+        jaxcl.load_run(tmp_path)
+    (tmp_path / "er").mkdir()
+    (tmp_path / "er" / "config.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="these in it are: er"):
         jaxcl.load_run(tmp_path)
 
 

@@ -78,21 +78,21 @@ def test_progress_is_of_healthy_seeds(capsys):
 
 
 def test_one_class_per_task_is_a_warning():
-    def stream(scenario):
-        scenarios.make_stream(
-            small_source(),
-            (0,),
-            kind="split",
-            scenario=scenario,
-            num_tasks=3,
-            classes_per_task=1,
+    def stream(scenario, **cut):
+        return scenarios.make_stream(
+            small_source(), (0,), kind="split", scenario=scenario, **cut
         )
 
-    with pytest.warns(UserWarning, match="one class per task.* 100 %"):
-        stream("task")
+    cut = {"num_tasks": 3, "classes_per_task": 1}
+    with pytest.warns(UserWarning, match="every task: one class.* 100 %"):
+        stream("task", **cut)
+    # Left over: six classes in four tasks are 2, 2, 1, 1.
+    cut = {"num_tasks": 4, "task_classes": ((0, 1), (2, 3), (4,), (5,))}
+    with pytest.warns(UserWarning, match="task 3, 4: one class.* 100 %"):
+        assert any("task 3, 4" in note for note in stream("task", **cut).notes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        stream("class")
+        stream("class", **cut)
 
 
 def test_a_healthy_run_makes_no_nan(tmp_path):

@@ -40,7 +40,7 @@ class Run:
         file = workdir / results.CONFIG_NAME
         if not file.is_file():
             raise FileNotFoundError(
-                f"{file}: no such file; {workdir} is no run's folder"
+                f"{file}: no such file; {workdir} is no run's folder{_runs_in(workdir)}"
             )
         self.config = configs.from_json(read_json(file))
         self.problem = configs.problem(self.config)
@@ -196,6 +196,12 @@ class Run:
             raise ValueError(
                 f"task must lie in {least}..{self.num_tasks - 1}, got {task}"
             )
+
+
+def _runs_in(folder: Path) -> str:
+    """The runs' folders in a folder of `compare`, for a message."""
+    found = sorted(f.parent.name for f in folder.glob(f"*/{results.CONFIG_NAME}"))
+    return f", but these in it are: {', '.join(found)}" if found else ""
 
 
 def load_run(workdir: str | Path) -> Run:

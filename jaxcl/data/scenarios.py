@@ -128,12 +128,7 @@ def make_stream(
     noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
     require_augment(augment, shape)
-    if scenario == "task" and max(sizes) == 1:
-        warnings.warn(
-            "one class per task and a head per task leave nothing to tell apart: every "
-            "accuracy will be 100 %",
-            stacklevel=2,
-        )
+    notes = [*source.notes, *_one_class(scenario, sizes)]
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
 
     views = [
@@ -170,9 +165,23 @@ def make_stream(
         scale=float(source.max_value),
         mean=_per_channel("mean", source.mean if mean is None else mean, shape),
         std=_per_channel("std", source.std if std is None else std, shape),
-        notes=source.notes,
+        notes=tuple(notes),
         augment=augment,
     )
+
+
+def _one_class(scenario: str, sizes: Sequence[int]) -> list[str]:
+    """Warns of tasks of one class that have a head of their own."""
+    alone = [str(task) for task, size in enumerate(sizes, 1) if size == 1]
+    if scenario != "task" or not alone:
+        return []
+    which = "every task" if len(alone) == len(sizes) else f"task {', '.join(alone)}"
+    told = (
+        f"{which}: one class and a head of its own leave nothing to tell apart: the "
+        "accuracy is 100 %, untrained too, and is part of all averages"
+    )
+    warnings.warn(told, stacklevel=3)
+    return [told]
 
 
 def _require_source(source: Source) -> None:
