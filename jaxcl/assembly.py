@@ -131,8 +131,8 @@ def require_logits(
     except TypeError as error:
         raise ValueError(
             f"{name} fails on inputs {list(example.shape)}: {error} (a model is called "
-            "with (net, x) if it is a plain function, with (x) or (x, key=...) if it is "
-            "a module)"
+            "with (net, x) if it is a plain function, and with (x) or (x, key=...) if "
+            "it is a module)"
         ) from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != num_outputs:

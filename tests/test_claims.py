@@ -1,5 +1,6 @@
 """Claims: verdicts, choices, keys, pages; the command, interrupted and resumed."""
 
+import itertools
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from experiments.claims.claim import (
 from experiments.claims.keys import key_of
 from experiments.claims.pages import RECORDED, write
 from experiments.claims.report import report
-from experiments.claims.streams import CHART, FIRST_SEED, chart_run, small
+from experiments.claims.streams import CHART, FIRST_SEED, chart_run, choice, small
 from experiments.claims.table import CLAIMS
 from experiments.reporting import claim_page, results_page
 from experiments.runs import results
@@ -382,6 +383,20 @@ def test_three_kills_leave_the_same_claim(tmp_path):
     out, _ = again.communicate(timeout=300)
     assert again.returncode == 0 and "epoch 1/" not in out, out
     assert lines(tmp_path / "whole") == total
+
+
+@pytest.mark.parametrize("tasks, groups", [(30, [3, 30]), (10, [3, 10]), (2, [2])])
+def test_the_tasks_that_chose_the_settings_are_reported_apart(tasks, groups):
+    last = np.tile(np.arange(tasks) / tasks, (5, 1))
+    outcome = make_outcome("bp", last)
+    run = outcome.run._replace(choice=choice("toy", "bp"))
+    found = report(CLAIMS["chart"], "toy", {"bp": outcome._replace(run=run)})
+    parts = found["runs"][0]["acc_of_tasks"]
+    assert [part["tasks"][1] for part in parts] == groups
+    means = [np.arange(a, b).mean() for a, b in itertools.pairwise([0, *groups])]
+    assert [part["acc_mean"] for part in parts] == pytest.approx(
+        [100 * mean / tasks for mean in means], abs=1e-4
+    )
 
 
 def test_an_unknown_claim_is_one_line(commands, tmp_path):

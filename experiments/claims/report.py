@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from .claim import Claim, Effect, Outcome, Outcomes
 
 Report = dict[str, Any]
 
-GROUPS = ((0, 3), (3, 10))
-"""The tasks that settings were chosen on, and the others: reported separately."""
+CHOSEN_ON = 3
+"""The number of tasks that settings were chosen on; they are reported apart."""
 
 
 def report(claim: Claim, setting: str, outcomes: Outcomes) -> Report:
@@ -85,7 +86,8 @@ def _run(outcome: Outcome) -> Report:
     result, run = outcome.result, outcome.run
     acc = decide.accuracy(result)
     tasks = len(result.task_names)
-    parts = [(a, min(b, tasks)) for a, b in GROUPS if a < tasks] if run.choice else []
+    cut = (0, min(CHOSEN_ON, tasks), tasks)
+    parts = [(a, b) for a, b in pairwise(cut) if a < b] if run.choice else []
     return {
         "name": run.name,
         "label": run.label,
