@@ -9,7 +9,7 @@ import pytest
 from jaxcl import losses, transforms
 from jaxcl.nn.layers import Dropout
 from jaxcl.ops import gates
-from jaxcl.ops.convolution import max_pool
+from jaxcl.ops.pooling import max_pool
 
 
 def sigma(x):

@@ -12,7 +12,7 @@ import pytest
 import jaxcl
 from jaxcl.heads import cross_entropy, hold_still, outputs_of, scenario_mask
 from jaxcl.nn import capture, inspection, layers, models
-from jaxcl.ops import convolution
+from jaxcl.ops import pooling
 from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies import hat
 from jaxcl.training.plan import Plan
@@ -31,7 +31,7 @@ class ConvDense(nn.Module):
 
     @nn.compact
     def __call__(self, x, task, train):
-        x = nn.relu(convolution.max_pool(layers.Conv(3, (3, 3), name="conv")(x)))
+        x = nn.relu(pooling.max_pool(layers.Conv(3, (3, 3), name="conv")(x)))
         x = nn.relu(layers.Dense(5, name="dense")(x.reshape(len(x), -1)))
         return layers.Dense(OUTPUTS, name="head")(x)
 

@@ -9,7 +9,7 @@ import pytest
 from jaxcl.nn import capture, inspection, layers
 from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.nn.models import MLP, AlexNet, ResNet18
-from jaxcl.ops import convolution, runs
+from jaxcl.ops import convolution, pooling, runs
 
 
 def lax_conv(x, kernel, strides, padding):
@@ -140,11 +140,11 @@ def test_patches_times_kernel_is_the_convolution_and_channel_first_is_not():
 def test_pooling_commutes_with_relu_and_dropout():
     x = jax.random.normal(jax.random.key(0), (4, 7, 7, 3))
     kept = jax.random.bernoulli(jax.random.key(1), 0.6, x.shape)
-    late = nn.relu(convolution.max_pool(jnp.where(kept, x, 0)))
-    early = convolution.max_pool(jnp.where(kept, nn.relu(x), 0))
+    late = nn.relu(pooling.max_pool(jnp.where(kept, x, 0)))
+    early = pooling.max_pool(jnp.where(kept, nn.relu(x), 0))
     np.testing.assert_array_equal(late, early)
     np.testing.assert_array_equal(
-        convolution.max_pool(x), nn.max_pool(x, (2, 2), (2, 2), "VALID")
+        pooling.max_pool(x), nn.max_pool(x, (2, 2), (2, 2), "VALID")
     )
 
 
@@ -160,9 +160,7 @@ def test_pooling_gradient_goes_to_the_winner(size, side):
         window = x[b, p * size : (p + 1) * size, q * size : (q + 1) * size, c]
         i, j = np.unravel_index(window.argmax(), window.shape)
         expected[b, p * size + i, q * size + j, c] = dy[b, p, q, c]
-    pull = jax.jit(
-        lambda x, dy: jax.vjp(lambda v: convolution.max_pool(v, size), x)[1](dy)
-    )
+    pull = jax.jit(lambda x, dy: jax.vjp(lambda v: pooling.max_pool(v, size), x)[1](dy))
     np.testing.assert_array_equal(pull(x, dy)[0], expected)
 
 
@@ -170,9 +168,9 @@ def test_pooling_passes_a_nan_on_and_refuses_windows_it_cannot_index():
     for place in np.ndindex(2, 2):
         x = np.zeros((1, 2, 2, 1), np.float32)
         x[0][place] = np.nan
-        assert jnp.isnan(convolution.max_pool(x)).all()
+        assert jnp.isnan(pooling.max_pool(x)).all()
     with pytest.raises(ValueError, match=r"size must be in \[1, 11\], got 12"):
-        convolution.max_pool(jnp.zeros((1, 24, 24, 1)), 12)
+        pooling.max_pool(jnp.zeros((1, 24, 24, 1)), 12)
 
 
 @pytest.mark.parametrize("shape", [(41, 101, 17), (70_001,), (3, 5), (1,), (0,)])

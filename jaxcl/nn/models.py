@@ -16,7 +16,7 @@ import jax
 
 from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.nn.layers import NORMS, STARTS, Checked, Conv, Dense, Dropout, Norm
-from jaxcl.ops.convolution import max_pool
+from jaxcl.ops.pooling import max_pool
 from jaxcl.schema import Count, OneOf, Part, Positive
 
 Norms = Annotated[str, OneOf(NORMS)]
