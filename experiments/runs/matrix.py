@@ -30,18 +30,21 @@ class MatrixFile:
           accuracy: [S, T, T], measured up to ``task``.
           task: the last one trained, from 0.
         """
-        rows = np.ascontiguousarray(accuracy[:, : task + 1].swapaxes(0, 1), np.float32)
         if task < self._rows:
             return
-        if self._rows == task > 0:
+        appended = self._rows == task > 0
+        new = accuracy[:, task if appended else 0 : task + 1]
+        rows = np.ascontiguousarray(new.swapaxes(0, 1), np.float32)
+        header = _header((task + 1, *rows.shape[1:]))
+        if appended:
             with self.file.open("r+b") as stream:
                 stream.seek(0, os.SEEK_END)
-                stream.write(rows[-1].tobytes())
+                stream.write(rows.tobytes())
                 stream.flush()
                 stream.seek(0)
-                stream.write(_header(rows.shape))
+                stream.write(header)
         else:
-            files.write_whole(self.file, _header(rows.shape) + rows.tobytes())
+            files.write_whole(self.file, header + rows.tobytes())
         self._rows = task + 1
 
 

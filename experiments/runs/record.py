@@ -100,7 +100,7 @@ class Recorder:
             if isinstance(event, Started):
                 config, at = self.part.config, self._log.epochs
                 self._writers = writers.opened(config, self.part.workdir, at)
-            elif new:
+            elif new and self._writers:
                 values = writers.scalars_of(event, self.part.config.seeds)
                 for writer in self._writers:
                     writer.scalars(self._log.epochs, values)
