@@ -10,7 +10,8 @@ weights; BP*: from those with the best validation accuracy).
 
 ``chart`` is the network of `experiments.claims`: quarter width, no normalisation,
 dropout 0 / .3, SGD with momentum .9 (Nesterov) and weight decay 5e-4, and a cosine
-schedule over the 20 epochs of each task. It takes 20 minutes per row on two cores.
+schedule over the 20 epochs of each task. A row with its trials takes two cores up to an
+hour, BP** less than half of that.
 
 The whole setting needs an accelerator: a step takes 110 ms per seed on two cores, and a
 task takes about 10,000 steps. ``fast`` (three tasks, 500 images each, quarter width,

@@ -66,15 +66,17 @@ def sweep(folder: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Removes what a killed process left in a folder that no process uses.
+    """Removes what killed processes left under a folder, where no process uses it.
 
-    These are half-written files and its lock. A folder that is in use, or that cannot
-    be written, stays as it is.
+    These are locks and half-written files. What is in use, or cannot be written, stays
+    as it is.
     """
-    if not (folder / LOCK_NAME).exists() and not any(folder.rglob(".*.tmp*")):
-        return
-    with contextlib.suppress(InUse, OSError), Lock(folder):
-        sweep(folder)
+    for lock in [*folder.rglob(LOCK_NAME)]:
+        with contextlib.suppress(InUse, OSError), Lock(lock.parent):
+            pass  # releasing it removes the file
+    if any(folder.rglob(".*.tmp*")):
+        with contextlib.suppress(InUse, OSError), Lock(folder):
+            sweep(folder)
 
 
 class InUse(RuntimeError):

@@ -33,6 +33,7 @@ from jaxcl.testing import small_problem, small_source  # noqa: E402
 from jaxcl.training import protocol  # noqa: E402
 from jaxcl.training.fingerprint import fingerprint  # noqa: E402
 from jaxcl.training.problem import Problem  # noqa: E402
+from tests import in_process  # noqa: E402
 from tests.commands import Server  # noqa: E402
 
 # A trace creates very many objects. Repeated searches of the garbage collector among
@@ -80,6 +81,14 @@ def problem():
         return small_problem(make_strategy or by_name, **options)
 
     return build
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """``(name, *arguments) -> (status, output, errors)``, run in this process."""
+    monkeypatch.setattr("experiments.launch.prepare_jax", lambda: None)
+    monkeypatch.chdir(in_process.ROOT)
+    return functools.partial(in_process.run, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -1,37 +1,15 @@
 """Every wrong input gives one line that names value and rule; nothing is written."""
 
-import contextlib
-import io
 import json
 import os
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import launch
 from tests import wrong_inputs
+from tests.in_process import RESULT, ROOT, refused
 
-ROOT = Path(__file__).parent.parent
-RESULT = {
-    "config_name": "digits",
-    "row": "bp",
-    "scenario": "task",
-    "seeds": [0],
-    "status": ["ok"],
-    "matrix": [[[0.5]]],
-    "baseline": [[0.5]],
-    "task_names": ["one"],
-    "tasks_done": 1,
-    "steps": 3,
-    "wall_s": 1.0,
-    "device": "cpu",
-    "versions": {},
-}
 BASE = "from jaxcl.benchmark import base, finish, variant\nfrom configs import digits\n"
 CONFIGS = {
     "syntax": "def get_config(:\n",
@@ -99,49 +77,8 @@ def given(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def command(monkeypatch):
-    """Runs a command in this process; gives its exit status and what it printed."""
-    monkeypatch.setattr(launch, "prepare_jax", lambda: None)
-    monkeypatch.chdir(ROOT)
-
-    def run(name, *arguments):
-        out, err = io.StringIO(), io.StringIO()
-        known = set(flags.FLAGS)
-        monkeypatch.setattr(sys, "argv", [f"experiments.{name}", *arguments])
-        saved = flagsaver.save_flag_values()
-        sys.modules.pop("config_config", None)  # the last command's config file
-        status = 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            try:
-                package = name in ("claims",)
-                runpy.run_module(
-                    f"experiments.{name}{'.__main__' if package else ''}",
-                    run_name="__main__",
-                    alter_sys=True,
-                )
-            except SystemExit as end:
-                status = end.code
-            finally:
-                for flag in set(flags.FLAGS) - known:
-                    delattr(flags.FLAGS, flag)
-                flagsaver.restore_flag_values(saved)
-        return status or 0, out.getvalue(), err.getvalue()
-
-    return run
-
-
 def tree(folder):
     return {p: p.read_bytes() if p.is_file() else b"" for p in folder.rglob("*")}
-
-
-def refused(ended, *said):
-    status, out, err = ended
-    lines = err.strip().splitlines()
-    assert status == 2 and len(lines) == 1, err[-400:] or out[-100:]
-    assert lines[0].startswith("error: ") and not out
-    for words in said:
-        assert words in lines[0], lines[0]
 
 
 @pytest.mark.parametrize("wrong", wrong_inputs.FIELDS, ids=str)

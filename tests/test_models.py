@@ -9,7 +9,7 @@ import pytest
 from jaxcl.nn import capture, inspection, layers
 from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.nn.models import MLP, AlexNet, ResNet18
-from jaxcl.ops import convolution, pooling, runs
+from jaxcl.ops import convolution, pooling, strips
 
 
 def lax_conv(x, kernel, strides, padding):
@@ -42,7 +42,7 @@ def test_convolution_and_both_gradients(window, strides, padding):
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3), (1, 2)])
 @pytest.mark.parametrize("window", [(3, 3), (2, 5), (1, 2)])
-def test_runs_of_several_windows_give_the_same_convolution(window, strides):
+def test_strips_of_several_windows_give_the_same_convolution(window, strides):
     key = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(key[0], (2, 9, 12, 3))
     kernel = jax.random.normal(key[1], (*window, 3, 5))
@@ -50,27 +50,27 @@ def test_runs_of_several_windows_give_the_same_convolution(window, strides):
     dy = jax.random.normal(key[2], y.shape)
 
     @jax.jit
-    def of_runs(x, kernel, dy):
+    def of_strips(x, kernel, dy):
         return [
             (
-                runs.convolve(x, kernel, strides, q),
-                runs.kernel_gradient(x, dy, kernel.shape, strides, q),
+                strips.convolve(x, kernel, strides, q),
+                strips.kernel_gradient(x, dy, kernel.shape, strides, q),
             )
             for q in (2, 3, 6)
         ]
 
-    for ours, dk in of_runs(x, kernel, dy):
+    for ours, dk in of_strips(x, kernel, dy):
         np.testing.assert_allclose(ours, y, atol=1e-5)
         np.testing.assert_allclose(dk, pull(dy)[0], atol=2e-5)
 
 
-def test_runs_are_taken_where_channels_are_few():
-    assert runs.columns((4, 4, 3, 16), 29) == 6  # a quarter AlexNet's first layer
-    assert runs.columns((4, 4, 3, 64), 29) == 2
-    assert runs.columns((3, 3, 20, 20), 32) == 2  # a reduced ResNet-18
-    assert runs.columns((3, 3, 3, 16), 4) == 4  # no more columns than there are
+def test_strips_are_taken_where_channels_are_few():
+    assert strips.columns((4, 4, 3, 16), 29) == 6  # a quarter AlexNet's first layer
+    assert strips.columns((4, 4, 3, 64), 29) == 2
+    assert strips.columns((3, 3, 20, 20), 32) == 2  # a reduced ResNet-18
+    assert strips.columns((3, 3, 3, 16), 4) == 4  # no more columns than there are
     for kernel in ((1, 1, 3, 16), (3, 3, 16, 32), (3, 3, 64, 64)):
-        assert runs.columns(kernel, 29) == 1
+        assert strips.columns(kernel, 29) == 1
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])

@@ -34,7 +34,7 @@ from jaxcl.testing import small_problem, small_source
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.problem import setup_of
 from jaxcl.training.protocol import TaskDone
-from tests.test_inputs import RESULT, ROOT, command, refused  # noqa: F401
+from tests.in_process import RESULT, ROOT, refused
 
 SMALL = [
     *("--config.data.num_tasks=2", "--config.train.epochs=1", "--config.seeds=(0,1)"),
@@ -46,7 +46,7 @@ def result_of(**fields):
     return results.check(results.Result(**(RESULT | fields)), "here")
 
 
-def test_help_tells_every_field(command):  # noqa: F811
+def test_help_tells_every_field(command):
     status, out, _ = command("run", "--help")
     assert status == 0
     flat = " ".join(out.split())
@@ -55,7 +55,7 @@ def test_help_tells_every_field(command):  # noqa: F811
         assert " ".join(told.split()) in flat, name
 
 
-def test_a_run_whose_seeds_all_failed(command, tmp_path):  # noqa: F811
+def test_a_run_whose_seeds_all_failed(command, tmp_path):
     diverges = "--config.optimizer.lr=1e30"
     arguments = ["--config=digits", *SMALL, diverges, f"--workdir={tmp_path}"]
     status, out, err = command("run", *arguments)
@@ -88,8 +88,8 @@ def test_one_class_per_task_is_a_warning():
         stream("task", **cut)
     # Left over: six classes in four tasks are 2, 2, 1, 1.
     cut = {"num_tasks": 4, "task_classes": ((0, 1), (2, 3), (4,), (5,))}
-    with pytest.warns(UserWarning, match="task 3, 4: one class.* 100 %"):
-        assert any("task 3, 4" in note for note in stream("task", **cut).notes)
+    with pytest.warns(UserWarning, match="tasks 3, 4: one class.* 100 %"):
+        assert any("tasks 3, 4" in note for note in stream("task", **cut).notes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stream("class", **cut)
@@ -113,7 +113,7 @@ def test_a_healthy_run_makes_no_nan(tmp_path):
         MemoryError("no room"),
     ],
 )
-def test_a_report_that_is_broken_off(command, tmp_path, monkeypatch, error):  # noqa: F811
+def test_a_report_that_is_broken_off(command, tmp_path, monkeypatch, error):
     (tmp_path / "result.json").write_text(json.dumps(RESULT))
 
     def broken(*_):

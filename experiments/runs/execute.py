@@ -132,9 +132,7 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
         before = [_whole(part) for part in parts]
         found = [result for result in before if result is not None]
         if len(found) == many:
-            # Its process may have been killed after the result, before it cleaned up.
-            for folder in (*(p.workdir for p in parts), job.checkpoints):
-                files.tidy(folder)
+            files.tidy(job.checkpoints)  # as `finished` does for each part's folder
             show.show(Started(tasks, 0, True))
             return found
         recorders = [
@@ -190,6 +188,9 @@ def _watch(job: Job, mesh: SeedMesh, rows: list[slice], write: bool) -> list[Wat
 def finished(config: ConfigDict, workdir: Path) -> Result | None:
     """The result of a config's run in a folder; None if the run is not finished.
 
+    A finished run's process may have been killed before it cleaned up: what it left is
+    removed.
+
     Raises:
       UsageError: the folder belongs to another config.
       ValueError: the result cannot be read.
@@ -201,7 +202,10 @@ def finished(config: ConfigDict, workdir: Path) -> Result | None:
         result = results.load(workdir)
     except FileNotFoundError:
         return None
-    return result if result.tasks_done == len(result.task_names) else None
+    if result.tasks_done < len(result.task_names):
+        return None
+    files.tidy(workdir)
+    return result
 
 
 def _whole(part: Part) -> Result | None:

@@ -175,7 +175,8 @@ def _one_class(scenario: str, sizes: Sequence[int]) -> list[str]:
     alone = [str(task) for task, size in enumerate(sizes, 1) if size == 1]
     if scenario != "task" or not alone:
         return []
-    which = "every task" if len(alone) == len(sizes) else f"task {', '.join(alone)}"
+    many = "tasks" if len(alone) > 1 else "task"
+    which = "every task" if len(alone) == len(sizes) else f"{many} {', '.join(alone)}"
     told = (
         f"{which}: one class and a head of its own leave nothing to tell apart: the "
         "accuracy is 100 %, untrained too, and is part of all averages"

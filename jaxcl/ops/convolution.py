@@ -7,7 +7,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
-from jaxcl.ops import runs
+from jaxcl.ops import strips
 from jaxcl.types import Padding
 
 
@@ -97,8 +97,8 @@ def convolve(
 ) -> jax.Array:
     """Convolution as matrix products, forward and backward.
 
-    y = patches(x) K; dK = patches(x)ᵀ dy, or with `runs` of several windows for patches
-    where that is faster; dx is `input_gradient`'s, which the compiler leaves out if
+    y = patches(x) K; dK = patches(x)ᵀ dy; with `strips` of several windows for patches
+    where that is faster. dx is `input_gradient`'s, which the compiler leaves out if
     nothing needs it, as in a network's first layer.
 
     Args:
@@ -113,7 +113,7 @@ def convolve(
     q = _columns(x, kernel, strides, padding)
     if q > 1:
         image = _padded(x, kernel.shape[:2], strides, padding)
-        return runs.convolve(image, kernel, strides, q)
+        return strips.convolve(image, kernel, strides, q)
     p = patches(x, kernel.shape[:2], strides, padding)
     return p @ kernel.reshape(-1, kernel.shape[-1])
 
@@ -122,7 +122,7 @@ def _columns(x, kernel, strides, padding) -> int:
     """The number of the result's columns that one row of the product gives."""
     kw, sw = kernel.shape[1], strides[1]
     width = x.shape[2] + sum(pads(x.shape[2], kw, sw, padding, 1))
-    return runs.columns(kernel.shape, (width - kw) // sw + 1)
+    return strips.columns(kernel.shape, (width - kw) // sw + 1)
 
 
 def _convolve_fwd(x, kernel, strides, padding):
@@ -134,7 +134,7 @@ def _convolve_bwd(strides, padding, residuals, dy):
     q = _columns(x, kernel, strides, padding)
     if q > 1:
         image = _padded(x, kernel.shape[:2], strides, padding)
-        dk = runs.kernel_gradient(image, dy, kernel.shape, strides, q)
+        dk = strips.kernel_gradient(image, dy, kernel.shape, strides, q)
     else:
         dk = kernel_gradient(patches(x, kernel.shape[:2], strides, padding), dy, kernel)
     return input_gradient(x, kernel, dy, strides, padding), dk

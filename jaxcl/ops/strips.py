@@ -1,10 +1,10 @@
 """Convolution by products that give several neighbouring columns at once.
 
 Where an image has few channels, copying its windows takes longer than multiplying
-them. Here a row of the product is not one window but a run: what q neighbouring windows
-read, kh rows of (q − 1)·sw + kw columns. The kernel stands in its matrix q times, each
-time sw columns further, with zeros around it. That multiplies some zeros, but copies
-fewer and longer pieces, and the product is q times as wide.
+them. Here a row of the product is not one window but a strip: what q neighbouring
+windows read, kh rows of (q − 1)·sw + kw columns. The kernel stands in its matrix q
+times, each time sw columns further, with zeros around it. That multiplies some zeros,
+but copies fewer and longer pieces, and the product is q times as wide.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ def columns(kernel: tuple[int, ...], width: int) -> int:
     _, kw, channels, outputs = kernel
     if kw == 1 or width < 2:
         return 1
-    # Timed on one core, forward and backward: of networks' first layers (C = 1 or 3) 20
-    # to 75 % is saved, of C = O = 20 40 %, of C = 16, O = 32 nothing.
+    # Timed on a CPU, forward and backward: of networks' first layers (C = 1 or 3) 20 to
+    # 75 % is saved, of C = O = 20 40 %, of C = 16, O = 32 nothing.
     if channels <= 4:
         return min(max(WIDE // outputs, 2), 6, width)
     return 2 if channels <= 24 and outputs <= 24 else 1
 
 
-def runs(
+def strips(
     x: jax.Array, window: tuple[int, int], strides: tuple[int, int], q: int
 ) -> jax.Array:
-    """What q neighbouring windows read, as a row.
+    """Strips of an image, each what q neighbouring windows read, as rows.
 
     Args:
       x: [B, H, W, C], padded as the convolution is.
       window: (kh, kw).
       strides: (sh, sw).
-      q: windows per run. The last run may reach beyond the image: it reads zeros there.
+      q: windows per strip. Beyond the image the last strip reads zeros.
 
     Returns:
       [B, H', ⌈W' / q⌉, kh * L * C] with L = (q − 1)·sw + kw, ordered (row, column,
@@ -52,7 +52,7 @@ def runs(
     batch, rows, cols, channels = x.shape
     height, number = (rows - kh) // sh + 1, -(-((cols - kw) // sw + 1) // q)
     step, length = q * sw, (q - 1) * sw + kw
-    # A run is cut at multiples of the step: then each part is a slice of the image.
+    # A strip is cut at multiples of the step: then each part is a slice of the image.
     starts = range(0, length, step)
     beyond = max(starts[-1] + number * step - cols, 0)
     x = jnp.pad(x, ((0, 0), (0, 0), (0, beyond), (0, 0)))
@@ -67,12 +67,12 @@ def runs(
 
 
 def repeated(kernel: jax.Array, stride: int, q: int) -> jax.Array:
-    """The matrix that gives q columns of a run: [kh * L * C, q * O].
+    """The matrix that gives q columns of a strip: [kh * L * C, q * O].
 
     Args:
       kernel: [kh, kw, C, O].
       stride: sw.
-      q: windows per run.
+      q: windows per strip.
     """
     kh, kw, channels, outputs = kernel.shape
     far = (q - 1) * stride
@@ -87,7 +87,7 @@ def repeated(kernel: jax.Array, stride: int, q: int) -> jax.Array:
 def convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], q: int):
     """The convolution of a padded image: [B, H', W', O]."""
     width = (x.shape[2] - kernel.shape[1]) // strides[1] + 1
-    y = runs(x, kernel.shape[:2], strides, q) @ repeated(kernel, strides[1], q)
+    y = strips(x, kernel.shape[:2], strides, q) @ repeated(kernel, strides[1], q)
     return y.reshape(*y.shape[:2], -1, kernel.shape[-1])[:, :, :width]
 
 
@@ -105,10 +105,10 @@ def kernel_gradient(
       dy: [B, H', W', O].
       kernel: its shape [kh, kw, C, O].
       strides: (sh, sw).
-      q: windows per run.
+      q: windows per strip.
     """
     kh, kw, channels, outputs = kernel
-    rows = runs(x, (kh, kw), strides, q)
+    rows = strips(x, (kh, kw), strides, q)
     beyond = rows.shape[2] * q - dy.shape[2]
     dy = jnp.pad(dy, ((0, 0), (0, 0), (0, beyond), (0, 0)))
     d = rows.reshape(-1, rows.shape[-1]).T @ dy.reshape(-1, q * outputs)
