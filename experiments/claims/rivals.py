@@ -44,7 +44,7 @@ def taught_for(setting: str, epochs: int) -> Run:
     config.method.epochs = epochs
     return run._replace(
         name=f"bp_star_star_{epochs}",
-        label=f"BP**, {epochs} epochs of task 1",
+        label=f"BP**, {epochs} epoch{'s' * (epochs != 1)} of task 1",
         config=config,
         tried=run.config,  # one rate for the whole curve
     )
