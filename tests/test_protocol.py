@@ -17,6 +17,7 @@ from jaxcl.training.checkpoints import CheckpointError
 from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 from jaxcl.training.protocol import EpochDone, Interrupted, Started, TaskDone
+from jaxcl.training.run_state import fresh, packed, unpacked, with_task
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.types import Params
 
@@ -347,3 +348,14 @@ def test_two_processes_give_the_matrix_of_one(problem, tmp_path, finish):
     expected = finish(problem("ewc", {"strength": 5.0})).accuracy
     for i in range(2):
         np.testing.assert_array_equal(np.load(tmp_path / f"a{i}.npy"), expected)
+
+
+def test_a_stored_matrix_is_read_as_it_was(problem):
+    state = fresh(problem(), {})
+    measured = np.random.default_rng(0).random(state.baseline.shape, np.float32)
+    state = with_task(state, 0, measured, {})
+    stored = packed(state)
+    assert stored.accuracy.shape[1] == 3
+    assert not stored.accuracy[:, 2].any()  # equal rows of NaN, which take no room
+    back = unpacked(stored).accuracy
+    assert np.array_equal(back.view(np.uint32), state.accuracy.view(np.uint32))

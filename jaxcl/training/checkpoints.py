@@ -182,9 +182,16 @@ class Checkpoints:
         plain = _plain(like)
         target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
         try:
+            tree = self._orbax.metadata(path / STATE).item_metadata.tree
+            # Before it is read: orbax would cast what it reads to the target's dtype.
+            _require_alike(
+                path, {leaf.name: leaf for leaf in jax.tree.leaves(tree)}, plain
+            )
             restored = self._orbax.restore(
                 path / STATE, args=ocp.args.StandardRestore(target)
             )
+        except CheckpointError:
+            raise
         except Exception as error:  # orbax and tensorstore raise many kinds
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(
@@ -192,18 +199,20 @@ class Checkpoints:
                 f"{first[:300]}; it is left as it is: go on with the code and the "
                 "versions that made it, or use another --workdir"
             ) from error
-        for (where, old), new in zip(
-            jax.tree_util.tree_leaves_with_path(plain),
-            jax.tree.leaves(restored),
-            strict=True,
-        ):
-            if old.shape != new.shape or old.dtype != new.dtype:
-                raise CheckpointError(
-                    f"checkpoint {path} is of another configuration: "
-                    f"{jax.tree_util.keystr(where)} is {new.dtype}{list(new.shape)} "
-                    f"there and {old.dtype}{list(old.shape)} now; use another --workdir"
-                )
         return _typed(restored, like)
+
+
+def _require_alike(path: Path, stored: Mapping[str, Any], like: PyTree) -> None:
+    """Refuses a state whose arrays have other shapes or dtypes than these."""
+    for where, now in jax.tree_util.tree_leaves_with_path(like):
+        name = jax.tree_util.keystr(where, simple=True, separator=".")
+        there = stored.get(name)  # what is missing, orbax names
+        if there and (there.shape != now.shape or there.dtype != now.dtype):
+            raise CheckpointError(
+                f"checkpoint {path} is of another configuration or version: {name} is "
+                f"{there.dtype}{list(there.shape)} there and {now.dtype}"
+                f"{list(now.shape)} now; use another --workdir"
+            )
 
 
 def _is_main() -> bool:

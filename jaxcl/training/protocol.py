@@ -27,6 +27,8 @@ from jaxcl.training.run_state import (
     Watch,
     fresh,
     names_of,
+    packed,
+    unpacked,
     with_session,
     with_task,
 )
@@ -130,7 +132,8 @@ def _events(
     names = names_of(mesh.gather(programs.report(trained, mine, ())))
     state = fresh(problem, names)
     if store and found:
-        state = store.restore(found.step, state._replace(trained=mesh.gather(trained)))
+        like = packed(state._replace(trained=mesh.gather(trained)))
+        state = unpacked(store.restore(found.step, like))
         trained = mesh.spread(state.trained)
     else:
         measured = programs.evaluate(trained, mine, (base, number(0)))
@@ -149,7 +152,7 @@ def _events(
             whole = state._replace(
                 trained=mesh.gather(trained), seconds=np.float64(elapsed())
             )
-            store.save(step, whole, sessions)
+            store.save(step, packed(whole), sessions)
 
     def task_done(state: RunState, trained: SeedState, seconds: float) -> TaskDone:
         status = status_of(mesh.gather(trained.progress))

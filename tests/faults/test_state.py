@@ -166,6 +166,20 @@ def test_what_this_code_cannot_read_is_left_as_it_is(problem, begun, monkeypatch
     assert "delete" not in str(told.value)
 
 
+@pytest.mark.parametrize("change", ["shape", "dtype"])
+def test_an_array_of_another_kind_is_not_cast(problem, begun, monkeypatch, change):
+    fresh = protocol.fresh
+
+    def other(*args):
+        state = fresh(*args)
+        new = state.steps[:1] if change == "shape" else state.steps.astype(np.float64)
+        return state._replace(steps=new)
+
+    monkeypatch.setattr(protocol, "fresh", other)
+    with pytest.raises(CheckpointError, match=r"steps is int64\[3\] there and .* now"):
+        run(problem(), begun)
+
+
 def test_an_earlier_versions_state_is_left_as_it_is(problem, tmp_path):
     (tmp_path / "1000000" / "default").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="earlier version .*left as it is"):
