@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcl.types import PyTree
 
@@ -121,3 +122,25 @@ def tree_copy(tree: PyTree) -> PyTree:
 def tree_where(condition: jax.Array, then: PyTree, otherwise: PyTree) -> PyTree:
     """Chooses whole trees by a scalar bool."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), then, otherwise)
+
+
+def without_keys(tree: PyTree) -> PyTree:
+    """Host arrays of a tree's leaves; typed keys become their data, uint32."""
+    return jax.tree.map(
+        lambda a: np.asarray(jax.random.key_data(a) if _is_key(a) else a), tree
+    )
+
+
+def with_keys(tree: PyTree, like: PyTree) -> PyTree:
+    """Inverse of `without_keys`; typed keys are where `like` has them."""
+    return jax.tree.map(
+        lambda a, b: jax.random.wrap_key_data(a) if _is_key(b) else np.asarray(a),
+        tree,
+        like,
+    )
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
 from jaxcl import files
+from jaxcl.ops import trees
 from jaxcl.training import steps
 from jaxcl.training.fingerprint import Fingerprint, foreign, otherwise_made
 from jaxcl.training.steps import CheckpointError
@@ -154,7 +154,7 @@ class Checkpoints:
             if _is_main():
                 temporary.mkdir(exist_ok=True)
             _wait("jaxcl_save")
-            args = ocp.args.StandardSave(_plain(state))
+            args = ocp.args.StandardSave(trees.without_keys(state))
             with _quiet():
                 self._orbax.save(temporary / STATE, args=args)
             if _is_main():
@@ -179,16 +179,14 @@ class Checkpoints:
             state made by other code or other versions.
         """
         path = self.folder / str(step)
-        plain = _plain(like)
-        target = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), plain)
+        plain = trees.without_keys(like)
         try:
-            tree = self._orbax.metadata(path / STATE).item_metadata.tree
+            found = self._orbax.metadata(path / STATE).item_metadata
+            stored = {leaf.name: leaf for leaf in jax.tree.leaves(found and found.tree)}
             # Before it is read: orbax would cast what it reads to the target's dtype.
-            _require_alike(
-                path, {leaf.name: leaf for leaf in jax.tree.leaves(tree)}, plain
-            )
+            _require_alike(path, stored, plain)
             restored = self._orbax.restore(
-                path / STATE, args=ocp.args.StandardRestore(target)
+                path / STATE, args=ocp.args.StandardRestore(plain)
             )
         except CheckpointError:
             raise
@@ -199,7 +197,7 @@ class Checkpoints:
                 f"{first[:300]}; it is left as it is: go on with the code and the "
                 "versions that made it, or use another --workdir"
             ) from error
-        return _typed(restored, like)
+        return trees.with_keys(restored, like)
 
 
 def _require_alike(path: Path, stored: Mapping[str, Any], like: PyTree) -> None:
@@ -225,12 +223,6 @@ def _wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _is_key(leaf) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences orbax's log: errors of its threads are also raised here."""
@@ -240,17 +232,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _plain(state: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda a: np.asarray(jax.random.key_data(a) if _is_key(a) else a), state
-    )
-
-
-def _typed(restored: PyTree, like: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda a, b: jax.random.wrap_key_data(a) if _is_key(b) else np.asarray(a),
-        restored,
-        like,
-    )
