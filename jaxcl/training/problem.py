@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ import numpy as np
 import optax
 
 from jaxcl.assembly import adapted
-from jaxcl.checks import bytes_of, require_room
 from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
 from jaxcl.linearity import warn_unless_linear
@@ -20,6 +18,7 @@ from jaxcl.nn import capture
 from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
 from jaxcl.setup import setup_for_linen
+from jaxcl.training import room
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import make_trainer
@@ -165,7 +164,10 @@ def validate(problem: Problem) -> None:
     if len(set(told_apart)) != len(told_apart):
         raise ValueError(f"seeds must be distinct, got {problem.seeds}")
     SeedMesh(len(problem.seeds), problem.seed_mode)
-    _require_model_fits(problem)
+    room.require_batches_fit(problem.model, stream, plan, problem.measure)
+    init = init_of(problem)
+    net, _ = jax.eval_shape(init, jax.random.key(0))
+    room.require_weights_fit(problem.model, net, len(problem.seeds))
     setup = setup_of(problem)
     _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
@@ -173,51 +175,10 @@ def validate(problem: Problem) -> None:
         strategy = problem.make_strategy(setup, **chosen)
         if i == 0:
             warn_unless_linear(strategy, problem.optimizer)
-            _require_state_fits(problem, setup, strategy)
-
-
-def _require_model_fits(problem: Problem) -> None:
-    """Refuses weights and batches that are larger than this machine's memory.
-
-    Raises:
-      ValueError: the message gives their size and that of the memory.
-    """
-    plan, stream = problem.plan, problem.stream
-    pixels = math.prod(stream.input_shape)
-    for name in ("batch_size", "eval_batch_size"):
-        size = getattr(plan, name)
-        if name == "eval_batch_size" and not _mixes_examples(problem.model):
-            size = min(size, stream.capacity(problem.measure))
-        require_room(f"batches of {name}={size} images", 4 * size * pixels)
-    net, _ = jax.eval_shape(init_of(problem), jax.random.key(0))
-    needed = (len(problem.seeds) + 1) * bytes_of(net)  # and one gradient
-    what = " ".join(repr(problem.model).split())
-    require_room(f"the weights of {len(problem.seeds)} seeds of {what}", needed)
-
-
-def _mixes_examples(model: LinenModel | Built) -> bool:
-    return getattr(model, "mixes_examples", False)
-
-
-def _require_state_fits(problem: Problem, setup: Setup, strategy: Strategy) -> None:
-    """Does the same for the states of a strategy and an optimizer."""
-    trainer = make_trainer(
-        setup,
-        strategy,
-        problem.optimizer,
-        problem.plan,
-        init_of(problem),
-        masked=False,
-    )
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
-    path, largest = max(
-        jax.tree_util.tree_leaves_with_path(state), key=lambda pair: bytes_of(pair[1])
-    )
-    require_room(
-        f"the states of {len(problem.seeds)} seeds, with "
-        f"{jax.tree_util.keystr(path)} {largest.dtype}{list(largest.shape)},",
-        len(problem.seeds) * bytes_of(state),
-    )
+            trainer = make_trainer(
+                setup, strategy, problem.optimizer, plan, init, masked=False
+            )
+            room.require_states_fit(trainer, len(problem.seeds))
 
 
 def _require_batches_to_normalise(setup: Setup, stream: Stream, plan: Plan) -> None:
