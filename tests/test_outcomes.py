@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -24,15 +25,16 @@ from experiments.reporting import build, csv_files, feature_scores, sweeps
 from experiments.runs import arrays, results
 from experiments.runs.execute import execute
 from experiments.runs.progress import Display
-from jaxcl import schema
+from jaxcl import checks, schema
 from jaxcl.data import cache, scenarios
 from jaxcl.data.cache import DataError
 from jaxcl.fields import FIELDS
 from jaxcl.nn.models import MLP
 from jaxcl.strategies import ewc, make, owm
 from jaxcl.testing import small_problem, small_source
+from jaxcl.training import room
 from jaxcl.training.plan import Plan, validate_plan
-from jaxcl.training.problem import setup_of
+from jaxcl.training.problem import init_of, setup_of
 from jaxcl.training.protocol import TaskDone
 from tests.in_process import RESULT, ROOT, refused
 
@@ -226,6 +228,22 @@ def test_public_functions_raise_the_same(call, said):
     with pytest.raises(ValueError, match=said) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_a_steps_activations_are_refused_before_they_are_allocated(monkeypatch):
+    images = 10_000
+    problem = small_problem(
+        model=lambda outputs: MLP((1000, 500), outputs), plan={"batch_size": images}
+    )
+    pixels = math.prod(problem.stream.input_shape)
+    net, state = jax.eval_shape(init_of(problem), jax.random.key(0))
+    setup = setup_of(problem)
+    needed = 2 * images * (pixels + 1000 + 500) * 4  # two seeds; each layer's input
+    monkeypatch.setattr(checks, "_memory", lambda: needed)
+    room.require_activations_fit(setup, net, state, 2)
+    monkeypatch.setattr(checks, "_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match="of 10000 images need at least .* GB"):
+        room.require_activations_fit(setup, net, state, 2)
 
 
 def _stream(labels=None, more=0, nan=False, seeds=(0,), **changed):

@@ -201,6 +201,7 @@ FIELDS = [
     ),
     Wrong("bp", "model.widths", "(100000000000,)", "be at most 2147483647"),
     Wrong("bp", "train.batch_size", "2000000000", "GB"),
+    Wrong("bp", "train.batch_size", "50000000", "GB"),  # the layers' inputs
     Wrong("er", "method.capacity", "2000000000", "GB"),
     Wrong("random_features", "method.width", "3000000", "GB"),
     # Numbers that differ from 0, 1 or infinity in 64 bits, but not in 32.

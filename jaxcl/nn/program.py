@@ -10,6 +10,9 @@ import jax.numpy as jnp
 from jaxcl.nn import treatment
 from jaxcl.ops.trees import leaf_names
 
+MOST = 256
+"""Examples of a batch that a model is run on to find its layers."""
+
 
 class Program(NamedTuple):
     """A forward pass as a program, and the meaning of its variables."""
@@ -29,7 +32,10 @@ class Leaves(NamedTuple):
 
 
 def traced(f, net, model_state, example) -> tuple[treatment.Capture, Program, Leaves]:
-    """Runs an adapter's apply function once on shapes, in training mode."""
+    """Runs an adapter's apply function once on shapes, in training mode.
+
+    Of a larger batch only `MOST` examples: what follows looks at every number of it.
+    """
     found: list[treatment.Capture] = []
     paths: dict[int, tuple[str, ...]] = {}
     keep: list[Any] = []  # an id is unique only while its array is alive
@@ -50,7 +56,9 @@ def traced(f, net, model_state, example) -> tuple[treatment.Capture, Program, Le
         return *outs, x, parts
 
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), net)
-    jaxpr = jax.make_jaxpr(run)(shapes, model_state, example).jaxpr
+    batch = (min(example.shape[0], MOST), *example.shape[1:])
+    x = jax.ShapeDtypeStruct(batch, example.dtype)
+    jaxpr = jax.make_jaxpr(run)(shapes, model_state, x).jaxpr
     (capture,) = found
     out, many = list(jaxpr.outvars), len(capture.calls)
     taps, outputs, rest = out[:many], out[many : 2 * many], out[2 * many :]

@@ -166,9 +166,11 @@ def validate(problem: Problem) -> None:
     SeedMesh(len(problem.seeds), problem.seed_mode)
     room.require_batches_fit(problem.model, stream, plan, problem.measure)
     init = init_of(problem)
-    net, _ = jax.eval_shape(init, jax.random.key(0))
+    net, model_state = jax.eval_shape(init, jax.random.key(0))
     room.require_weights_fit(problem.model, net, len(problem.seeds))
     setup = setup_of(problem)
+    together = len(problem.seeds) if problem.seed_mode == "vmap" else 1
+    room.require_activations_fit(setup, net, model_state, together)
     _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
         chosen = {name: values[i] for name, values in problem.settings.items()}

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxcl.checks import bytes_of, require_room
+from jaxcl.checks import bytes_of, has_room, require_room
 from jaxcl.data.stream import Stream
 from jaxcl.training.plan import Plan
 from jaxcl.training.trainer import Trainer
-from jaxcl.types import PyTree
+from jaxcl.types import PyTree, Setup
 
 
 def require_batches_fit(model: Any, stream: Stream, plan: Plan, measure: str) -> None:
@@ -48,6 +49,36 @@ def require_weights_fit(model: Any, net: PyTree, seeds: int) -> None:
     """
     what = f"the weights of {seeds} seeds of {' '.join(repr(model).split())}"
     require_room(what, (seeds + 1) * bytes_of(net))  # and one gradient
+
+
+def require_activations_fit(
+    setup: Setup, net: PyTree, model_state: PyTree, seeds: int
+) -> None:
+    """Refuses what a step keeps for its gradient, at least: the layers' inputs.
+
+    Layers that no method could treat, such as those of a plain function, are not known
+    and not counted.
+
+    Args:
+      setup: of the network, with a batch of inputs.
+      net: the weights, or their shapes, of one seed.
+      model_state: the running statistics, or their shapes.
+      seeds: how many seeds compute at once.
+
+    Raises:
+      ValueError: as `require_batches_fit`.
+    """
+    batch = setup.example
+    # No network keeps 10,000 times its input, and what it keeps takes a trace to see.
+    if has_room(10_000 * seeds * bytes_of(batch)):
+        return
+    task, key = jax.ShapeDtypeStruct(batch.shape[:1], jnp.int32), jax.random.key(0)
+
+    def taps(net, model_state, x, task):
+        return setup.apply_fn(net, model_state, x, task, key, True).taps
+
+    kept = seeds * bytes_of(jax.eval_shape(taps, net, model_state, batch, task))
+    require_room(f"the layers' inputs in a step of {batch.shape[0]} images", kept)
 
 
 def require_states_fit(trainer: Trainer, seeds: int) -> None:
