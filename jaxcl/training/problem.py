@@ -163,13 +163,13 @@ def validate(problem: Problem) -> None:
     told_apart = list(zip(problem.seeds, *varied.values(), strict=True))
     if len(set(told_apart)) != len(told_apart):
         raise ValueError(f"seeds must be distinct, got {problem.seeds}")
-    SeedMesh(len(problem.seeds), problem.seed_mode)
+    mesh = SeedMesh(len(problem.seeds), problem.seed_mode)
     room.require_batches_fit(problem.model, stream, plan, problem.measure)
     init = init_of(problem)
     net, model_state = jax.eval_shape(init, jax.random.key(0))
     room.require_weights_fit(problem.model, net, len(problem.seeds))
     setup = setup_of(problem)
-    together = len(problem.seeds) if problem.seed_mode == "vmap" else 1
+    together = mesh.padded if mesh.mode == "vmap" else mesh.mesh.size
     room.require_activations_fit(setup, net, model_state, together)
     _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
