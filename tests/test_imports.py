@@ -28,6 +28,7 @@ TRAINING = [
     ("evaluation", "schedule", "selection"),
     ("epoch",),
     ("trainer",),
+    ("room",),
     ("problem",),
     ("programs", "run_state", "observation", "fingerprint", "steps"),
     ("instruments", "checkpoints", "events"),
