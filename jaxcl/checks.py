@@ -76,17 +76,12 @@ def require_room(what: str, needed: int) -> None:
     Raises:
       ValueError: the memory is too small; the message gives both sizes.
     """
-    if not has_room(needed):
-        has = _memory()
+    has = _memory()
+    if needed > has:
         raise ValueError(
             f"{what} need at least {needed / 1e9:.3g} GB, there are {has / 1e9:.3g} GB "
             "of memory"
         )
-
-
-def has_room(needed: int) -> bool:
-    """Whether this machine's memory has that many bytes."""
-    return needed <= _memory()
 
 
 def bytes_of(shapes: Any) -> int:

@@ -39,11 +39,9 @@ def run(monkeypatch, name, *arguments):
     status = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            package = name in ("claims",)
+            inside = ".__main__" if name == "claims" else ""  # a package
             runpy.run_module(
-                f"experiments.{name}{'.__main__' if package else ''}",
-                run_name="__main__",
-                alter_sys=True,
+                f"experiments.{name}{inside}", run_name="__main__", alter_sys=True
             )
         except SystemExit as end:
             status = end.code
@@ -55,6 +53,7 @@ def run(monkeypatch, name, *arguments):
 
 
 def refused(ended, *said):
+    """Asserts that `run` ended in one line that holds these words, and no output."""
     status, out, err = ended
     lines = err.strip().splitlines()
     assert status == 2 and len(lines) == 1, err[-400:] or out[-100:]

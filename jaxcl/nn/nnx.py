@@ -18,6 +18,7 @@ from flax.nnx.nn.dtypes import promote_dtype
 from jaxcl.nn import tagged, treatment
 from jaxcl.nn.capture import conv_padding, pair
 from jaxcl.nn.products import Tag, own_way
+from jaxcl.ops.trees import is_key
 from jaxcl.types import ApplyFn, Output, PyTree
 
 LAYERS = (nnx.Linear, nnx.Conv)
@@ -102,7 +103,7 @@ def _rngs(state: nnx.State, key: jax.Array) -> nnx.State:
     leaves, tree = jax.tree.flatten(state)
     new = []
     for i, leaf in enumerate(leaves):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             mine = jax.random.fold_in(key, i)
             new.append(jnp.broadcast_to(mine, leaf.shape))
         else:

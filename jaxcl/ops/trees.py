@@ -1,4 +1,4 @@
-"""Arithmetic on trees of arrays, and sums that always round in the same way."""
+"""Trees of arrays: arithmetic, typed keys, sums that always round in the same way."""
 
 from __future__ import annotations
 
@@ -127,20 +127,20 @@ def tree_where(condition: jax.Array, then: PyTree, otherwise: PyTree) -> PyTree:
 def without_keys(tree: PyTree) -> PyTree:
     """Host arrays of a tree's leaves; typed keys become their data, uint32."""
     return jax.tree.map(
-        lambda a: np.asarray(jax.random.key_data(a) if _is_key(a) else a), tree
+        lambda a: np.asarray(jax.random.key_data(a) if is_key(a) else a), tree
     )
 
 
 def with_keys(tree: PyTree, like: PyTree) -> PyTree:
     """Inverse of `without_keys`; typed keys are where `like` has them."""
     return jax.tree.map(
-        lambda a, b: jax.random.wrap_key_data(a) if _is_key(b) else np.asarray(a),
+        lambda a, b: jax.random.wrap_key_data(a) if is_key(b) else np.asarray(a),
         tree,
         like,
     )
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed keys, as `jax.random.key` makes them."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)

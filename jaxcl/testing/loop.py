@@ -20,6 +20,7 @@ from jaxcl.hooks import (
 )
 from jaxcl.inputs import array_data, context
 from jaxcl.nn import capture
+from jaxcl.ops import trees
 from jaxcl.tasks import after_task, before_task
 from jaxcl.testing.problem import BATCH, TASKS, small_problem
 from jaxcl.training.problem import make_setup
@@ -135,5 +136,5 @@ def make_step(
 
 def _pointer(leaf: jax.Array) -> int | None:
     """A leaf's address in memory; None for a leaf without elements, or for a key."""
-    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return leaf.unsafe_buffer_pointer() if leaf.size and not is_key else None
+    has_one = leaf.size and not trees.is_key(leaf)
+    return leaf.unsafe_buffer_pointer() if has_one else None

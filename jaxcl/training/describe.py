@@ -21,6 +21,8 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from jaxcl.ops.trees import is_key
+
 Node = str | dict[str, "Node"]
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
@@ -152,7 +154,7 @@ class _Describer:
 def _array(value: Any) -> str:
     if isinstance(value, Tracer):
         return f"traced {value.aval}"
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if is_key(value):
         value = jax.random.key_data(value)
     array = np.ascontiguousarray(value)
     kind = f"{array.dtype}{list(array.shape)}"

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import bytes_of, has_room, require_room
+from jaxcl.checks import bytes_of, require_room
 from jaxcl.data.stream import Stream
 from jaxcl.training.plan import Plan
 from jaxcl.training.trainer import Trainer
@@ -54,10 +54,10 @@ def require_weights_fit(model: Any, net: PyTree, seeds: int) -> None:
 def require_activations_fit(
     setup: Setup, net: PyTree, model_state: PyTree, seeds: int
 ) -> None:
-    """Refuses what a step keeps for its gradient, at least: the layers' inputs.
+    """Refuses layers' inputs, which a step keeps for its gradient, larger than memory.
 
-    Layers that no method could treat, such as those of a plain function, are not known
-    and not counted.
+    A step needs more than that. Layers that no method could treat are not known and not
+    counted.
 
     Args:
       setup: of the network, with a batch of inputs.
@@ -69,9 +69,6 @@ def require_activations_fit(
       ValueError: as `require_batches_fit`.
     """
     batch = setup.example
-    # No network keeps 10,000 times its input, and what it keeps takes a trace to see.
-    if has_room(10_000 * seeds * bytes_of(batch)):
-        return
     task, key = jax.ShapeDtypeStruct(batch.shape[:1], jnp.int32), jax.random.key(0)
 
     def taps(net, model_state, x, task):
@@ -87,6 +84,9 @@ def require_states_fit(trainer: Trainer, seeds: int) -> None:
     Args:
       trainer: of one seed.
       seeds: how many seeds there are.
+
+    Raises:
+      ValueError: as `require_batches_fit`; it names the largest array.
     """
     state = jax.eval_shape(trainer.init, jax.random.key(0))
     path, largest = max(
