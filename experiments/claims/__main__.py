@@ -1,7 +1,7 @@
 r"""Shows or refutes claims about continual learning, one after another.
 
 python -m experiments.claims [--claim=NAME,...] [--setting=quick|toy|full] \
-    [--workdir=DIR] [--runs=PATTERN,...]
+    [--workdir=DIR] [--runs=PATTERN,...] [--recorded]
 
 Runs the claims' missing runs under the workdir (by default results/claims/SETTING) and
 resumes interrupted ones; claims share their runs. After every run the claim's page,
@@ -15,6 +15,8 @@ full   the papers' settings, for an accelerator
 
 With ``--runs`` only the runs whose names match a pattern are run, as in
 ``--runs="permuted_*,split_mnist_bp"``. Effects that need other runs are "not yet run".
+With ``--recorded`` what experiments/results/claims has counts as run: trials, runs,
+measurements. A recorded page is never replaced by one with fewer runs.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from ..runs import machine
 from .carry import carry_out, found
 from .claim import SETTINGS
 from .pages import record, write
+from .recorded import RECORDED
 from .report import report
 from .table import CLAIMS
 
@@ -44,28 +47,35 @@ def main(argv: Sequence[str]) -> int:
             f"unknown claim {unknown[0]!r}; known: {', '.join(CLAIMS)}"
         )
     setting = _SETTING.value
+    recorded = RECORDED if _RECORDED.value and setting != "quick" else None
     workdir = launch.folder(_WORKDIR.value, "claims", setting)
     machine.writable(workdir)
     for name in names:
         claim = CLAIMS[name]
         runs = claim.runs(setting)
-        outcomes = found(runs, workdir)
+        outcomes = found(runs, workdir, recorded)
         for run in runs:
             chosen = any(fnmatch(run.name, pattern) for pattern in _RUNS.value)
             if run.name in outcomes or not chosen:
                 continue
             try:
-                carry_out(run, workdir)
+                carry_out(run, workdir, recorded)
             except Interrupted:
                 return launch.stopped(workdir)
-            outcomes = found(runs, workdir)  # one run may have several names in a claim
+            # One run may have several names in a claim.
+            outcomes = found(runs, workdir, recorded)
             if machine.is_main_process():
                 write(claim, setting, outcomes, workdir)
                 record(claim, setting, outcomes, workdir)
         if machine.is_main_process():
             write(claim, setting, outcomes, workdir)
-            record(claim, setting, outcomes, workdir)
+            lost = record(claim, setting, outcomes, workdir)
             print(in_words(report(claim, setting, outcomes)))
+            if lost:
+                print(
+                    f"The recorded page of {name} stays as it is: it has runs that "
+                    f"{workdir} lacks ({', '.join(lost)}); --recorded takes them in."
+                )
     return 0
 
 
@@ -73,5 +83,6 @@ if __name__ == "__main__":
     _CLAIMS = flags.DEFINE_list("claim", None, "Names; by default all.")
     _SETTING = flags.DEFINE_enum("setting", "quick", SETTINGS, "How large.")
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/claims/….")
+    _RECORDED = flags.DEFINE_bool("recorded", False, "Recorded runs count as run.")
     _RUNS = flags.DEFINE_list("runs", "*", "Patterns; by default all.")
     launch.run(main)

@@ -1,4 +1,4 @@
-"""Runs what a claim needs, or loads what has been run, one run after another."""
+"""Runs what a claim needs, or finds what has been run, one run after another."""
 
 from __future__ import annotations
 
@@ -15,46 +15,61 @@ from .. import config as configs
 from ..runs.execute import execute, finished
 from ..runs.plain_json import read_json
 from ..runs.results import CONFIG_NAME
-from .choose import choose
+from .choose import Chosen, choose
 from .claim import Array, Outcome, Outcomes, Run
 from .keys import key_of
+from .recorded import RUNS
 
 
-def carry_out(run: Run, workdir: Path) -> Outcome:
+def carry_out(run: Run, workdir: Path, recorded: Path | None = None) -> Outcome:
     """Does what is missing for a run: its trials, the run itself, its measurements.
 
     Args:
       run: what to run.
       workdir: holds ``trials`` and ``runs``, with a folder for each config.
+      recorded: where a checkout has recorded such runs; what is there is not missing.
 
     Raises:
       As `experiments.runs.execute.carry_out`.
     """
-    chosen = choose(run, workdir)
+    chosen = choose(run, workdir, recorded)
     assert chosen is not None
     key = key_of(chosen.config)
-    folder = workdir / "runs" / key
+    if outcome := _found(run, chosen, workdir, recorded):
+        return outcome
+    folder = workdir / RUNS / key
     config = _as_begun(chosen.config, folder)
     result = finished(config, folder) or execute(config, folder)
-    return Outcome(run, key, result, chosen.trials, _measure(run, folder))
+    return Outcome(run, key, folder, result, chosen.trials, _measure(run, folder))
 
 
-def found(runs: tuple[Run, ...], workdir: Path) -> Outcomes:
+def found(
+    runs: tuple[Run, ...], workdir: Path, recorded: Path | None = None
+) -> Outcomes:
     """Name -> outcome, for those of the runs that are finished; runs nothing."""
     outcomes = {}
     for run in runs:
-        chosen = choose(run, workdir, execute=False)
-        if chosen is None:
-            continue
-        key = key_of(chosen.config)
-        folder = workdir / "runs" / key
+        chosen = choose(run, workdir, recorded, execute=False)
+        outcome = chosen and _found(run, chosen, workdir, recorded)
+        if outcome:
+            outcomes[run.name] = outcome
+    return outcomes
+
+
+def _found(
+    run: Run, chosen: Chosen, workdir: Path, recorded: Path | None
+) -> Outcome | None:
+    """A run that is finished and measured, in the workdir or else as recorded."""
+    key = key_of(chosen.config)
+    for place in filter(None, (workdir, recorded)):
+        folder = place / RUNS / key
         result = finished(_as_begun(chosen.config, folder), folder)
         file = measured_file(run, folder)
         if result is None or (file is not None and not file.exists()):
             continue
         measured = _measure(run, folder)
-        outcomes[run.name] = Outcome(run, key, result, chosen.trials, measured)
-    return outcomes
+        return Outcome(run, key, folder, result, chosen.trials, measured)
+    return None
 
 
 def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:

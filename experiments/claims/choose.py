@@ -19,6 +19,7 @@ from ..runs.grid import prepare_parts, run_points
 from ..runs.results import OK, Result
 from .claim import Run, Stage, Trial
 from .keys import key_of
+from .recorded import scores
 
 CHOOSING_SEED = 199
 """No other run uses it: no recorded result, and no run that decides a claim."""
@@ -31,12 +32,15 @@ class Chosen(NamedTuple):
     trials: tuple[Trial, ...]
 
 
-def choose(run: Run, workdir: Path, *, execute: bool = True) -> Chosen | None:
+def choose(
+    run: Run, workdir: Path, recorded: Path | None = None, *, execute: bool = True
+) -> Chosen | None:
     """Tries a run's settings, or loads earlier trials, and keeps the best.
 
     Args:
       run: its `choice` says what is tried.
       workdir: each trial has a folder in its ``trials``; runs share equal trials.
+      recorded: trials that a checkout has recorded here are not run.
       execute: whether to run missing trials.
 
     Returns:
@@ -47,21 +51,28 @@ def choose(run: Run, workdir: Path, *, execute: bool = True) -> Chosen | None:
     """
     kept: list[dict[str, Any]] = [{}]
     trials: list[Trial] = []
+    known = scores(recorded) if run.choice else {}
     for stage in run.choice:
         tried = [before | fields for before in kept for fields in _product(stage)]
         configs = [trial_config(run, fields, stage) for fields in tried]
-        results = _results(configs, workdir, execute)
+        keys = [key_of(config) for config in configs]
+        open_ = [c for c, key in zip(configs, keys, strict=True) if key not in known]
+        results = _results(open_, workdir, execute)
         if results is None:
             return None
-        scores = [_score(result) for result in results]
+        known |= {
+            key_of(config): (_score(result), result.wall_s)
+            for config, result in zip(open_, results, strict=True)
+        }
+        found = [known[key] for key in keys]
         # Among equal scores the first one tried wins; failed trials come last.
-        merit = [-math.inf if math.isnan(score) else score for score in scores]
+        merit = [-math.inf if math.isnan(score) else score for score, _ in found]
         order = sorted(range(len(tried)), key=lambda i, merit=merit: -merit[i])
         kept = [tried[i] for i in order[: stage.keep]]
         last = stage is run.choice[-1]
         trials += [
-            Trial(fields, stage.tasks, score, result.wall_s, last and fields == kept[0])
-            for fields, score, result in zip(tried, scores, results, strict=True)
+            Trial(fields, stage.tasks, *score, last and fields == kept[0], key)
+            for fields, score, key in zip(tried, found, keys, strict=True)
         ]
     config = run.config.copy_and_resolve_references()
     config.update_from_flattened_dict(kept[0])
@@ -88,6 +99,8 @@ def _product(stage: Stage) -> list[dict[str, Any]]:
 def _results(
     configs: list[ConfigDict], workdir: Path, execute: bool
 ) -> list[Result] | None:
+    if not configs:
+        return []
     parts = [Part(c, workdir / "trials" / key_of(c)) for c in configs]
     if execute:
         return run_points(prepare_parts(parts))

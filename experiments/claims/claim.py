@@ -65,6 +65,7 @@ class Trial(NamedTuple):
       accuracy: in [0, 1] on their validation data; NaN if it failed.
       seconds: how long it took.
       chosen: whether the run has these settings.
+      key: of its config.
     """
 
     fields: Mapping[str, Any]
@@ -72,6 +73,7 @@ class Trial(NamedTuple):
     accuracy: float
     seconds: float
     chosen: bool
+    key: str
 
 
 class Outcome(NamedTuple):
@@ -79,6 +81,7 @@ class Outcome(NamedTuple):
 
     run: Run
     key: str  # of its config: the name of its folder
+    folder: Path  # in a workdir, or where a checkout records it
     result: Result
     trials: tuple[Trial, ...]
     measured: Mapping[str, Array]  # the numbers of `Run.measure`

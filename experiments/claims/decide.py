@@ -62,16 +62,17 @@ def verdict_of(estimate: Estimate, claimed: tuple[float, float]) -> str:
 def combined(verdicts: Sequence[str], rule: str = "every") -> str:
     """The verdict over several verdicts: "every" one has to hold, or "some" one.
 
-    A missing verdict is never ignored: while one has not run, the whole verdict is at
-    most "run in part".
+    A missing verdict is never ignored: while one has not run, the whole verdict is "run
+    in part", unless one that has run decides it whatever the others are ("every": one
+    that did not hold; "some": one that held).
     """
     decides, other = (NOT, HELD) if rule == "every" else (HELD, NOT)
     if not set(verdicts) - {NOT_RUN}:
         return NOT_RUN
-    if {NOT_RUN, PARTLY} & set(verdicts):
-        return PARTLY
     if decides in verdicts:
         return decides
+    if {NOT_RUN, PARTLY} & set(verdicts):
+        return PARTLY
     return UNDECIDED if UNDECIDED in verdicts else other
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -11,13 +12,10 @@ from matplotlib.figure import Figure
 from ..reporting import results_page
 from ..reporting.claim_page import markdown
 from ..reporting.style import STYLE, save
-from .carry import measured_file
 from .claim import Claim, Outcomes
+from .recorded import RECORDED, keep, lacking
 from .report import report
 from .report import write as write_report
-
-RECORDED = Path(__file__).parent.parent / "results" / "claims"
-"""A folder of the checkout; an installed package lacks it and records nothing."""
 
 
 def write(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> Path:
@@ -44,28 +42,31 @@ def save_both(figure: Figure, png: Path) -> None:
     save(figure, png)
 
 
-def record(claim: Claim, setting: str, outcomes: Outcomes, workdir: Path) -> None:
+def record(
+    claim: Claim, setting: str, outcomes: Outcomes, workdir: Path
+) -> Sequence[str]:
     """Copies a claim's page and its runs' results into `RECORDED`.
 
     Then rewrites the page of all results. Does nothing at the setting ``quick`` and
     outside a checkout. A claim at ``full`` has a folder of its own beside the one at
     ``toy``.
+
+    Returns:
+      Labels of the recorded runs that `outcomes` lacks. If there are any, nothing is
+      written: a recorded page is never replaced by a lesser one.
     """
     if setting == "quick" or not RECORDED.parent.is_dir():
-        return
+        return ()
     name = claim.name if setting == "toy" else f"{claim.name}_{setting}"
     own = RECORDED / name
+    if lost := lacking(own, outcomes):
+        return lost
     own.mkdir(parents=True, exist_ok=True)
     for file in (workdir / "claims" / claim.name).iterdir():
         if file.suffix != ".tmp":
             shutil.copy(file, own / file.name)
     for outcome in outcomes.values():
-        kept = RECORDED / "runs" / outcome.key
-        kept.mkdir(parents=True, exist_ok=True)
-        folder = workdir / "runs" / outcome.key
-        files = [folder / "config.json", folder / "result.json"]
-        files += filter(None, [measured_file(outcome.run, folder)])
-        for file in files:
-            shutil.copy(file, kept / file.name)
+        keep(RECORDED, outcome)
     page = results_page.page(RECORDED.parent)
     (RECORDED.parent / "README.md").write_text(page, encoding="utf-8")
+    return ()
