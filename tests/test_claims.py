@@ -27,7 +27,8 @@ from experiments.claims.claim import (
     below,
 )
 from experiments.claims.keys import key_of
-from experiments.claims.pages import RECORDED, write
+from experiments.claims.pages import write
+from experiments.claims.recorded import RECORDED
 from experiments.claims.report import report
 from experiments.claims.streams import CHART, FIRST_SEED, chart_run, choice, small
 from experiments.claims.table import CLAIMS
@@ -67,7 +68,8 @@ def make_result(last, *, row="bp", seeds=None, status=None, tasks=3):
 
 def make_outcome(name, last, **options):
     result = make_result(last, **options)
-    return Outcome(Run(name, name.upper(), small(result.row)), "key", result, (), {})
+    run = Run(name, name.upper(), small(result.row))
+    return Outcome(run, "key", Path(), result, (), {})
 
 
 @pytest.mark.parametrize(
@@ -108,8 +110,10 @@ def test_a_failed_seed_decides_nothing():
         (["did not hold", "undecided"], "did not hold", "undecided"),
         (["did not hold", "held"], "did not hold", "held"),
         (["did not hold", "did not hold"], "did not hold", "did not hold"),
-        (["held", "not yet run"], "run in part", "run in part"),
-        (["did not hold", "run in part"], "run in part", "run in part"),
+        (["held", "not yet run"], "run in part", "held"),
+        (["undecided", "not yet run"], "run in part", "run in part"),
+        (["did not hold", "not yet run"], "did not hold", "run in part"),
+        (["did not hold", "run in part"], "did not hold", "run in part"),
         (["not yet run", "not yet run"], "not yet run", "not yet run"),
         ([], "not yet run", "not yet run"),
     ],

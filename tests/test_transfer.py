@@ -220,7 +220,7 @@ def outcome(name, source, target, mixed=None, before=0.45):
     for key, values in (mixed or {}).items():
         measured[f"mixed_{key}"] = 100 * np.array(values)
     run = Run(name, name, transfer_runs.small("bp"))
-    return Outcome(run, "key", result, (), measured)
+    return Outcome(run, "key", Path(), result, (), measured)
 
 
 def test_effects_are_points_between_rows():

@@ -68,5 +68,12 @@ CLAIM = Claim(
         "validation accuracy for the others.",
         "Settings were chosen on validation data of tasks 1–3 of seed 199, which "
         "decides nothing; tasks 4–10 chose nothing and are reported apart.",
+        "OL ends at chance. Without normalisation, an untrained layer of this network "
+        "gives nearly the same output for every image: its orthogonal loss is .987 to "
+        ".995, and .996 is what equal outputs have. At the rates of the grid the loss "
+        "does not get away from there. Tried outside the rule, after task 1, on "
+        "validation data of seed 199: rate .2 18.4 %, Adam at .001 22.8 %, the loss on "
+        "outputs before the nonlinearity 9.2 %; a random extractor has 35.7 % after "
+        "three tasks.",
     ),
 )

@@ -1,0 +1,95 @@
+"""Claims: a new folder goes on from what the checkout has recorded."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.claims import carry, choose, pages
+from experiments.claims.claim import Run, Stage
+from experiments.claims.pages import record, write
+from experiments.claims.recorded import RECORDED
+from experiments.claims.report import report
+from experiments.claims.streams import small
+from experiments.claims.table import CLAIMS
+
+RATES = (Stage({"optimizer.lr": (0.02, 0.05)}, tasks=2),)
+
+
+def folder_size(folder: Path):
+    """A measurement for the tests: it needs the run's own folder."""
+    weights = list((folder / "weights").iterdir())
+    return {"files": np.full(2, float(len(weights) > 0))}
+
+
+def forbidden(*_):
+    raise AssertionError("this has been recorded and must not be run")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A checkout's folder in which two of a claim's runs are recorded, and how."""
+    root = tmp_path_factory.mktemp("recorded")
+    where, workdir = root / "results" / "claims", root / "work"
+    where.parent.mkdir()
+    bp = Run("bp", "BP", small("bp"), RATES, measure=folder_size)
+    linear = Run("linear", "Linear", small("linear"))
+    claim = CLAIMS["chart"]._replace(runs=lambda setting: (bp, linear))
+    outcomes = {run.name: carry.carry_out(run, workdir) for run in (bp, linear)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "RECORDED", where)
+        write(claim, "toy", outcomes, workdir)
+        assert record(claim, "toy", outcomes, workdir) == ()
+    return where, claim, outcomes
+
+
+def test_what_is_recorded_is_not_run_again(recorded, tmp_path, monkeypatch):
+    where, claim, outcomes = recorded
+    runs = claim.runs("toy")
+    monkeypatch.setattr(carry, "execute", forbidden)
+    monkeypatch.setattr(choose, "run_points", forbidden)
+    assert carry.found(runs, tmp_path) == {}
+    again = carry.found(runs, tmp_path, where)
+    assert again.keys() == outcomes.keys()
+    assert report(claim, "toy", again) == report(claim, "toy", outcomes)
+    assert carry.carry_out(runs[0], tmp_path, where).folder.parent == where / "runs"
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_not_measured_then_is_run_again(recorded, tmp_path, monkeypatch):
+    where, claim, _ = recorded
+    _, linear = claim.runs("toy")
+    measured = linear._replace(measure=folder_size)
+    assert carry.found((measured,), tmp_path, where) == {}
+    monkeypatch.setattr(carry, "execute", forbidden)
+    with pytest.raises(AssertionError, match="must not be run"):
+        carry.carry_out(measured, tmp_path, where)
+
+
+def test_a_recorded_page_is_not_replaced_by_one_with_fewer_runs(
+    recorded, tmp_path, monkeypatch
+):
+    where, claim, outcomes = recorded
+    monkeypatch.setattr(pages, "RECORDED", where)
+    before = {f: f.read_bytes() for f in where.rglob("*") if f.is_file()}
+    fewer = {"bp": outcomes["bp"]}
+    write(claim, "toy", fewer, tmp_path)
+    assert record(claim, "toy", fewer, tmp_path) == ["Linear"]
+    assert {f: f.read_bytes() for f in where.rglob("*") if f.is_file()} == before
+    write(claim, "toy", outcomes, tmp_path)
+    assert record(claim, "toy", outcomes, tmp_path) == ()
+
+
+def test_every_recorded_trial_has_the_key_of_its_config():
+    """Without it a new folder would run the trial again."""
+    for file in RECORDED.glob("*/claim.json"):
+        page = json.loads(file.read_text())
+        runs = {run.name: run for run in CLAIMS[page["claim"]].runs(page["setting"])}
+        for row in page["runs"]:
+            run = runs[row["name"]]
+            for trial in row["trials"]:
+                fields = trial["fields"]
+                last = [s for s in run.choice if s.fields.keys() <= fields.keys()][-1]
+                config = choose.trial_config(run, fields, last)
+                assert choose.key_of(config) == trial["key"]
