@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from .results import Result
 
 RESULT_EVERY = 30.0
 """Least seconds between two writings of result.json; the last one always happens."""
+RESULT_SHARE = 0.01
+"""Most of a run's time that writing result.json may take: of many tasks it is long."""
 
 
 class Recorder:
@@ -63,7 +66,7 @@ class Recorder:
         self._matrix = MatrixFile(folder / "matrix.npy")
         self._best = _tasks_done(part)
         self._written = 0  # tasks in the result.json that this process has written
-        self._last = -RESULT_EVERY
+        self._next = -math.inf  # the time from which result.json is written again
 
     def close(self) -> None:
         """Writes what is not written yet, and unlocks the folder."""
@@ -106,15 +109,18 @@ class Recorder:
                     writer.scalars(self._log.epochs, values)
             if isinstance(event, TaskDone):
                 self._matrix.grow(event.accuracy, event.task)
-                if time.monotonic() - self._last >= RESULT_EVERY:
+                if time.monotonic() >= self._next:
                     self._save()
 
     def _save(self) -> None:
         done = self.result.tasks_done if self.result else 0
         if self.result is None or done <= max(self._best, self._written):
             return
+        began = time.monotonic()
         results.save(self.part.workdir, self.result)
-        self._written, self._last = done, time.monotonic()
+        ended = time.monotonic()
+        self._written = done
+        self._next = ended + max(RESULT_EVERY, (ended - began) / RESULT_SHARE)
 
     def _note(self, done: TaskDone) -> None:
         for task in range(self._told, done.task + 1):

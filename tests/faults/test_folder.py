@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import subprocess
@@ -340,13 +341,17 @@ def test_result_json_is_written_at_the_end_and_not_at_each_task(
     def save(path, result):
         done.append(result.tasks_done)
         inner(path, result)
+        time.sleep(0.3)  # a result of many tasks is long
 
     monkeypatch.setattr(results, "save", save)
     execute(quick(), tmp_path / "a")
     assert done == [1, 3]
     monkeypatch.setattr(record, "RESULT_EVERY", 0.0)
     execute(quick(), tmp_path / "b")
-    assert done[2:] == [1, 2, 3]
+    assert done[2:] == [1, 3]  # its writing would take more than 1 % of the time
+    monkeypatch.setattr(record, "RESULT_SHARE", math.inf)
+    execute(quick(), tmp_path / "c")
+    assert done[4:] == [1, 2, 3]
 
 
 def test_leftovers_of_killed_writers_are_swept(quick, tmp_path):
