@@ -123,6 +123,41 @@ def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
     assert last.steps.tolist() == expected.steps.tolist()
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_a_large_matrix_is_not_saved_after_each_task(
+    problem, tmp_path, finish, monkeypatch, tasks
+):
+    """It ends bit for bit the same from an earlier task's state, and after a stop."""
+
+    def build():
+        return problem("ewc", {"strength": 5.0}, optimizer=optax.sgd(0.1, momentum=0.9))
+
+    def ends(folder):
+        return sorted(int(path.name) for path in folder.glob("[0-9]*"))
+
+    expected = finish(build()).accuracy
+    monkeypatch.setattr(protocol, "MATRIX", expected.nbytes // 2)
+    killed, stopped = tmp_path / "killed", tmp_path / "stopped"
+    events, done = protocol.run(build(), checkpoints=killed), 0
+    while done < tasks:
+        done += isinstance(next(events), TaskDone)
+    assert ends(killed) == [1_000_000]  # of three tasks the first and the last
+    events.close()
+    started, *_, last = protocol.run(build(), checkpoints=killed)
+    assert started.task == 1 and ends(killed) == [1_000_000, 3_000_000]
+    np.testing.assert_array_equal(last.accuracy, expected)
+    seen = []
+    with pytest.raises(Interrupted):
+        for event in protocol.run(
+            build(), checkpoints=stopped, stop=lambda: len(seen) >= tasks
+        ):
+            seen += [event] if isinstance(event, TaskDone) else []
+    assert max(ends(stopped)) == tasks * 1_000_000
+    started, *_, last = protocol.run(build(), checkpoints=stopped)
+    assert started.task == tasks
+    np.testing.assert_array_equal(last.accuracy, expected)
+
+
 @pytest.mark.usefixtures("newer_emitters")
 def test_resumes_on_another_number_of_devices(problem, tmp_path, finish):
     def build():
