@@ -146,12 +146,13 @@ def test_a_large_matrix_is_not_saved_after_each_task(
     started, *_, last = protocol.run(build(), checkpoints=killed)
     assert started.task == 1 and ends(killed) == [1_000_000, 3_000_000]
     np.testing.assert_array_equal(last.accuracy, expected)
-    seen = []
+    seen: list[TaskDone] = []
     with pytest.raises(Interrupted):
         for event in protocol.run(
             build(), checkpoints=stopped, stop=lambda: len(seen) >= tasks
         ):
-            seen += [event] if isinstance(event, TaskDone) else []
+            if isinstance(event, TaskDone):
+                seen.append(event)
     assert max(ends(stopped)) == tasks * 1_000_000
     started, *_, last = protocol.run(build(), checkpoints=stopped)
     assert started.task == tasks
