@@ -6,12 +6,20 @@ import json
 import os
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from rich.console import Console
 
 from experiments import report
-from experiments.reporting import csv_files, scores, space_figures, style, tables
+from experiments.reporting import (
+    csv_files,
+    figures,
+    scores,
+    space_figures,
+    style,
+    tables,
+)
 from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import Result, load, save
@@ -407,6 +415,22 @@ def test_figures_of_any_size(tmp_path, tasks):
     build(found, tmp_path)
     assert {f.name for f in tmp_path.iterdir()} == TEXTS | IMAGES
     assert all(f.stat().st_size < 150_000 for f in tmp_path.glob("*.png"))
+
+
+def test_a_report_of_very_many_tasks_is_soon_written(tmp_path):
+    """Its parts do not grow as T²: one of 1,000 tasks took half an hour and 6 GB."""
+    table = scores.rows([make(tasks=400, seeds=(0,))])
+    pieces = list(csv_files.csv_results(table))
+    assert sum(piece.count("\n") for piece in pieces) == 1 + 401 * 400
+    assert max(map(len, pieces)) < 1_000_000
+    with matplotlib.rc_context(style.STYLE):
+        one, all_tasks = figures.matrix(table), figures.tasks(table)
+    ax = one.axes[0]
+    assert len(ax.images) == 2 and not ax.patches and len(ax.lines) < 5
+    assert len(all_tasks.axes[0].lines) <= figures.CURVES + 2
+    assert "tasks 1, 8, 15, …" in all_tasks.get_suptitle()
+    build([make(tasks=400, seeds=(0,))], tmp_path)
+    assert all(f.stat().st_size < 3_000_000 for f in tmp_path.glob("*.svg"))
 
 
 def test_all_seeds_failed_and_one_seed(tmp_path):

@@ -1,12 +1,12 @@
 """The numbers of a comparison as CSV: per method, per seed, and every accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from jaxcl import statistics
 from jaxcl.strategies import family
 
 from .scores import METRICS, STATISTICS, Row
-from .tables import write_csv
+from .tables import csv_pieces, write_csv
 
 
 def csv_table(table: Sequence[Row]) -> str:
@@ -38,21 +38,23 @@ def csv_seeds(table: Sequence[Row]) -> str:
     return write_csv(header, lines)
 
 
-def csv_results(table: Sequence[Row]) -> str:
+def csv_results(table: Sequence[Row]) -> Iterator[str]:
     """The accuracy matrices in long form: one line per seed, trained task and task.
+
+    In pieces: a thousand tasks and five seeds are five million lines.
 
     Tasks count from 1; "after task 0" is the untrained network. Accuracies lie in
     [0, 1]; those of a failed seed are empty. What has not run yet has no line.
     """
-    lines = []
-    for row in table:
-        r = row.result
-        for k, seed in enumerate(r.seeds):
-            for after in range(r.tasks_done + 1):
-                values = r.matrix[k, after - 1] if after else r.baseline[k]
-                lines += [
-                    [row.label, seed, after, j + 1, float(value), r.row, r.config_name]
-                    for j, value in enumerate(values)
-                ]
+
+    def lines() -> Iterator[Sequence[object]]:
+        for row in table:
+            r = row.result
+            for k, seed in enumerate(r.seeds):
+                for after in range(r.tasks_done + 1):
+                    values = r.matrix[k, after - 1] if after else r.baseline[k]
+                    for j, value in enumerate(values.tolist(), 1):
+                        yield row.label, seed, after, j, value, r.row, r.config_name
+
     header = ["method", "seed", "after_task", "on_task", "accuracy", "row", "config"]
-    return write_csv(header, lines)
+    return csv_pieces(header, lines())

@@ -4,6 +4,7 @@ A method has the same colour in all figures. Failed seeds are not drawn; their n
 stands beside the method's name. Accuracies are in per cent.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize, to_rgb
+from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize, to_rgb, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 
 from . import feature_figures
 from .scores import Row
@@ -39,6 +40,10 @@ FEATURES = {
     "cka": ("cka", feature_figures.similarity),
     "probes": ("probe_ridge", feature_figures.probes),
 }
+
+
+CURVES = 60
+"""Most tasks that get a curve each in a panel."""
 
 
 def write(rows: Sequence[Row], out: Path) -> list[Path]:
@@ -107,8 +112,12 @@ def bars(rows: Sequence[Row]) -> Figure:
 
 
 def tasks(rows: Sequence[Row]) -> Figure:
-    """Accuracy of each task from the time that it was learned: a panel per method."""
+    """Accuracy of each task from the time that it was learned: a panel per method.
+
+    Of more than `CURVES` tasks, each k-th.
+    """
     most = max(len(row.result.task_names) for row in rows)
+    each = math.ceil(most / CURVES)
     figure, panels = panels_of(rows, 2.5, 2.1, sharey=True)
     lowest = 100.0
     cmap = ListedColormap(
@@ -118,7 +127,7 @@ def tasks(rows: Sequence[Row]) -> Figure:
         t = len(row.result.task_names)
         a = 100 * row.result.matrix[row.finished_seeds]
         after = np.arange(1, t + 1)
-        for j in range(t) if len(a) else ():
+        for j in range(0, t, each) if len(a) else ():
             band(ax, after[j:], a[:, j:, j], cmap(j), 1.1, 0.10 if t > 5 else 0.18)
         so_far = np.tril(np.ones((t, t), bool))
         # A row of the matrix that was not reached is NaN, and so is its mean.
@@ -135,8 +144,9 @@ def tasks(rows: Sequence[Row]) -> Figure:
     panels[0].set_ylim(min(90, 10 * math.floor(lowest / 10)) - 1, 101)
     figure.supxlabel("after training task", size=9)
     figure.supylabel("accuracy %", size=9)
+    whose = "each task" if each == 1 else f"tasks 1, {1 + each}, {1 + 2 * each}, …"
     figure.suptitle(
-        "Accuracy of each task over training\n"
+        f"Accuracy of {whose} over training\n"
         "band: lowest to highest seed; dashed: mean of the tasks so far",
         size=10,
     )
@@ -156,25 +166,23 @@ def matrix(rows: Sequence[Row]) -> Figure:
         sides = (0.5, t + 0.5, t + 0.5, 0.5)
         ax.imshow(mean, cmap, vmin=0, vmax=100, extent=sides, aspect="auto")
         ax.grid(False)
-        for i in range(t):
-            for j in range(t):
-                corner = (j + 0.5, i + 0.5)
-                if np.isnan(mean[i, j]):
-                    ax.add_patch(Rectangle(corner, 1, 1, fc="#EDEDED", ec="none"))
-                    continue
-                if j > i:
-                    ax.add_patch(Rectangle(corner, 1, 1, fc="w", ec="none", alpha=0.6))
-                if t <= 10:
-                    dark = mean[i, j] > 60 and j <= i
-                    ax.text(
-                        j + 1,
-                        i + 1,
-                        f"{mean[i, j]:.0f}",
-                        size=max(6, 9.5 - 0.35 * t),
-                        color="w" if dark else "#333333" if j <= i else "#8A8A8A",
-                        ha="center",
-                        va="center",
-                    )
+        over = np.zeros((t, t, 4))  # red, green, blue, opacity
+        over[np.triu_indices(t, 1)] = (1, 1, 1, 0.6)
+        over[np.isnan(mean)] = to_rgba("#EDEDED")
+        ax.imshow(over, extent=sides, aspect="auto")
+        for i, j in itertools.product(range(t), repeat=2) if t <= 10 else ():
+            if np.isnan(mean[i, j]):
+                continue
+            dark = mean[i, j] > 60 and j <= i
+            ax.text(
+                j + 1,
+                i + 1,
+                f"{mean[i, j]:.0f}",
+                size=max(6, 9.5 - 0.35 * t),
+                color="w" if dark else "#333333" if j <= i else "#8A8A8A",
+                ha="center",
+                va="center",
+            )
         # The stepped line between tasks already trained and later ones.
         edge = np.repeat(np.arange(t + 1) + 0.5, 2)
         ax.plot(edge[2:-1], edge[1:-2], color="k", lw=1)

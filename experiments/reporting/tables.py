@@ -6,9 +6,10 @@ table, unfinished runs are marked, and every formula is stated.
 
 import csv
 import io
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Console, Group
@@ -209,11 +210,19 @@ def escape(text: str) -> str:
 
 def write_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     """A table as CSV: NaN is empty; text that a spreadsheet would run gets a quote."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([map(_csv_cell, line) for line in lines])
-    return stream.getvalue()
+    return "".join(csv_pieces(header, lines))
+
+
+def csv_pieces(
+    header: Sequence[str], lines: Iterable[Sequence[object]]
+) -> Iterator[str]:
+    """The text of `write_csv` in pieces, for tables too long to be held in memory."""
+    cells = ([_csv_cell(cell) for cell in line] for line in lines)
+    rows = itertools.chain([header], cells)
+    while chunk := list(itertools.islice(rows, 10_000)):
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows(chunk)
+        yield stream.getvalue()
 
 
 def _csv_cell(cell: object) -> object:
