@@ -410,6 +410,13 @@ def test_an_unknown_claim_is_one_line(commands, tmp_path):
     assert "unknown claim 'nosuch'; known: chart, unstable" in err
 
 
+def test_recorded_runs_are_refused_where_there_are_none(commands, tmp_path):
+    flags = ("--claim=chart", "--recorded", f"--workdir={tmp_path / 'new'}")
+    status, _, err = commands("experiments.claims", *flags)
+    assert status == 2 and not (tmp_path / "new").exists()
+    assert "--recorded needs --setting=toy or full, got quick" in err
+
+
 def test_a_run_that_breaks_fails_the_claim(tmp_path):
     config = small("bp")
     config.optimizer.lr = -1.0

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from pathlib import Path
 
 from absl import flags
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
             f"unknown claim {unknown[0]!r}; known: {', '.join(CLAIMS)}"
         )
     setting = _SETTING.value
-    recorded = RECORDED if _RECORDED.value and setting != "quick" else None
+    recorded = _recorded(setting)
     workdir = launch.folder(_WORKDIR.value, "claims", setting)
     machine.writable(workdir)
     for name in names:
@@ -74,9 +75,21 @@ def main(argv: Sequence[str]) -> int:
             if lost:
                 print(
                     f"The recorded page of {name} stays as it is: it has runs that "
-                    f"{workdir} lacks ({', '.join(lost)}); --recorded takes them in."
+                    f"{workdir} lacks ({', '.join(lost)}); --recorded takes them in, "
+                    "if their settings are still the chosen ones."
                 )
     return 0
+
+
+def _recorded(setting: str) -> Path | None:
+    """Where to find recorded runs, if the command line asks for them."""
+    if not _RECORDED.value:
+        return None
+    if setting == "quick":
+        raise machine.UsageError("--recorded needs --setting=toy or full, got quick")
+    if not RECORDED.is_dir():
+        raise machine.UsageError(f"--recorded needs a clone: there is no {RECORDED}")
+    return RECORDED
 
 
 if __name__ == "__main__":

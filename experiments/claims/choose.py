@@ -56,13 +56,13 @@ def choose(
         tried = [before | fields for before in kept for fields in _product(stage)]
         configs = [trial_config(run, fields, stage) for fields in tried]
         keys = [key_of(config) for config in configs]
-        open_ = [c for c, key in zip(configs, keys, strict=True) if key not in known]
-        results = _results(open_, workdir, execute)
+        new = [c for c, key in zip(configs, keys, strict=True) if key not in known]
+        results = _results(new, workdir, execute)
         if results is None:
             return None
         known |= {
             key_of(config): (_score(result), result.wall_s)
-            for config, result in zip(open_, results, strict=True)
+            for config, result in zip(new, results, strict=True)
         }
         found = [known[key] for key in keys]
         # Among equal scores the first one tried wins; failed trials come last.

@@ -21,7 +21,7 @@ from jaxcl.ops.trees import leaf_names, starts_with, wide
 from jaxcl.schema import OneOf, Share, checked
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
 
-_EXAMPLES = 256  # to measure each layer with at a task's end
+EXAMPLES = 256  # to measure each layer with at a task's end
 
 
 class OLState(NamedTuple):
@@ -159,7 +159,7 @@ def ol(
         return updates._replace(net=net), state
 
     def after_task(params, state, *, data, model_state, task, key):
-        n = min(_EXAMPLES, data.capacity)
+        n = min(EXAMPLES, data.capacity)
         position, weight = batch_positions(jnp.arange(data.capacity), 0, n, data.size)
         batch = data.take(position)
         apply_fn = data.forward(setup.apply_fn)

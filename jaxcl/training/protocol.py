@@ -36,7 +36,7 @@ from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState, status_of
 
 MATRIX = 4_000_000
-"""Bytes of the accuracy matrix that may be saved for each task, on the average."""
+"""Bytes of accuracy matrix that are saved per task, at most, if tasks are short."""
 OFTEN = 30.0
 """Seconds after which a task's end is saved however large the matrix is."""
 
@@ -60,10 +60,10 @@ def run(
     Args:
       problem: what to run.
       checkpoints: folder for the run's state, saved after each task, when `stop` says
-        so and every `save_every` seconds. Of very many short tasks only each k-th end
-        is saved, as the state has a matrix of all tasks: k is 1 up to 4 MB, 5 for five
-        seeds and 1,000 tasks. A run that finds a state there continues from
-        it and ends as if it had never stopped. A state of another problem is refused; a
+        so and every `save_every` seconds. The state has a matrix of all tasks. If
+        it is over 4 MB and tasks are short, only each k-th task's end is saved: k = 5
+        for five seeds and 1,000 tasks. A run that finds a state there continues from it
+        and ends as if it had never stopped. A state of another problem is refused; a
         damaged one is set aside, with a warning, and the one before it is used. No
         other process may use the folder. None saves nothing.
       save_every: seconds.
@@ -148,6 +148,7 @@ def _events(
         show("start", -1, -1, trained)
     began = time.monotonic() - float(state.seconds)
     saved = time.monotonic()
+    stride = max(1, state.accuracy.nbytes // MATRIX)  # tasks from one state to the next
 
     def elapsed() -> float:
         return time.monotonic() - began
@@ -160,8 +161,6 @@ def _events(
                 trained=mesh.gather(trained), seconds=np.float64(elapsed())
             )
             store.save(step, packed(whole), sessions)
-
-    stride = max(1, state.accuracy.nbytes // MATRIX)
 
     def task_done(state: RunState, trained: SeedState, seconds: float) -> TaskDone:
         status = status_of(mesh.gather(trained.progress))
