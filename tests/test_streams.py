@@ -231,6 +231,14 @@ def test_shuffled_is_a_permutation_of_a_traced_length():
         np.testing.assert_array_equal(order[7:], order[:3])
     first = np.bincount([o[0] for o in orders], minlength=7)
     assert abs(first - 200 / 7).max() < 5 * (200 / 7) ** 0.5
+    few = jax.jit(shuffled, static_argnums=(2, 3))
+    for count in (3, 9):  # fewer than the size, and more
+        np.testing.assert_array_equal(
+            few(jax.random.key(0), 7, 10, count), orders[0][:count]
+        )
+    # Some of so many draws are equal.
+    many = (jax.random.key(1), 60_000, 70_000)
+    np.testing.assert_array_equal(few(*many, 65_000), draw(*many)[:65_000])
     position, weight = batch_positions(jnp.asarray(orders[0]), 1, 4, 7)
     assert weight.tolist() == [1, 1, 1, 0]
     assert position.tolist() == [*orders[0][4:7], orders[0][0]]

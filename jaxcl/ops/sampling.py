@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 
-def shuffled(key: jax.Array, size: jax.Array, capacity: int) -> jax.Array:
+def shuffled(
+    key: jax.Array, size: jax.Array, capacity: int, first: int | None = None
+) -> jax.Array:
     """A random order of 0 … size − 1, in an array of static length.
 
     Sorts uniform draws, with those beyond ``size`` last. `jax.random.permutation` needs
@@ -15,16 +17,21 @@ def shuffled(key: jax.Array, size: jax.Array, capacity: int) -> jax.Array:
     Args:
       key: a typed key.
       size: int32[], 1 ≤ size ≤ capacity.
-      capacity: length of the result.
+      capacity: the largest size.
+      first: how many entries are wanted, at most ``capacity``; all if not given. A few
+        of many are found without sorting the rest.
 
     Returns:
-      int32[capacity]; the first ``size`` entries are the order. Each later entry i
-      repeats entry i mod size, so that every entry is a valid position.
+      int32[first]; the first ``size`` entries are the order. Each later entry i repeats
+      entry i mod size, so that every entry is a valid position.
     """
     draws = jax.random.uniform(key, (capacity,))
-    position = jnp.arange(capacity)
-    order = jnp.argsort(jnp.where(position < size, draws, 2.0))
-    return order[position % size].astype(jnp.int32)
+    draws = jnp.where(jnp.arange(capacity) < size, draws, 2.0)
+    if first is None:
+        first, order = capacity, jnp.argsort(draws)
+    else:
+        order = jax.lax.top_k(-draws, first)[1]  # among equals the earlier, as argsort
+    return order[jnp.arange(first) % size].astype(jnp.int32)
 
 
 def batch_positions(

@@ -203,7 +203,7 @@ def gpm(
     def after_task(params, state, *, data, model_state, task, key):
         order_key, key = jax.random.split(key)
         n = min(max(size.values()), data.capacity)
-        position = shuffled(order_key, data.size, data.capacity)[:n]
+        position = shuffled(order_key, data.size, data.capacity, n)
         batch = data.take(position)
         apply_fn = data.forward(setup.apply_fn)
         out = apply_fn(params.net, model_state, batch.x, batch.task, key, False)

@@ -84,8 +84,8 @@ def make_instruments(
 
     def batch_of(base, mine: PerSeed, part: str, task: jax.Array) -> Batch:
         data = stream.view(base, mine.data, part, task)
-        order = shuffled(jax.random.key(0), data.size, data.capacity)
-        return data.take(order[: min(examples, fewest[part])])
+        number = min(examples, fewest[part])
+        return data.take(shuffled(jax.random.key(0), data.size, data.capacity, number))
 
     def see(seed: SeedState, mine: PerSeed, batch: Batch, current) -> dict[str, Any]:
         strategy = problem.make_strategy(setup, **mine.settings)
