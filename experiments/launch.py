@@ -22,6 +22,7 @@ from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
 from .config import replace_model, set_field
+from .runs import hosts
 from .runs.arguments import split, unknown_field, written_out
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
@@ -202,7 +203,8 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
         try:
             _interrupts.begun()
             prepare_jax()
-            return main(argv)
+            with hosts.together():
+                return main(argv)
         except TOLD as error:
             if os.environ.get("JAXCL_TRACEBACK"):
                 raise
@@ -215,7 +217,14 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
             print("stopped; the same command goes on", file=sys.stderr)
             return 130
 
-    return guarded
+    def ended(argv: Sequence[str]) -> int | None:
+        try:
+            return guarded(argv)
+        except SystemExit as error:
+            hosts.end(error.code)
+            raise
+
+    return ended
 
 
 def prepare_jax() -> None:

@@ -58,7 +58,8 @@ def require_ours(parts: Sequence[Part], state: Path) -> None:
     """
     for part in parts:
         require_same(part.config, part.workdir)
-        used = files.in_use(part.workdir)
+        # On several hosts the main process may already have taken the folder.
+        used = machine.is_main_process() and files.in_use(part.workdir)
         if used:
             raise machine.UsageError(used)
     there = steps.peek(state)
