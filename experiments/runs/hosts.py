@@ -81,10 +81,9 @@ def together() -> Iterator[None]:
     if client is None:
         yield
         return
-    over, lost = threading.Event(), threading.Event()
+    over = threading.Event()
 
     def tell(what: str) -> None:
-        lost.set()
         told = "the same command on every host goes on from the last saved state"
         print(f"error: {what}; {told}", file=sys.stderr, flush=True)
         os._exit(1)  # the usual exit waits for the others
@@ -133,10 +132,10 @@ def together() -> Iterator[None]:
         yield
         sign = _LEFT
     except Exception as error:
-        # If an operation of all processes failed, it is known in a moment because of
-        # whom. If the others are alive, the error is this process's own.
-        if _is_of_jax(error):
-            lost.wait(SILENT + 10)
+        # If an operation of all processes failed, `watch` knows in a moment because of
+        # whom, and exits. If the others are alive, the error is this process's own.
+        if _may_be_of_others(error):
+            time.sleep(SILENT + 10)
         raise
     finally:
         over.set()
@@ -152,12 +151,13 @@ def end(status: Any) -> None:
         os._exit(status if isinstance(status, int) else 1)
 
 
-def _is_of_jax(error: BaseException | None) -> bool:
-    """Whether an error is of an operation on devices, or was raised because of one."""
+def _may_be_of_others(error: BaseException | None) -> bool:
+    """Whether an error is of JAX, but for a lack of memory, or was raised by one."""
     while error is not None:
+        told = str(error)
         # JAX raises what Gloo, its transport between CPUs, says as a ValueError.
-        if isinstance(error, JaxRuntimeError) or "Gloo" in str(error):
-            return True
+        if isinstance(error, JaxRuntimeError) or "Gloo" in told:
+            return "RESOURCE_EXHAUSTED" not in told
         error = error.__cause__ or error.__context__
     return False
 
