@@ -57,6 +57,44 @@ def test_what_is_recorded_is_not_run_again(recorded, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_choice_between_nearly_equal_trials_is_the_same_from_a_record(
+    tmp_path, monkeypatch
+):
+    """Recorded accuracies were rounded; then the first of two trials won."""
+    accuracies = iter([0.883, 0.883 + 1e-9])
+    monkeypatch.setattr(choose, "_score", lambda _: next(accuracies))
+    bp = Run("bp", "BP", small("bp"), RATES)
+    claim = CLAIMS["chart"]._replace(runs=lambda setting: (bp,))
+    where, workdir = tmp_path / "results" / "claims", tmp_path / "work"
+    where.parent.mkdir()
+    first = carry.carry_out(bp, workdir)
+    assert [t.chosen for t in first.trials] == [False, True]
+    monkeypatch.setattr(pages, "RECORDED", where)
+    write(claim, "toy", {"bp": first}, workdir)
+    assert record(claim, "toy", {"bp": first}, workdir) == ()
+    monkeypatch.setattr(choose, "run_points", forbidden)
+    again = choose.choose(bp, tmp_path / "new", where, execute=False)
+    assert again and again.config.optimizer.lr == 0.05
+    assert [t.accuracy for t in again.trials] == [t.accuracy for t in first.trials]
+
+
+def test_a_workdirs_own_trials_come_before_recorded_ones(recorded, tmp_path):
+    where, claim, outcomes = recorded
+    bp = claim.runs("toy")[0]
+    page = where / "chart" / "claim.json"
+    there = json.loads(page.read_text())
+    for trial in there["runs"][0]["trials"]:
+        trial["accuracy"] = float(not trial["chosen"])
+    other = tmp_path / "chart" / "claim.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps(there))
+    workdir = where.parents[1] / "work"
+    mine = choose.choose(bp, workdir, tmp_path, execute=False)
+    assert mine and mine.trials == outcomes["bp"].trials
+    theirs = choose.choose(bp, tmp_path / "new", tmp_path, execute=False)
+    assert theirs and theirs.config.optimizer.lr != mine.config.optimizer.lr
+
+
 def test_what_was_not_measured_then_is_run_again(recorded, tmp_path, monkeypatch):
     where, claim, _ = recorded
     _, linear = claim.runs("toy")

@@ -1,6 +1,7 @@
 """Decompositions: equal to NumPy's, one matrix at a time on a CPU, used everywhere."""
 
 import re
+import warnings
 from pathlib import Path
 
 import jax
@@ -33,6 +34,7 @@ BATCHED = {
     "svd": decompositions.svd,
     "eigh": lambda a: decompositions.eigh(a.T @ a),
     "solve": decompositions.one_at_a_time(lambda a: jnp.linalg.solve(a[:6], a[3:])),
+    "ridge": lambda a: decompositions.ridge(a, a[:, :2], jnp.array([0.1, 1.0])),
     "span_update": lambda a: linalg.span_update(
         jnp.zeros((9, 9)), jnp.int32(0), a, 0.9, crossing=True
     ),
@@ -60,7 +62,7 @@ def test_lapack_never_gets_a_batch_on_a_cpu(name):
     calls = [line for line in text.splitlines() if "@lapack_" in line]
     assert calls
     for line in calls:
-        operand = re.search(r": \(tensor<([0-9x]+)xf32>", line)
+        operand = re.search(r": \(tensor<([0-9x]+)xf(32|64)>", line)
         assert operand and operand[1].count("x") == 1, line
 
 
@@ -68,6 +70,19 @@ def test_an_accelerator_gets_the_batch():
     text = jax.export.export(jax.jit(jax.vmap(decompositions.eigh)), platforms=["cuda"])
     module = text(jax.ShapeDtypeStruct((5, 6, 6), jnp.float32)).mlir_module()
     assert "tensor<5x6x6xf32>" in module and "stablehlo.while" not in module
+
+
+def test_float64_stays_float64_in_a_batch_of_batches():
+    """Outside of the function JAX would round its products to float32, with a warning.
+
+    On a CPU the batches are loops; so this is about accelerators.
+    """
+    nested = jax.jit(jax.vmap(jax.vmap(BATCHED["ridge"])))
+    with warnings.catch_warnings(action="error"):
+        text = jax.export.export(nested, platforms=["cuda"])
+        module = text(jax.ShapeDtypeStruct(A.shape, jnp.float32)).mlir_module()
+    products = [line for line in module.splitlines() if "stablehlo.dot_general" in line]
+    assert products and not any("xf32>" in line for line in products)
 
 
 def test_what_is_no_matrix_is_refused():

@@ -40,7 +40,8 @@ def choose(
     Args:
       run: its `choice` says what is tried.
       workdir: each trial has a folder in its ``trials``; runs share equal trials.
-      recorded: trials that a checkout has recorded here are not run.
+      recorded: trials that a checkout has recorded here are not run; what `workdir`
+        has itself comes first.
       execute: whether to run missing trials.
 
     Returns:
@@ -56,7 +57,11 @@ def choose(
         tried = [before | fields for before in kept for fields in _product(stage)]
         configs = [trial_config(run, fields, stage) for fields in tried]
         keys = [key_of(config) for config in configs]
-        new = [c for c, key in zip(configs, keys, strict=True) if key not in known]
+        new = [
+            config
+            for config, key in zip(configs, keys, strict=True)
+            if key not in known or finished(config, workdir / "trials" / key)
+        ]
         results = _results(new, workdir, execute)
         if results is None:
             return None

@@ -106,7 +106,11 @@ def _run(outcome: Outcome) -> Report:
         ],
         "bwt_mean": decide.backward(result).mean() if tasks > 1 else math.nan,
         "settings": _settings(outcome),
-        "trials": [trial._asdict() for trial in outcome.trials],
+        # Rounded, trials that differ by little would be equal when they are read.
+        "trials": [
+            trial._asdict() | {"accuracy": _Exact(trial.accuracy)}
+            for trial in outcome.trials
+        ],
         "measured": dict(outcome.measured),
         "seconds": result.wall_s,
         "device": result.device,
@@ -122,6 +126,10 @@ def _settings(outcome: Outcome) -> Report:
     return chosen | {"train.select": config["train"]["select"]}
 
 
+class _Exact(float):
+    """A number that is not rounded."""
+
+
 def _plain(value: Any) -> Any:
     """A value with types that JSON has; numbers rounded, NaN and ±∞ as None."""
     if isinstance(value, Mapping):
@@ -130,6 +138,8 @@ def _plain(value: Any) -> Any:
         return [_plain(v) for v in value]
     if isinstance(value, bool | str | int) or value is None:
         return value
+    if isinstance(value, _Exact):
+        return float(value) if math.isfinite(value) else None
     value = float(value)
     # Below 1, significant digits are kept instead: a setting may be 1e-5.
     return _rounded(value) if math.isfinite(value) else None
