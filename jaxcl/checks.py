@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,9 @@ def imported(path: str, what: str) -> Callable[..., Any]:
       ValueError: it cannot be imported, or cannot be called.
     """
     module, _, name = path.partition(":")
+    # A claim names functions beside it; a console script has them inside of jaxcl.
+    if module.startswith("experiments.claims.") and "experiments" not in sys.modules:
+        module = f"jaxcl.{module}"
     try:
         found = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the module raises

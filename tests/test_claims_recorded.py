@@ -1,6 +1,10 @@
 """Claims: a new folder goes on from what the checkout has recorded."""
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,7 @@ from experiments.claims.report import report
 from experiments.claims.streams import small
 from experiments.claims.table import CLAIMS
 
+ROOT = Path(__file__).parents[1]
 RATES = (Stage({"optimizer.lr": (0.02, 0.05)}, tasks=2),)
 
 
@@ -93,6 +98,38 @@ def test_a_workdirs_own_trials_come_before_recorded_ones(recorded, tmp_path):
     assert mine and mine.trials == outcomes["bp"].trials
     theirs = choose.choose(bp, tmp_path / "new", tmp_path, execute=False)
     assert theirs and theirs.config.optimizer.lr != mine.config.optimizer.lr
+
+
+KEYS = """
+from {package}.claims.keys import key_of
+from {package}.claims.table import CLAIMS
+from jaxcl.checks import imported
+runs = [run for claim in CLAIMS.values() for run in claim.runs("toy")]
+print(*sorted(key_of(run.config) for run in runs), sep="\\n")
+print(imported("experiments.claims.transfer_model:target_slda", "method").__module__)
+"""
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jaxcl.experiments") is None, reason="not installed"
+)
+def test_a_console_script_finds_the_runs_of_a_clone(tmp_path):
+    """Installed, the commands are inside of jaxcl; no key may depend on that."""
+    found = {}
+    for package, paths in (("experiments", str(ROOT)), ("jaxcl.experiments", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", KEYS.format(package=package)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        *keys, module = done.stdout.split()
+        assert module == f"{package}.claims.transfer_model"
+        found[package] = keys
+    assert found["experiments"] == found["jaxcl.experiments"]
+    assert len(found["experiments"]) > 100
 
 
 def test_what_was_not_measured_then_is_run_again(recorded, tmp_path, monkeypatch):

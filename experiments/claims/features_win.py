@@ -14,6 +14,7 @@ from .claim import Claim, Effect, Outcomes, Question, Run, above, below
 from .classifier import class_run
 from .decide import difference
 from .figures import intervals
+from .keys import path_of
 from .streams import DEDICATED, chart_run, choice, config_of, seeds, small
 
 ABOVE = 5.0
@@ -54,7 +55,7 @@ def features_run(setting: str, row: str, model: Mapping[str, Any]) -> Run:
         config = config_of("mnist_claims", row, seeds=seeds(setting))
         config.name = "cifar100_features"
         config.data.update(
-            dataset=f"{pretrained.__name__}:cifar100",
+            dataset=path_of(pretrained.__name__, "cifar100"),
             stream="split",
             num_tasks=10,
             mean=None,

@@ -27,3 +27,16 @@ def key_of(config: ConfigDict) -> str:
     text = json.dumps(fields, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
     return f"{config.name}_{configs.folder(config.row)}_{digest}"
+
+
+def path_of(module: str, name: str) -> str:
+    """The path by which a config names a function of this folder.
+
+    It is the same however the command was started: a console script has the folder
+    inside jaxcl, and the key of a run must not depend on that.
+
+    Args:
+      module: its ``__name__``.
+      name: the function's.
+    """
+    return f"experiments.claims.{module.rpartition('.')[2]}:{name}"

@@ -22,6 +22,7 @@ from jaxcl.strategies import finetune, hat, label
 from ..runs.results import OK
 from .claim import Outcomes, Run
 from .decide import backward
+from .keys import path_of
 from .streams import config_of, seeds, small
 
 NORMS = ("none", "batch", "batch_per_task")
@@ -72,7 +73,7 @@ def runs(setting: str) -> tuple[Run, ...]:
             config = _config(setting, row)
             config.model.norm = norm
             # A separate row, with the settings of the row that it watches.
-            config.row = config.strategy = f"{__name__}:watched_{row}"
+            config.row = config.strategy = path_of(__name__, f"watched_{row}")
             if row == "hat":
                 config.method.refuse_shared_norm = False
             title = f"{label(row)}, ResNet-18, norm {norm}"

@@ -18,7 +18,7 @@ from jaxcl.benchmark import base, finish
 from . import transfer_data, transfer_model
 from .choose import choose
 from .claim import Run, Stage
-from .keys import key_of
+from .keys import key_of, path_of
 from .streams import QUICK_RATES, seeds, small
 from .transfer_measures import of_fine_tuned, of_row
 from .transfer_plane import of_joint
@@ -72,7 +72,7 @@ _SCRATCH = {"model.pretrained": "none"} | _BATCH
 ROWS = {
     "bp_star_star": Row("bp_star_star", "BP**", {}, True, HEAD_RATES),
     "slda": Row(
-        f"{transfer_model.__name__}:target_slda",
+        path_of(transfer_model.__name__, "target_slda"),
         "SLDA on frozen features",
         {"train.max_steps": 1},  # its head is in closed form
         True,
@@ -150,7 +150,7 @@ def config_of(setting: str, name: str, noise: float) -> ConfigDict:
     whole = noise == NOISE[0] and name not in WITHOUT_SOURCE
     config.keep_weights = "epochs" if whole else "last"
     config.data.update(
-        dataset=f"{transfer_data.__name__}:images",
+        dataset=path_of(transfer_data.__name__, "images"),
         stream="split",
         scenario="task",
         num_tasks=2,
@@ -168,7 +168,7 @@ def config_of(setting: str, name: str, noise: float) -> ConfigDict:
     config.train.update(epochs=epochs, first_epochs=0, batch_size=32)
     if row.features:
         config.data.update(
-            dataset=f"{transfer_data.__name__}:features", mean=(0.0,), std=(1.0,)
+            dataset=path_of(transfer_data.__name__, "features"), mean=(0.0,), std=(1.0,)
         )
         config.optimizer.clip = None
         config.model = _model("SourceHead")
@@ -177,7 +177,7 @@ def config_of(setting: str, name: str, noise: float) -> ConfigDict:
 
 
 def _model(name: str) -> dict[str, Any]:
-    path = f"{transfer_model.__name__}:{name}"
+    path = path_of(transfer_model.__name__, name)
     return {"name": path, "head": "head", "dtype": "float32"}
 
 
