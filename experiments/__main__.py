@@ -13,6 +13,8 @@ COMMANDS = {
     "sweep": "chooses settings on validation data",
     "report": "tables and figures again, from the folders of runs alone",
     "bench": "what a training step costs",
+    "roofline": "what a step costs on paper, here and on accelerators",
+    "memory": "how much memory runs take, over seeds and tasks, and what for",
     "claims": "shows or refutes claims about continual learning",
     "heads": "heads in closed form on final features: what forgets?",
     "readings": "what the readings of the orthogonal loss do to features",

@@ -5,8 +5,9 @@ python -m experiments.bench [--cases=mlp10,alexnet] [--rounds=5] [--out=FILE.jso
 Every case but ``conv``, a convolution alone, runs the same functions as
 `experiments.run`, on random images of the data set's shape, in its third task. The
 cases are timed in alternating rounds. Printed are medians in µs per step and seed, with
-the ratios to BP with five seeds and to PyTorch in the same rounds. The work of a method
-at a task's end is timed per minibatch of the examples that it reads there; this
+the ratios to BP with five seeds and to PyTorch in the same rounds, and the ratio to BP
+of the floating-point operations that XLA counts in a method's step. The work of a
+method at a task's end is timed per minibatch of the examples that it reads there; this
 compares with one step of BP, which computes one gradient over as many examples.
 """
 
@@ -25,9 +26,15 @@ from jaxcl import files
 from jaxcl.strategies import label
 
 from . import launch
-from .runs import machine
+from .runs import arithmetic, machine
 from .runs.cases import CASES
 from .runs.timers import Timer, convolution_step, jax_end, jax_step, torch_step
+
+RATIOS = {
+    "to_bp": "× BP",
+    "arithmetic_to_bp": "operations × BP",
+    "to_torch": "× PyTorch",
+}
 
 
 def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
@@ -51,6 +58,18 @@ def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
     return found | ({"PyTorch, 1 seed": torch_timer} if torch_timer else {})
 
 
+def arithmetic_of(name: str) -> dict[str, float]:
+    """Contestant -> the operations of its step over those of BP's."""
+    if name == "conv":
+        return {}
+    case = CASES[name]
+    bp = arithmetic.flops(case, "bp", 1)
+    return {
+        f"{label(row)}, 5 seeds": arithmetic.flops(case, row, 1) / bp
+        for row in case.methods
+    }
+
+
 def main(argv: Sequence[str]) -> int:
     unknown = [c for c in _CASES.value if c not in (*CASES, "conv")]
     if unknown:
@@ -62,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     console = Console(width=100)
     rows = []
     for name in _CASES.value:
-        timers = contestants(name, _SEED_MODE.value)
+        timers, operations = contestants(name, _SEED_MODE.value), arithmetic_of(name)
         times: dict[str, list[float]] = {what: [] for what in timers}
         for _ in range(_ROUNDS.value):
             for what, timer in timers.items():
@@ -79,16 +98,18 @@ def main(argv: Sequence[str]) -> int:
                     "us_per_step_and_seed": t * 1e6,
                     "images_per_s": batch / t,
                     "to_bp": t / bp if bp else None,
+                    "arithmetic_to_bp": operations.get(what),
                     "to_torch": t / torch_time if torch_time else None,
                 }
             )
     table = Table(title=f"medians of {_ROUNDS.value} rounds, {machine.device()}")
-    for heading in ("case", "what", "µs/step/seed", "images/s", "× BP", "× PyTorch"):
-        table.add_column(heading, justify="left" if heading < "d" else "right")
+    headings = ("case", "what", "µs/step/seed", "images/s", *RATIOS.values())
+    for heading in headings:
+        table.add_column(
+            heading, justify="right" if headings.index(heading) > 1 else "left"
+        )
     for r in rows:
-        ratios = [
-            f"{r[k]:.2f}" if r[k] is not None else "–" for k in ("to_bp", "to_torch")
-        ]
+        ratios = [f"{r[k]:.2f}" if r[k] is not None else "–" for k in RATIOS]
         us, images = f"{r['us_per_step_and_seed']:,.0f}", f"{r['images_per_s']:,.0f}"
         table.add_row(r["case"], r["what"], us, images, *ratios)
     console.print(table)

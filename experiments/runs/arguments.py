@@ -109,3 +109,19 @@ def unknown_field(argv: list[str]) -> str:
                 return f"--{key}: {where} has no field {part!r}; it has: {known}"
             at = at[part]
     raise LookupError
+
+
+def counts(flag: str, texts: Sequence[str]) -> list[int]:
+    """The numbers of a flag's list, in order, each once.
+
+    Raises:
+      ValueError: there is none, or one is no number of at least 1.
+    """
+    try:
+        found = sorted({int(text) for text in texts})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        given = ",".join(texts)
+        raise ValueError(f"--{flag} must be numbers of at least 1, got {given!r}")
+    return found

@@ -80,6 +80,9 @@ CASES = {
         8,
         {"bp": {}, "gpm": {"threshold": 0.97, "samples": 20}},
     ),
+    "resnet18": Case(
+        CIFAR, lambda k: models.ResNet18(k), "split", "task", 64, 4, {"bp": {}}
+    ),
 } | {
     # Without dropout, at the widths that experiments use.
     name: Case(

@@ -84,16 +84,16 @@ def _timer(run: Callable[[], None], units: float) -> Timer:
     return timed
 
 
-def _third_task(
+def problem_of(
     case: Case, row: str, settings: dict, num_seeds: int, seed_mode: str
-) -> Ready:
-    """Runs two tasks and one epoch of the third."""
+) -> Problem:
+    """A method on a case's network and images, in three tasks."""
     seeds = tuple(range(num_seeds))
     name = strategies.strategy_name(strategies.method(row))
     stream = make_stream(
         source(case), seeds, kind=case.stream, scenario=case.scenario, num_tasks=3
     )
-    problem = Problem(
+    return Problem(
         model=case.model(stream.num_outputs),
         stream=stream,
         seeds=seeds,
@@ -102,9 +102,16 @@ def _third_task(
         plan=Plan(epochs=1, batch_size=case.batch),
         seed_mode=seed_mode,
     )
+
+
+def _third_task(
+    case: Case, row: str, settings: dict, num_seeds: int, seed_mode: str
+) -> Ready:
+    """Runs two tasks and one epoch of the third."""
+    problem = problem_of(case, row, settings, num_seeds, seed_mode)
     where = SeedMesh(num_seeds, seed_mode)
     programs = make_programs(problem, where)
-    mine, base = where.spread(per_seed(problem)), where.share(stream.base)
+    mine, base = where.spread(per_seed(problem)), where.share(problem.stream.base)
 
     def number(value: int) -> jax.Array:
         return where.share(np.int32(value))
