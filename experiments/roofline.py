@@ -22,6 +22,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -35,9 +37,9 @@ from .reporting.roofs import draw, page, short
 from .reporting.style import DPI, STYLE
 from .runs import machine
 from .runs.arguments import counts
-from .runs.arithmetic import work
+from .runs.arithmetic import Work, work
 from .runs.cases import CASES
-from .runs.devices import ACCELERATORS, bound, this_machine
+from .runs.devices import ACCELERATORS, Device, bound, this_machine
 from .runs.timers import jax_step
 
 NETWORKS = {
@@ -57,36 +59,55 @@ def main(argv: Sequence[str]) -> int:
     seeds = counts("seeds", _SEEDS.value)
     workdir = launch.folder(_WORKDIR.value, "roofline")
     workdir.mkdir(parents=True, exist_ok=True)
-    devices = (this_machine(), *ACCELERATORS)
-    lines: list[dict[str, Any]] = []
-    for name in dict.fromkeys(_NETWORKS.value):
-        for n in seeds:
+    record = workdir / "roofline.json"
+    before = json.loads(record.read_text()) if record.exists() else {}
+    versions = dict(machine.versions())
+    if before and before["versions"] != versions:
+        raise machine.UsageError(f"{record} has another commit's or version's figures")
+    here = this_machine()._asdict()
+    # The limits beside the timed steps are those of the machine as it was then.
+    if _ROUNDS.value or not before:
+        devices = [here, *(d._asdict() for d in ACCELERATORS)]
+    else:
+        devices = before["devices"]
+    about = {"lines": before.get("lines", []), "devices": devices, "versions": versions}
+    lines = about["lines"]
+    for name, n in product(dict.fromkeys(_NETWORKS.value), seeds):
+        if not any((x["case"], x["seeds"]) == (name, n) for x in lines):
             of = work(CASES[name], "bp", n)
-            measured = None
-            if _ROUNDS.value:
-                step = jax_step(CASES[name], "bp", n, "auto")
-                measured = n * float(np.median([step() for _ in range(_ROUNDS.value)]))
-            least = {d.name: bound(of, d)._asdict() for d in devices}
-            line = {"network": NETWORKS[name], "seeds": n, **of._asdict()}
-            lines.append(line | {"least": least, "measured_s": measured})
+            line = {"case": name, "network": NETWORKS[name], "seeds": n}
+            lines.append(line | of._asdict() | {"measured_s": None})
             print(
                 f"{NETWORKS[name]}, {n} seeds: {short(of.flops / 1e9)} GFLOP, "
                 f"{short(of.bytes / 1e6)} MB, {of.kernels} kernels",
                 flush=True,
             )
-    about = {
-        "lines": lines,
-        "devices": [d._asdict() for d in devices],
-        "versions": dict(machine.versions()),
-    }
+            write(workdir, about)
+    for line in lines if _ROUNDS.value else ():
+        if line["measured_s"] is None:
+            step = jax_step(CASES[line["case"]], "bp", line["seeds"], "auto")
+            times = [step() for _ in range(_ROUNDS.value)]
+            line["measured_s"] = line["seeds"] * float(np.median(times))
+            write(workdir, about)
+    write(workdir, about)
+    print(f"page and figure: {workdir}")
+    return 0
+
+
+def write(workdir: Path, about: dict[str, Any]) -> None:
+    """The record, the page and the figure."""
+    devices = [Device(**fields) for fields in about["devices"]]
+    order = list(NETWORKS)
+    about["lines"].sort(key=lambda line: (order.index(line["case"]), line["seeds"]))
+    for line in about["lines"]:
+        of = Work(line["flops"], line["bytes"], line["kernels"])
+        line["least"] = {d.name: bound(of, d)._asdict() for d in devices}
     image = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         draw(about).savefig(image, dpi=DPI)
     files.write_whole(workdir / "roofline.json", json.dumps(about, indent=1) + "\n")
     files.write_whole(workdir / "roofline.png", image.getvalue())
     files.write_whole(workdir / "README.md", page(about))
-    print(f"page and figure: {workdir}")
-    return 0
 
 
 if __name__ == "__main__":

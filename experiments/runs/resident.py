@@ -54,8 +54,12 @@ def peak(arguments: Sequence[str]) -> int:
       UsageError: the run failed; the message is its last line.
     """
     command = [sys.executable, "-m", _RUN, *arguments]
+    # A program that was compiled before would leave the compiler's part out.
+    env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     with tempfile.TemporaryFile("w+") as told:
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
+        child = subprocess.Popen(
+            command, env=env, stdout=subprocess.DEVNULL, stderr=told
+        )
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         if child.returncode:
