@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcl.data.cache import Source
 from jaxcl.nn import models
+from jaxcl.nn.efficientnet import EfficientNetLite0
 
 
 class End(NamedTuple):
@@ -37,71 +38,91 @@ MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
 GPM = {"threshold": 0.95, "samples": 300}
 READ = {"strength": 10.0, "samples": 2000}
 
-CASES = {
-    "mlp10": Case(
-        MNIST,
-        lambda k: models.MLP((100, 100), k, use_bias=False),
-        "permuted",
-        "domain",
-        10,
-        3000,
-        {"bp": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
-        {
-            "Fisher, empirical": End("ewc", READ | {"fisher": "empirical"}, 2000),
-            "Fisher, exact": End("ewc", READ | {"fisher": "exact"}, 2000),
-            "MAS": End("mas", READ, 2000),
-            "GPM": End("gpm", GPM, 300),
-        },
-    ),
-    "mlp256": Case(
-        MNIST,
-        lambda k: models.MLP((256, 256), k),
-        "permuted",
-        "domain",
-        10,
-        1000,
-        {"bp": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
-    ),
-    "mlp64": Case(
-        MNIST,
-        lambda k: models.MLP((400, 400), k),
-        "permuted",
-        "task",
-        64,
-        300,
-        {"bp": {}, "hat": {"strength": 1.5}},
-    ),
-    "alexnet": Case(
-        CIFAR,
-        lambda k: models.AlexNet(k, use_bias=False),
-        "split",
-        "task",
-        64,
-        8,
-        {"bp": {}, "gpm": {"threshold": 0.97, "samples": 20}},
-    ),
-    "resnet18": Case(
-        CIFAR, lambda k: models.ResNet18(k), "split", "task", 64, 4, {"bp": {}}
-    ),
-} | {
-    # Without dropout, at the widths that experiments use.
-    name: Case(
-        CIFAR,
-        partial(
-            models.AlexNet, width=width, use_bias=False, dropout=0.0, dropout_late=0.0
+CASES = (
+    {
+        "mlp10": Case(
+            MNIST,
+            lambda k: models.MLP((100, 100), k, use_bias=False),
+            "permuted",
+            "domain",
+            10,
+            3000,
+            {"bp": {}, "ewc": {"strength": 10.0, "samples": 100}, "gpm": GPM},
+            {
+                "Fisher, empirical": End("ewc", READ | {"fisher": "empirical"}, 2000),
+                "Fisher, exact": End("ewc", READ | {"fisher": "exact"}, 2000),
+                "MAS": End("mas", READ, 2000),
+                "GPM": End("gpm", GPM, 300),
+            },
         ),
-        "split",
-        "task",
-        64,
-        steps,
-        {"bp": {}},
-    )
-    for name, width, steps in (
-        ("alexnet_no_dropout", 1.0, 8),
-        ("alexnet_half", 0.5, 16),
-        ("alexnet_quarter", 0.25, 32),
-    )
-}
+        "mlp256": Case(
+            MNIST,
+            lambda k: models.MLP((256, 256), k),
+            "permuted",
+            "domain",
+            10,
+            1000,
+            {"bp": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
+        ),
+        "mlp64": Case(
+            MNIST,
+            lambda k: models.MLP((400, 400), k),
+            "permuted",
+            "task",
+            64,
+            300,
+            {"bp": {}, "hat": {"strength": 1.5}},
+        ),
+        "alexnet": Case(
+            CIFAR,
+            lambda k: models.AlexNet(k, use_bias=False),
+            "split",
+            "task",
+            64,
+            8,
+            {"bp": {}, "gpm": {"threshold": 0.97, "samples": 20}},
+        ),
+        "resnet18": Case(
+            CIFAR, lambda k: models.ResNet18(k), "split", "task", 64, 4, {"bp": {}}
+        ),
+    }
+    | {
+        # Fine-tuning on photographs: stored statistics, as in the published network.
+        f"efficientnet{side}": Case(
+            (side, side, 3),
+            lambda k: EfficientNetLite0(k, statistics="stored", dropout=0.0),
+            "split",
+            "task",
+            32,
+            4,
+            {"bp": {}},
+        )
+        for side in (96, 128)
+    }
+    | {
+        # Without dropout, at the widths that experiments use.
+        name: Case(
+            CIFAR,
+            partial(
+                models.AlexNet,
+                width=width,
+                use_bias=False,
+                dropout=0.0,
+                dropout_late=0.0,
+            ),
+            "split",
+            "task",
+            64,
+            steps,
+            {"bp": {}},
+        )
+        for name, width, steps in (
+            ("alexnet_no_dropout", 1.0, 8),
+            ("alexnet_half", 0.5, 16),
+            ("alexnet_quarter", 0.25, 32),
+        )
+    }
+)
 
 
 def source(case: Case) -> Source:
