@@ -23,7 +23,7 @@ def page(about: dict[str, Any]) -> str:
         "kernels after it, on this machine; patches of images, which our convolutions",
         "multiply, are counted as written and read. *Least time* is the largest of",
         "operations, bytes and kernels at a device's limits. What fits into a cache",
-        "goes faster than its bytes say.",
+        "goes faster than its bytes say. Where kernels bind, more seeds are free.",
         "",
         "| network | seeds | GFLOP | MB | FLOP per byte | kernels | "
         + " | ".join(f"{d['name']}: least ms, bound by" for d in devices)
@@ -94,7 +94,8 @@ def draw(about: dict[str, Any]) -> Figure:
     for line in lines:
         colour = palette[networks.index(line["network"])]
         mark, at = MARKS.get(line["seeds"], "D"), line["flops"] / line["bytes"]
-        name = f"{line['network']}, {line['seeds']} seeds"
+        n = line["seeds"]
+        name = f"{line['network']}, {n} seed{'s' * (n > 1)}"
         for device, edge in zip(devices, colours, strict=False):
             y = line["flops"] / line["least"][device["name"]]["seconds"]
             ax.plot(at, y, mark, ms=5, mfc="none", mec=edge, mew=0.8)
