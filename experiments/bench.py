@@ -51,6 +51,10 @@ def contestants(name: str, seed_mode: str) -> dict[str, Timer]:
         for n in ((1, 5) if row == "bp" else (5,))
     }
     found |= {
+        f"{label(row)} with clip, 5 seeds": jax_step(case, row, 5, seed_mode, clip=10.0)
+        for row in case.clipped
+    }
+    found |= {
         f"{what}, a task's end, 5 seeds": jax_end(case, what, 5, seed_mode)
         for what in case.ends
     }

@@ -1,5 +1,6 @@
 """The learning rate over a task, as the updates of a compiled epoch show it."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -7,6 +8,7 @@ import pytest
 from states import after_each_task
 
 from jaxcl.contract import strategy
+from jaxcl.training.optimizers import make_optimizer
 from jaxcl.training.plan import Plan, validate_plan
 
 STEPS = 64  # more than a task has
@@ -99,3 +101,20 @@ def test_the_schedule_is_optax_own_over_one_task(problem):
 def test_schedules_there_are_not(fields, message):
     with pytest.raises(ValueError, match=message):
         validate_plan(Plan(epochs=1, batch_size=8, **fields), has_validation=True)
+
+
+@pytest.mark.parametrize("most", [0.5, 1e3])
+def test_a_clip_is_optaxs(most):
+    rng = np.random.default_rng(0)
+    grads = {"a": rng.normal(size=(90, 70)), "b": rng.normal(size=7)}
+    grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads)
+    ours, theirs = make_optimizer("sgd", 0.1, clip=most), optax.sgd(0.1)
+    theirs = optax.chain(optax.clip_by_global_norm(most), theirs)
+    state = ours.init(grads)
+    assert jax.tree.structure(state) == jax.tree.structure(theirs.init(grads))
+    got = jax.jit(ours.update)(grads, state)[0]
+    expected = theirs.update(grads, theirs.init(grads))[0]
+    for a, b in zip(*map(jax.tree.leaves, (got, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-6)
+    zero = jax.tree.map(jnp.zeros_like, grads)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(ours.update(zero, state)[0]))

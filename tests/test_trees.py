@@ -26,6 +26,32 @@ def test_total_is_more_exact_than_adding_one_by_one():
     )
 
 
+@pytest.mark.parametrize("n", [0, 1, 300, 2048, 4095, 4096, 5000, 100_000])
+def test_a_sum_by_rows_is_the_sum_in_float64(n):
+    rng = np.random.default_rng(n)
+    a, b = rng.normal(size=(2, 3, n)).astype(np.float32)
+
+    def one(a, b):
+        return trees.summed(lambda a, b: a * b * b, a, b)
+
+    got = jax.jit(jax.vmap(one))(a, b)
+    exact = (np.float64(a) * np.float64(b) ** 2).sum(1)
+    np.testing.assert_allclose(got, exact, atol=2e-6 * max(n, 1) ** 0.5)
+    # A seed alone is itself among others.
+    np.testing.assert_array_equal(
+        [jax.jit(one)(*of) for of in zip(a, b, strict=True)], got
+    )
+
+
+def test_a_sum_by_rows_adds_a_row_at_a_time():
+    """XLA's CPU backend would add one number after another."""
+    a = jnp.ones(100 * trees.ROW)
+    program = jax.jit(lambda a: trees.summed(jnp.square, a)).lower(a).compile()
+    text = program.as_text()
+    assert "while(" in text and " reduce(" not in text and " dot(" not in text
+    assert program(a) == 100 * trees.ROW
+
+
 def test_a_quadratics_gradient_is_its_own():
     """Its own rule for the gradient holds under jit, and for the weight too."""
     rng = np.random.default_rng(0)

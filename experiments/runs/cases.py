@@ -32,6 +32,7 @@ class Case(NamedTuple):
     steps: int  # per epoch; one timing is of one epoch
     methods: dict[str, dict[str, Any]]  # row -> settings
     ends: dict[str, End] = {}  # what is computed -> the method and its settings
+    clipped: tuple[str, ...] = ()  # rows that are timed with a clip of the gradient too
 
 
 MNIST, CIFAR = (28, 28, 1), (32, 32, 3)

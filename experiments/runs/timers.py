@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from jaxcl import strategies
 from jaxcl.data.scenarios import make_stream
 from jaxcl.nn import models
 from jaxcl.nn.efficientnet import EfficientNetLite0
 from jaxcl.ops import convolution
+from jaxcl.training.optimizers import make_optimizer
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import PerSeed, Problem, per_seed
 from jaxcl.training.programs import Programs, make_programs
@@ -39,13 +39,15 @@ class Ready(NamedTuple):
     of_epoch: tuple  # the arguments of an epoch's program
 
 
-def jax_step(case: Case, row: str, num_seeds: int, seed_mode: str) -> Timer:
+def jax_step(
+    case: Case, row: str, num_seeds: int, seed_mode: str, clip: float | None = None
+) -> Timer:
     """Readies a run at its third task; each call times an epoch of it.
 
     Returns:
       A function that gives seconds per step and seed.
     """
-    ready = _third_task(case, row, case.methods[row], num_seeds, seed_mode)
+    ready = _third_task(case, row, case.methods[row], num_seeds, seed_mode, clip)
     held = {"seed": ready.seed}
 
     def epoch() -> None:
@@ -86,7 +88,12 @@ def _timer(run: Callable[[], None], units: float) -> Timer:
 
 
 def problem_of(
-    case: Case, row: str, settings: dict, num_seeds: int, seed_mode: str
+    case: Case,
+    row: str,
+    settings: dict,
+    num_seeds: int,
+    seed_mode: str,
+    clip: float | None = None,
 ) -> Problem:
     """A method on a case's network and images, in three tasks."""
     seeds = tuple(range(num_seeds))
@@ -99,17 +106,22 @@ def problem_of(
         stream=stream,
         seeds=seeds,
         make_strategy=partial(strategies.make, name, settings=settings),
-        optimizer=optax.sgd(0.01),
+        optimizer=make_optimizer("sgd", 0.01, clip=clip),
         plan=Plan(epochs=1, batch_size=case.batch),
         seed_mode=seed_mode,
     )
 
 
 def _third_task(
-    case: Case, row: str, settings: dict, num_seeds: int, seed_mode: str
+    case: Case,
+    row: str,
+    settings: dict,
+    num_seeds: int,
+    seed_mode: str,
+    clip: float | None = None,
 ) -> Ready:
     """Runs two tasks and one epoch of the third."""
-    problem = problem_of(case, row, settings, num_seeds, seed_mode)
+    problem = problem_of(case, row, settings, num_seeds, seed_mode, clip)
     where = SeedMesh(num_seeds, seed_mode)
     programs = make_programs(problem, where)
     mine, base = where.spread(per_seed(problem)), where.share(problem.stream.base)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcl.checks import called, imported
+from jaxcl.ops.trees import tree_dot
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
@@ -45,7 +48,7 @@ def make_optimizer(
         raise ValueError(
             f"optimizer.nesterov needs optimizer.momentum above 0, got {momentum}"
         )
-    clipped = [] if clip is None else [optax.clip_by_global_norm(clip)]
+    clipped = [] if clip is None else [_clip(clip)]
     if name == "adamw":
         core = [optax.adamw(lr, weight_decay=weight_decay)]
     else:
@@ -57,6 +60,24 @@ def make_optimizer(
         else:
             core.append(optax.sgd(lr, momentum or None, nesterov=nesterov))
     return optax.chain(*clipped, *core)
+
+
+def _clip(most: float) -> optax.GradientTransformation:
+    """As `optax.clip_by_global_norm`, with a norm that costs a CPU less.
+
+    g ← g · most / ‖g‖ where ‖g‖ is not below it.
+    """
+
+    def update(updates, state, params=None):
+        norm = jnp.sqrt(tree_dot(updates, updates))
+        below = norm < most
+
+        def clipped(g):
+            return jnp.where(below, g, (g / norm.astype(g.dtype)) * most)
+
+        return jax.tree.map(clipped, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _from_elsewhere(path: str, lr: float) -> optax.GradientTransformation:
