@@ -28,7 +28,8 @@ from jaxcl.strategies import label
 from . import launch
 from .runs import arithmetic, machine
 from .runs.cases import CASES
-from .runs.timers import Timer, convolution_step, jax_end, jax_step, torch_step
+from .runs.in_pytorch import torch_step
+from .runs.timers import Timer, convolution_step, jax_end, jax_step
 
 RATIOS = {
     "to_bp": "× BP",
