@@ -42,12 +42,15 @@ MIB = 2**20
 
 def page(about: dict[str, Any]) -> str:
     """The page, from `memory.json`."""
-    lines = about["lines"]
+    rows = list(dict.fromkeys(line["row"] for line in about["lines"]))
+    lines = sorted(
+        about["lines"], key=lambda x: (rows.index(x["row"]), x["tasks"], x["seeds"])
+    )
     text = [
         "# Peak memory",
         "",
         f"Written by `jaxcl memory` ({about['config']}, {about['images']} images per "
-        "task, CPU). MiB; all seeds together.",
+        f"task, {about['device']}). MiB; all seeds together.",
         f"Libraries alone, with the config read: {_mib(about['libraries'])}. *Rest*: "
         "the peak less libraries and what is known",
         "beforehand; compiled programs, the compiler, copies.",

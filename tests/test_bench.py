@@ -20,8 +20,10 @@ def test_the_time_of_a_tasks_end_is_per_minibatch_and_seed(monkeypatch):
     end = End("mas", {"strength": 1.0, "samples": 20}, 20)
     ended, clock = [], iter([0.0, 12.0])
 
-    def third_task(case, row, settings, num_seeds, seed_mode):
-        assert (case, row, settings) == (small, "mas", end.settings)
+    def third_task(problem, steps):
+        made = problem.make_strategy
+        assert (made.args, made.keywords) == (("mas",), {"settings": end.settings})
+        assert (len(problem.seeds), steps) == (3, 4)
         programs = timers.Programs(*(None,) * 7)._replace(
             end=lambda seed, mine, shared: ended.append(shared) or seed
         )
@@ -38,7 +40,8 @@ def test_the_time_of_a_tasks_end_is_per_minibatch_and_seed(monkeypatch):
 def test_a_third_task_has_two_behind_it():
     small = CASES["mlp10"]._replace(steps=2)
     settings = {"strength": 1.0, "samples": 8}
-    ready = timers._third_task(small, "mas", settings, 2, "map")
+    problem = timers.problem_of(small, "mas", settings, 2, "map")
+    ready = timers._third_task(problem, small.steps)
     importance = ready.seed.strategy_state.importance
     assert all((leaf >= 0).all() for leaf in jax.tree.leaves(importance))
     assert any(leaf.any() for leaf in jax.tree.leaves(importance))

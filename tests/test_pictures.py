@@ -240,8 +240,8 @@ def test_runs_are_found_in_folders(runs, tmp_path):
 
 
 def test_what_is_told_of_a_command_names_no_folder_of_this_machine():
-    given = ["--config=/home/me/configs/digits.py:bp,class", "--config.seeds=(0,)"]
-    given += ["--workdir=/home/me/out", "--runs=/home/me/a,/home/me/b", "--points=9"]
+    given = ["--config=/far/away/configs/digits.py:bp,class", "--config.seeds=(0,)"]
+    given += ["--workdir=/far/away/out", "--runs=/far/away/a,/far/away/b", "--points=9"]
     expected = ["--config=digits:bp,class", "--config.seeds=(0,)", "--points=9"]
     assert rows.told(given) == expected
 

@@ -20,6 +20,9 @@ _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast"}
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*?\{\n(.*?)^\}", re.M | re.S)
 _OPERATION = re.compile(r"= (?:\(.*?\)|\S+) ([a-z\-]+)\(")
 
+STEPS = 2
+"""Of the epoch that is counted."""
+
 
 class Work(NamedTuple):
     """One training step of all seeds."""
@@ -32,8 +35,8 @@ class Work(NamedTuple):
 def flops(case: Case, row: str, num_seeds: int) -> float:
     """Floating-point operations of a method's step, before any compilation.
 
-    XLA's count takes the body of a loop once, and so one step of an epoch. An epoch of
-    two steps leaves little outside of it.
+    XLA's count takes the body of a loop once, and so one step of an epoch. A short
+    epoch leaves little outside of it.
 
     Args:
       case: the network and its images.
@@ -80,8 +83,8 @@ def _cost(stage: Any) -> dict[str, float]:
 
 
 def _epoch(case: Case, row: str, num_seeds: int) -> Any:
-    """An epoch of two steps of the method, lowered; nothing is computed."""
-    small = case._replace(steps=2)
+    """An epoch of `STEPS` steps of the method, lowered; nothing is computed."""
+    small = case._replace(steps=STEPS)
     problem = problem_of(small, row, case.methods[row], num_seeds, "vmap")
     mesh = SeedMesh(num_seeds, "vmap", jax.devices()[:1])
     programs = make_programs(problem, mesh)

@@ -45,7 +45,9 @@ def jax_step(
     Returns:
       A function that gives seconds per step and seed.
     """
-    ready = _third_task(case, row, case.methods[row], num_seeds, seed_mode, clip)
+    settings = case.methods[row]
+    problem = problem_of(case, row, settings, num_seeds, seed_mode, clip)
+    ready = _third_task(problem, case.steps)
     held = {"seed": ready.seed}
 
     def epoch() -> None:
@@ -66,7 +68,8 @@ def jax_end(case: Case, what: str, num_seeds: int, seed_mode: str) -> Timer:
       It compares with a step of BP: one gradient over as many examples.
     """
     end = case.ends[what]
-    ready = _third_task(case, end.row, end.settings, num_seeds, seed_mode)
+    problem = problem_of(case, end.row, end.settings, num_seeds, seed_mode)
+    ready = _third_task(problem, case.steps)
     held = {"seed": ready.seed}
 
     def once() -> None:
@@ -110,17 +113,9 @@ def problem_of(
     )
 
 
-def _third_task(
-    case: Case,
-    row: str,
-    settings: dict,
-    num_seeds: int,
-    seed_mode: str,
-    clip: float | None = None,
-) -> Ready:
-    """Runs two tasks and one epoch of the third."""
-    problem = problem_of(case, row, settings, num_seeds, seed_mode, clip)
-    where = SeedMesh(num_seeds, seed_mode)
+def _third_task(problem: Problem, steps: int) -> Ready:
+    """Runs two tasks and one epoch, of so many steps, of the third."""
+    where = SeedMesh(len(problem.seeds), problem.seed_mode)
     programs = make_programs(problem, where)
     mine, base = where.spread(per_seed(problem)), where.share(problem.stream.base)
 
@@ -135,7 +130,7 @@ def _third_task(
         shared = (base, number(task))
         seed = programs.begin(seed, (mine, where.real), ())
         cache = programs.before_task(seed, mine, shared)
-        of_epoch = (*shared, number(0), number(case.steps))
+        of_epoch = (*shared, number(0), number(steps))
         seed, _ = programs.epoch(seed, (mine, cache), of_epoch)
         if task < 2:
             seed = programs.end(seed, mine, shared)
