@@ -107,6 +107,11 @@ def test_memory_is_measured_once(command, tmp_path):
     refused(command("memory", *arguments, "--images=30"), "memory.json", "another")
 
 
+def test_peak_memory_is_not_that_of_the_process_that_asks():
+    held = bytearray(b"1") * 2**30
+    assert resident.peak(["--config=digits:bp", "--print_config"]) < len(held)
+
+
 def test_a_failed_run_is_told():
     with pytest.raises(machine.UsageError, match="a run ended with 2: error: .*"):
         resident.peak(["--config=nosuch"])

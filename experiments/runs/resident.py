@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,16 @@ from ..config import problem
 from . import machine
 
 _RUN = f"{__package__.rpartition('.')[0]}.run"
+
+# Linux counts what a process was forked from to its largest memory, so a run is started
+# by a small process and not by this one, which may be larger than the run.
+_STARTER = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(child.pid, 0)
+child.returncode = os.waitstatus_to_exitcode(status)
+print(child.returncode, usage.ru_maxrss)
+"""
 
 
 def small(seeds: int, tasks: int, images: int) -> dict[str, Any]:
@@ -53,17 +62,13 @@ def peak(arguments: Sequence[str]) -> int:
     Raises:
       UsageError: the run failed; the message is its last line.
     """
-    command = [sys.executable, "-m", _RUN, *arguments]
+    run = [sys.executable, "-m", _RUN, *arguments]
+    starter = [sys.executable, "-I", "-S", "-c", _STARTER]
     # A program that was compiled before would leave the compiler's part out.
     env = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    with tempfile.TemporaryFile("w+") as told:
-        child = subprocess.Popen(
-            command, env=env, stdout=subprocess.DEVNULL, stderr=told
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            told.seek(0)
-            last = (told.read().strip().splitlines() or ["no message"])[-1]
-            raise machine.UsageError(f"a run ended with {child.returncode}: {last}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    told = subprocess.run([*starter, *run], env=env, capture_output=True, text=True)
+    status, most = (int(number) for number in told.stdout.split())
+    if status:
+        last = (told.stderr.strip().splitlines() or ["no message"])[-1]
+        raise machine.UsageError(f"a run ended with {status}: {last}")
+    return most * (1 if sys.platform == "darwin" else 1024)
