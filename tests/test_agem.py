@@ -224,6 +224,7 @@ def test_classes_per_task(scenario, expected):
 
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.filterwarnings("ignore:.*one class and a head of its own")
 def test_tasks_of_unequal_size_fit(problem, finish, scenario):
     """Six classes in four tasks, 2, 2, 1 and 1: room for 4 · 2 · 5, 30 taken."""
     made = []

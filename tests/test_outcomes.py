@@ -282,6 +282,7 @@ def test_text_that_a_spreadsheet_would_run_is_quoted():
     assert "'=cmd()" in sweeps.csv_table(sweeps.rank(["=cmd()"], [result]))
 
 
+@pytest.mark.filterwarnings("error:Glyph")
 def test_names_are_shown_as_they_are(tmp_path):
     """No part of a name moves the cursor or begins a formula, a link or a colour."""
     found = [

@@ -51,6 +51,7 @@ def batch_of(stream, part, task, seed=0, joint=False):
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*one class and a head of its own")
 def test_classes_in_the_order_that_is_given(blobs, options, tasks, names):
     stream = stream_of(blobs, **options)
     assert stream.task_names[:2] == names
@@ -347,6 +348,7 @@ def test_a_confusion_table_changes_its_classes_alone(blobs):
         ({"label_noise": 0.2, "num_tasks": 6}, "two classes per task"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*one class and a head of its own")
 def test_noise_that_cannot_be_drawn_is_refused(blobs, options, told):
     fixed = {"kind": "split", "scenario": "task", "num_tasks": 2}
     with pytest.raises(ValueError, match=told):

@@ -308,6 +308,7 @@ def test_maps_that_are_measured_are_not_measured_again(runs, looked, monkeypatch
     )
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_agreements_by_hand():
     """Means over images and seeds of Spearman's ρ, flat maps left out."""
     rng = np.random.default_rng(5)

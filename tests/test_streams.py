@@ -98,6 +98,7 @@ def test_joint_is_all_tasks_so_far(blobs):
 
 @pytest.mark.parametrize("scenario", ["task", "class"])
 @pytest.mark.parametrize("class_order", ["fixed", "seed"])
+@pytest.mark.filterwarnings("ignore:.*one class and a head of its own")
 def test_classes_are_shared_as_evenly_as_can_be(blobs, scenario, class_order):
     """Six classes in four tasks are 2, 2, 1 and 1: none is dropped."""
     stream = _stream(blobs, scenario=scenario, class_order=class_order, num_tasks=4)

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .style import plain
+
 MOMENTS = 3  # tasks after which a method's maps are shown, side by side
 
 
@@ -62,13 +64,13 @@ def draw(
             column = grid[:, 1 + i * len(shown) + j]
             right = f"{100 * seen.accuracy[task]:.0f} %"
             column[0].set_title(
-                f"{seen.label} ({right})\nafter task {task + 1}", size=8
+                f"{plain(seen.label)} ({right})\nafter task {task + 1}", size=8
             )
             for k, ax in enumerate(column):
                 _tile(ax, images[k], seen.maps[task, k], window)
                 ax.set_xlabel(f"{100 * seen.chance[task, k]:.0f} %", size=7, labelpad=1)
     figure.suptitle(
-        f"{name}: where the network looks in test images of task 1 (accuracy on "
+        f"{plain(name)}: where the network looks in test images of task 1 (accuracy on "
         "them).\nRed: covering it lowers the probability of the true class, which is "
         "below each map; blue: it raises it",
         size=9,

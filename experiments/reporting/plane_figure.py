@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from .style import plain
+
 _SHADES = ("Blues", "Oranges")
 _LEVELS = 9
 NEAR = 2.0  # the sweet spot reaches so many points below the best mean
@@ -55,15 +57,15 @@ def draw(surface: Surface, walks: Sequence[Walk], name: str) -> Figure:
     spot, (one, two) = best(surface)
     handles = figure.axes[0].get_legend_handles_labels()[0]
     labels = [
-        f"{w.label}: {100 * w.accuracy[0]:.1f} / {100 * w.accuracy[1]:.1f} %, "
+        f"{plain(w.label)}: {100 * w.accuracy[0]:.1f} / {100 * w.accuracy[1]:.1f} %, "
         f"{100 * w.outside[-1]:.0f} % outside"
         for w in walks
     ]
     labels.append(f"best point of the plane: {100 * one:.1f} / {100 * two:.1f} %")
     figure.legend(handles, labels, fontsize=8, ncols=2, loc="outside lower center")
     figure.suptitle(
-        f"{name}: the plane through the weights after task 1, after task 2 and after\n"
-        "joint training. Dots: epochs of task 2; dashed: within "
+        f"{plain(name)}: the plane through the weights after task 1, after task 2 and "
+        "after\njoint training. Dots: epochs of task 2; dashed: within "
         f"{NEAR:.0f} points of the best mean of both tasks",
         size=9,
     )

@@ -123,7 +123,8 @@ def forget(figure: Path) -> None:
 def entitle(figure: Figure, rows: Sequence[Row]) -> None:
     """Puts the benchmark above a figure's title."""
     names = dict.fromkeys(
-        f"{r.config_name}, {r.scenario}-incremental" for r in (x.result for x in rows)
+        f"{plain(r.config_name)}, {r.scenario}-incremental"
+        for r in (x.result for x in rows)
     )
     above, title = "; ".join(names), figure.get_suptitle()
     if title:
@@ -179,8 +180,12 @@ def band(
 
 
 def plain(text: str) -> str:
-    """A text with "$" escaped, which would begin a formula in a figure."""
-    return text.replace("$", r"\$")
+    """A text as a figure may show it.
+
+    "$" would begin a formula, and no font has a picture of a control character.
+    """
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return shown.replace("$", r"\$")
 
 
 def name_of(row: Row) -> str:

@@ -1,6 +1,7 @@
 """The injectors as fixtures."""
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,10 @@ def killed_at():
     """
 
     def run(number: int, folder: Path, fn) -> bool:
-        child = os.fork()
+        with warnings.catch_warnings():
+            # JAX warns of its threads' locks; the child only writes files.
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+            child = os.fork()
         if not child:
             try:
                 injectors.at_operation(number, folder, injectors.kill_me)
