@@ -121,7 +121,7 @@ def lines_of(images: str, name: str, found: np.ndarray) -> list[dict[str, Any]]:
 
 def draw(lines: Sequence[dict[str, Any]]) -> Figure:
     """Probe accuracy against effective rank, one panel per set of images."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     names = list(dict.fromkeys(line["reading"] for line in lines))
     colours = matplotlib.colormaps["tab10"].colors  # pyright: ignore
     for ax, images in zip(figure.subplots(1, 2, sharey=True), IMAGES, strict=True):
@@ -134,7 +134,11 @@ def draw(lines: Sequence[dict[str, Any]]) -> Figure:
         ax.set_title(f"trained on {images}")
         ax.set_xlabel("effective rank of the last hidden layer")
     figure.axes[0].set_ylabel("linear probe, ten digits, %")
-    figure.axes[1].legend(fontsize=6.5, loc="lower right")
+    figure.legend(
+        *figure.axes[1].get_legend_handles_labels(),
+        fontsize=6.5,
+        loc="outside right center",
+    )
     return figure
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from experiments.claims import carry, choose, decide, resnet, unstable
 from experiments.claims.claim import (
+    SETTINGS,
     Effect,
     Estimate,
     Outcome,
@@ -264,6 +265,16 @@ def test_every_claims_runs_have_fresh_seeds_and_can_be_chosen(name, setting):
     keys = {key_of(run.config) for run in runs}
     names = {n for q in CLAIMS[name].questions for e in q.effects for n in e.needs}
     assert keys and names
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_claims_that_share_a_run_keep_the_same_weights_of_it(setting):
+    """Else the claim that comes first decides what the other can measure."""
+    kept = {}
+    for claim in CLAIMS.values():
+        for run in claim.runs(setting):
+            kept.setdefault(key_of(run.config), set()).add(run.config.keep_weights)
+    assert {key for key, values in kept.items() if len(values) > 1} == set()
 
 
 def test_no_recorded_result_has_a_deciding_seed():

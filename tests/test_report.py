@@ -9,10 +9,15 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
 
 from experiments import report
+from experiments.claims import figures as figures_of_claims
 from experiments.reporting import (
+    claim_page,
     csv_files,
     figures,
     scores,
@@ -591,3 +596,54 @@ def test_a_wrong_folder_is_named(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="expected a run's folder") as error:
         report.main(["report", str(tmp_path / name)])
     assert f"{tmp_path / name}: " in str(error.value)
+
+
+def test_small_things_keep_their_colours(tmp_path):
+    """A figure of a thousand shades, with one small dot of a method's colour."""
+    figure = Figure(figsize=(4, 3))
+    ax = figure.subplots()
+    ax.imshow(np.random.default_rng(0).normal(size=(300, 300)), cmap="viridis")
+    dot = METHODS["ewc"].colour
+    ax.plot(150, 150, "s", ms=3, color=dot, mew=0)
+    style.save(figure, tmp_path / "shades.png")
+    with Image.open(tmp_path / "shades.png") as image:
+        assert image.mode == "P"
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    wanted = np.round(255 * np.array(to_rgb(dot)))
+    assert (pixels == wanted).all(1).sum() > 10
+
+
+def test_a_choice_at_an_end_of_what_was_tried_is_told():
+    def trial(chosen, **fields):
+        return {"fields": {f"method.{k}": v for k, v in fields.items()}} | {
+            "chosen": chosen
+        }
+
+    at_an_end = claim_page._at_an_end
+    tried = [trial(False, a=a, b=b) for a in (1, 2, 3) for b in (0.1, 0.2)]
+    assert at_an_end([*tried, trial(True, a=3, b=0.1)]) == [
+        "a 3, the highest",
+        "b 0.1, the lowest",
+    ]
+    inner = [trial(False, a=1), trial(True, a=2), trial(False, a=3)]
+    assert at_an_end(inner) == []
+    # A stage with one value has no ends.
+    assert at_an_end([trial(True, a=1)]) == []
+
+
+def test_effects_of_the_same_name_are_told_apart_by_their_stream():
+    effect = {
+        "name": "BP** − HAT",
+        "effect": 1.0,
+        "interval": [0.0, 2.0],
+        "claimed": [0.0, None],
+        "verdict": "held",
+    }
+    once = effect | {"name": "BP** − OWM"}
+    questions = [
+        {"name": f"rivals, {stream}", "effects": found}
+        for stream, found in (("CIFAR", [effect]), ("MNIST", [effect, once]))
+    ]
+    (ax,) = figures_of_claims.intervals({"questions": questions}, "points").axes
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == ["BP** − HAT, CIFAR", "BP** − HAT, MNIST", "BP** − OWM"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from jaxcl.strategies import METHODS
 
 from .claim import Outcome, Outcomes
-from .decide import accuracy
+from .decide import NOT_RUN, accuracy
 
 Published = Mapping[str, tuple[float, float | None, float | None]]
 
@@ -92,7 +93,15 @@ def seeds_of_rows(panels: Mapping[str, Mapping[str, Any]]) -> Figure:
         ax.set_title(title)
         ax.set_xlabel("ACC %, a dot per seed")
         ax.grid(axis="y", visible=False)
+        if not rows:
+            not_yet_run(ax)
     return figure
+
+
+def not_yet_run(ax: Any) -> None:
+    """Says so in a panel that would otherwise show axes of nothing."""
+    ax.set(xticks=(), yticks=(), xlabel="", ylabel="")
+    ax.text(0.5, 0.5, NOT_RUN, transform=ax.transAxes, ha="center", color="#777777")
 
 
 VERDICT_COLOURS = {
@@ -115,27 +124,35 @@ def intervals(report: Mapping[str, Any], unit: str) -> Figure:
     return figure
 
 
-def _known(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The effects of a claim that have an interval."""
-    return [
-        effect
+def _known(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The effects of a claim that have an interval, each with a name of its own.
+
+    Where a name is there twice, the stream, the last part of the question, is added.
+    """
+    known = [
+        (question["name"].rpartition(", ")[2], effect)
         for question in report["questions"]
         for effect in question["effects"]
         if effect.get("interval") and None not in effect["interval"]
+    ]
+    often = Counter(effect["name"] for _, effect in known)
+    return [
+        (e["name"] if often[e["name"]] == 1 else f"{e['name']}, {stream}", e)
+        for stream, e in known
     ]
 
 
 def draw_intervals(ax: Any, report: Mapping[str, Any], unit: str) -> None:
     """As `intervals`, drawn into a given panel."""
     effects = _known(report)
-    for y, effect in enumerate(effects):
+    for y, (_, effect) in enumerate(effects):
         colour = VERDICT_COLOURS[effect["verdict"]]
         ax.plot(effect["interval"], [y, y], color=colour, lw=2, solid_capstyle="butt")
         ax.plot(effect["effect"], y, "o", ms=4, color=colour)
         for margin in effect["claimed"]:
             if margin is not None:
                 ax.plot([margin] * 2, [y - 0.4, y + 0.4], color="k", lw=1, ls=":")
-    ax.set_yticks(range(len(effects)), [e["name"] for e in effects], size=7)
+    ax.set_yticks(range(len(effects)), [name for name, _ in effects], size=7)
     ax.set_ylim(max(len(effects), 1) - 0.4, -0.6)
     ax.set_xlabel(f"{unit}; line: 95 % interval; dotted: the margin")
     for verdict, colour in VERDICT_COLOURS.items():
@@ -172,5 +189,12 @@ def grouped_bars(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figur
         ax.set_xlabel("accuracy %, whiskers: lowest, highest seed")
         ax.grid(axis="y", visible=False)
         if rows:
-            ax.legend(fontsize=7)
+            figure.legend(
+                *ax.get_legend_handles_labels(),
+                fontsize=7,
+                ncols=len(HEAD_COLOURS),
+                loc="outside lower center",
+            )
+        else:
+            not_yet_run(ax)
     return figure

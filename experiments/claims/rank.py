@@ -211,6 +211,8 @@ CLAIM = Claim(
         "between runs of one method. Dohare et al. (Nature 2024, "
         "https://doi.org/10.1038/s41586-024-07711-7) measure that the effective rank "
         "of a network trained by backpropagation falls over hundreds of permuted MNIST "
-        "tasks.",
+        "tasks. Lyle et al. (ICML 2023, https://arxiv.org/abs/2303.01486) measure a "
+        "network's loss of the ability to learn, and find it tied to the curvature of "
+        "the loss rather than to units that have died.",
     ),
 )

@@ -105,7 +105,7 @@ def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
             lw=0,
         )
         right.plot(x, [acc.mean() for _, acc in points], "o-", color="#5C5C5C")
-    right.set_xlabel("epochs of task 1 that taught the extractor")
+    right.set_xlabel("epochs of task 1 that\ntaught the extractor")
     right.set_ylabel("ACC of BP** %, split CIFAR-100")
     return figure
 

@@ -13,6 +13,7 @@ from jaxcl.strategies import METHODS, label
 from ..runs.results import OK, Result
 from .claim import Array, Claim, Effect, Estimate, Outcomes, Question, Run, above
 from .decide import mean_of
+from .figures import not_yet_run
 from .streams import MNIST_ROWS, chart_run, cifar_run, permuted_run
 
 MARGIN = -2.0
@@ -90,18 +91,22 @@ def cifar_effects(row: str) -> tuple[Effect, ...]:
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
     """BP and BP** minus every dedicated row, against the number of tasks."""
     figure = Figure(figsize=(8.0, 6.0), layout="constrained")
-    panels = figure.subplots(2, 2, sharex="col")
+    panels = figure.subplots(2, 2)
     for i, row in enumerate(PLAIN):
         _curves(panels[i, 0], outcomes, row, MNIST_ROWS, LENGTHS, "permuted_50_{0}")
         _cifar_curves(panels[i, 1], outcomes, row)
-        for ax, stream in zip(
-            panels[i], ("permuted MNIST", "split CIFAR-100"), strict=True
+        for ax, stream, lengths in zip(
+            panels[i], STREAMS, (LENGTHS, CIFAR_LENGTHS), strict=True
         ):
-            ax.axhline(MARGIN, color="k", lw=0.8, ls=":")
             ax.set_title(f"{label(row)} minus the row, {stream}")
+            if not ax.has_data():
+                not_yet_run(ax)
+                continue
+            ax.axhline(MARGIN, color="k", lw=0.8, ls=":")
             ax.set_ylabel("points of ACC")
-    for ax in panels[1]:
-        ax.set_xlabel("tasks")
+            ax.set_xlabel("tasks; bars: 95 % interval; dotted: the margin")
+            ax.set_xticks(lengths)
+            ax.legend(fontsize=7)
     return figure
 
 
@@ -111,25 +116,39 @@ def _curves(ax, outcomes: Outcomes, row, rows, lengths, pattern: str) -> None:
         y = outcomes.get(pattern.format(other))
         if other in PLAIN or x is None or y is None:
             continue
-        means = [(after(x.result, t) - after(y.result, t)).mean() for t in lengths]
-        ax.plot(lengths, means, "o-", ms=3, color=METHODS[other].colour)
-        ax.text(lengths[-1], means[-1], f" {label(other)}", size=6, va="center")
+        _curve(ax, other, {t: after(x.result, t) - after(y.result, t) for t in lengths})
+
+
+def _curve(ax, other: str, gaps: Mapping[int, Array]) -> None:
+    """The mean over seeds with its 95 % interval, which is what decides."""
+    found = [mean_of(gap) for gap in gaps.values()]
+    means, low, high = (
+        np.array([getattr(e, part) for e in found]) for part in ("value", "low", "high")
+    )
+    ax.errorbar(
+        list(gaps),
+        means,
+        (means - low, high - means),
+        fmt="o-",
+        ms=3,
+        lw=1.2,
+        capsize=2,
+        color=METHODS[other].colour,
+        label=label(other),
+    )
 
 
 def _cifar_curves(ax, outcomes: Outcomes, row: str) -> None:
     for other in CIFAR_ROWS:
         if other in PLAIN:
             continue
-        points = []
+        gaps = {}
         for tasks in CIFAR_LENGTHS:
             x, y = (outcomes.get(cifar_name(r, tasks)) for r in (row, other))
             if x is not None and y is not None:
-                gap = after(x.result, tasks) - after(y.result, tasks)
-                points.append((tasks, gap.mean()))
-        if points:
-            lengths, means = zip(*points, strict=True)
-            ax.plot(lengths, means, "o-", ms=3, color=METHODS[other].colour)
-            ax.text(lengths[-1], means[-1], f" {label(other)}", size=6, va="center")
+                gaps[tasks] = after(x.result, tasks) - after(y.result, tasks)
+        if gaps:
+            _curve(ax, other, gaps)
 
 
 CLAIM = Claim(

@@ -199,6 +199,7 @@ def tiny_run(setting: str, row: str) -> Run:
     else:
         variant = "chart" if setting == "toy" else ""
         config = config_of("split_tiny_imagenet", row, variant, seeds=seeds(setting))
+        config.keep_weights = {"hat": "tasks", "bp": "tasks"}.get(row, "none")
     return Run(f"tiny_{row}", label(row), config, choice(setting, row))
 
 
@@ -215,7 +216,8 @@ def permuted_run(
         config = config_of("mnist_claims", row, seeds=seeds(setting, number))
         config.data.num_tasks = tasks
     config.update_from_flattened_dict(fields)
-    if tasks == 10 and setting != "quick":  # claims read the features of these runs
+    # Claims read the features of ten tasks, and the gates of any number.
+    if setting != "quick" and (tasks == 10 or row == "hat"):
         config.keep_weights = "tasks" if row == "bp" else "last"
     return Run(f"permuted_{row}", label(row), config, choice(setting, row))
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .claim import Outcome, Outcomes
-from .figures import colour_of
+from .figures import colour_of, not_yet_run
 from .transfer_measures import SHARES
 from .transfer_runs import ROWS, WITHOUT_SOURCE
 
@@ -34,8 +34,10 @@ def draw(outcomes: Outcomes, bounds: tuple[float, float] | None) -> Figure:
     for i, task in enumerate(("source", "target")):
         if joint is not None:
             _plane(axes[task], joint, i)
+            axes[task].set_xlabel("distance in weight space")
+        else:
+            not_yet_run(axes[task])
         axes[task].set_title(f"accuracy on the {task} over the plane, %", size=9)
-        axes[task].set_xlabel("distance in weight space")
     return figure
 
 

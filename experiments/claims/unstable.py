@@ -200,9 +200,8 @@ CLAIM = Claim(
     shown=shown,
     notes=(
         "Split CIFAR-100: seeds 200–204 are the chart's, measured after their fifth "
-        "task of ten; seeds 205–219 are trained on the first five tasks alone, with a "
-        "head of 50 outputs. Each task has outputs of its own, so that the width of "
-        "the head changes nothing but random draws.",
+        "task of ten; seeds 205–219 are trained on the first five tasks alone, with "
+        "the same heads.",
         "Both MNIST streams: 784-400-400, a head per task, SGD, batch 64, two epochs "
         "per task, one network for all rows.",
     ),

@@ -166,14 +166,29 @@ def _trials(runs: Sequence[Report]) -> list[str]:
         "## How settings were chosen",
         "",
         "On validation data of one seed that decides nothing. Accuracy: mean over the "
-        "first tasks after the last of them; the chosen setting in bold.",
+        "first tasks after the last of them; the chosen setting in bold. Where it lies "
+        "at an end of what was tried, a better one may lie beyond.",
         "",
-        "| Run | Tried: accuracy % |",
-        "| --- | --- |",
+        "| Run | Tried: accuracy % | At an end |",
+        "| --- | --- | --- |",
     ]
     for run in tried:
-        lines.append(_row([safe(run["label"]), "; ".join(map(_trial, run["trials"]))]))
+        name = f"{safe(run['label'])} (`{run['config']}`)"
+        trials = "; ".join(map(_trial, run["trials"]))
+        lines.append(_row([name, trials, ", ".join(_at_an_end(run["trials"])) or "–"]))
     return [*lines, ""]
+
+
+def _at_an_end(trials: Sequence[Report]) -> list[str]:
+    """The fields of the chosen setting with the lowest or highest value tried."""
+    (chosen,) = (t["fields"] for t in trials if t["chosen"])
+    found = []
+    for key, value in chosen.items():
+        values = {t["fields"][key] for t in trials if key in t["fields"]}
+        if len(values) > 1 and value in (min(values), max(values)):
+            side = "lowest" if value == min(values) else "highest"
+            found.append(f"{key.rpartition('.')[2]} {plain(value)}, the {side}")
+    return found
 
 
 def _trial(trial: Report) -> str:

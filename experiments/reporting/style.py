@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -85,10 +86,10 @@ def panels_of(
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Writes a PNG in its 128 most frequent colours, at a third of the full file size.
+    """Writes a PNG of 256 colours, at a third of the full file size.
 
-    A generic palette would shift the colours of thin lines. Here only the colours of
-    antialiased edges shift, which does no harm.
+    They are the colours that something is drawn in, however small it is, and the most
+    frequent others: only shades of antialiased edges and of colour maps shift.
     """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
@@ -97,13 +98,24 @@ def save(figure: Figure, file: Path) -> None:
     codes = pixels.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1])
     shades, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
     every = shades[:, None] >> np.array([16, 8, 0]) & 255
-    kept = every[np.argsort(-counts, kind="stable")[:128]]
+    drawn = np.isin(shades, _drawn(figure) @ np.array([1 << 16, 1 << 8, 1]))
+    kept = every[np.lexsort((-counts, ~drawn))[:256]]
     nearest = np.array(KDTree(kept).query(every)[1], np.uint8)
     image = Image.fromarray(nearest[where].reshape(pixels.shape[:2]), "P")
     image.putpalette(kept.astype(np.uint8).tobytes())
     encoded = io.BytesIO()
     image.save(encoded, "PNG", optimize=True, dpi=(DPI, DPI))
     files.write_whole(file, encoded.getvalue())
+
+
+def _drawn(figure: Figure) -> NDArray[np.int64]:
+    """The colours of lines, faces and edges, from 0 to 255, [N, 3]."""
+    found = [(255, 255, 255)]
+    for artist in figure.findobj():
+        for name in ("get_color", "get_facecolor", "get_edgecolor"):
+            colours = to_rgba_array(getattr(artist, name, lambda: [])())
+            found += [tuple(np.round(255 * c[:3]).astype(int)) for c in colours]
+    return np.array(found)
 
 
 def save_svg(figure: Figure, file: Path) -> None:
