@@ -37,7 +37,7 @@ RATE = 0.01
 RATES = (0.003, 0.01, 0.03)
 BATCH_RATES = (0.01, 0.03)
 SCRATCH_RATES = (0.03, 0.1)
-HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
+HEAD_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 # Rows without accuracies on the source: a network from scratch knows nothing of it.
 WITHOUT_SOURCE = ("scratch",)
 
@@ -76,12 +76,15 @@ ROWS = {
         "SLDA on frozen features",
         {"train.max_steps": 1},  # its head is in closed form
         True,
-        choice=_tried("shrinkage", 1e-4, 1e-3, 1e-2, 1e-1),
+        choice=_tried("shrinkage", 1e-4, 1e-3, 1e-2, 1e-1, 3e-1, 9e-1),
     ),
     "fine_tune": Row("bp", "fine-tuned"),
     "scratch": Row("bp", "from scratch", _SCRATCH, rates=SCRATCH_RATES),
     "lwf": Row(
-        "lwf", "LwF", {"strength": 1.0}, choice=_tried("strength", 0.3, 1.0, 3.0)
+        "lwf",
+        "LwF",
+        {"strength": 1.0},
+        choice=_tried("strength", 0.03, 0.1, 0.3, 1.0, 3.0),
     ),
     "ewc": Row(
         "ewc",
