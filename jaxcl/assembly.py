@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.heads import cross_entropy, require_heads, scenario_mask
 from jaxcl.nn import inspection
 from jaxcl.nn.precision import compute_in
@@ -20,8 +21,9 @@ Mask = tuple[jax.Array, str]
 
 def even_scenario(scenario: str, num_tasks: int, num_outputs: int) -> Mask:
     """The `Mask` of a scenario in which T tasks share K outputs evenly."""
+    require(num_tasks >= 1, f"num_tasks must be at least 1, got {num_tasks}")
     share = num_outputs if scenario == "domain" else num_outputs // num_tasks
-    if scenario != "domain" and share * num_tasks != num_outputs:
+    if scenario in ("task", "class") and share * num_tasks != num_outputs:
         raise ValueError(
             f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
         )

@@ -33,7 +33,8 @@ def chain(*members: Strategy) -> Strategy:
     layer's name begins with the member's number, as in ``{"taken": {"0:hidden_0": …,
     "1:hidden_0": …}}``. At a task's end ``data.forward`` wraps the network for a member
     as the members before it, already consolidated, do: with HAT's gates, or the first
-    task's statistics.
+    task's statistics. Where a member has another form for beside others
+    (`Strategy.in_chain`), that form is taken.
 
     Args:
       *members: strategies, at least one.
@@ -46,6 +47,8 @@ def chain(*members: Strategy) -> Strategy:
     """
     if not members:
         raise ValueError("chain() needs at least one strategy, got none")
+    if len(members) > 1:
+        members = tuple(m.in_chain or m for m in members)
 
     def own(ctx: Context, i: int) -> Context:
         # `before_task` ran before there was a context; a context made outside this
@@ -166,7 +169,13 @@ def chain(*members: Strategy) -> Strategy:
         report=report,
         needs_linear=any(m.needs_linear for m in members),
         needs_every_step=any(m.needs_every_step for m in members),
+        in_chain=_in_chain(*members),
     )
+
+
+def _in_chain(first: Strategy, *others: Strategy) -> Strategy | None:
+    """What a chain is in another chain: a single member may have another form there."""
+    return None if others or first.in_chain is None else chain(first.in_chain)
 
 
 def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> LossFn:

@@ -170,7 +170,11 @@ class Strategy(NamedTuple):
         whose updates stay in the subspace that its gradients lie in: SGD, momentum.
         Checked where the optimizer is first given, outside jit.
       needs_every_step: whether the method assumes that each update comes from its own
-        step's gradient. This is false under `optax.MultiSteps`. Checked on init.
+        step's gradient. This is false under `optax.MultiSteps` and
+        `optax.apply_every`. Checked on init.
+      in_chain: the strategy that stands for this one beside others in a
+        `jaxcl.chain`, if it is another one: a gradient that is projected in the
+        backward pass misses what other members add to it.
     """
 
     init_aux: InitAux
@@ -187,6 +191,7 @@ class Strategy(NamedTuple):
     report: Report
     needs_linear: bool = False
     needs_every_step: bool = False
+    in_chain: Strategy | None = None
 
 
 def strategy(
@@ -205,6 +210,7 @@ def strategy(
     report: Report | None = None,
     needs_linear: bool = False,
     needs_every_step: bool = False,
+    in_chain: Strategy | None = None,
 ) -> Strategy:
     """Builds a `Strategy`; a hook that is not given does nothing.
 
@@ -231,4 +237,5 @@ def strategy(
         report=report or (lambda state: {}),
         needs_linear=needs_linear,
         needs_every_step=needs_every_step,
+        in_chain=in_chain,
     )

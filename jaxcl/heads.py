@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcl.ops.trees import leaf_names, starts_with, total, wide
-from jaxcl.types import Batch, PyTree, Setup, TaskLoss
+from jaxcl.types import Batch, LayerSpec, PyTree, Setup, TaskLoss
 
 SCENARIOS = ("task", "domain", "class")
 
@@ -92,6 +92,11 @@ def head_mask(setup: Setup, net: PyTree) -> PyTree:
         return starts_with(leaf_names(path), setup.heads)
 
     return jax.tree_util.tree_map_with_path(is_head, net)
+
+
+def head_layers(setup: Setup) -> list[LayerSpec]:
+    """The layers that the classifier consists of."""
+    return [layer for layer in setup.layers if starts_with(layer.path, setup.heads)]
 
 
 def require_heads(heads: Sequence[Sequence[Any]], net: PyTree) -> None:
@@ -191,10 +196,19 @@ def hold_still(setup: Setup, net: PyTree, in_play: jax.Array) -> PyTree:
 
 
 def _outputs_axis(setup: Setup, path: tuple[str, ...], leaf: jax.Array) -> int | None:
-    """Which axis of a leaf runs over the K outputs; None if the leaf is in no head."""
+    """Which axis of a leaf runs over the K outputs; None if the leaf has none of them.
+
+    A leaf of no head has none, nor has a layer of a head that another of its layers
+    reads: it may be K wide by chance.
+    """
     if not starts_with(path, setup.heads) or leaf.ndim == 0:
         return None
-    of_layer = {layer.path: layer.axis for layer in setup.layers}
+    layers = head_layers(setup)
+    read = {name for layer in layers for name in layer.feeds_on or ()}
+    for layer in layers:
+        if layer.name in read and path in (layer.path, layer.path_of_bias):
+            return None
+    of_layer = {layer.path: layer.axis for layer in layers}
     axis = of_layer.get(path, setup.axis) if leaf.ndim > 1 else -1
     return axis if leaf.shape[axis] == setup.logit_mask.shape[1] else None
 
@@ -220,6 +234,7 @@ def cross_entropy(mask: jax.Array, mask_by: str) -> TaskLoss:
     def task_loss(logits: jax.Array, batch: Batch, current: jax.Array) -> jax.Array:
         logits = _masked(mask, mask_by, wide(logits), batch.task, current)
         each = -jax.nn.log_softmax(logits)[jnp.arange(batch.y.shape[0]), batch.y]
-        return total(each * batch.weight) / jnp.maximum(batch.weight.sum(), 1)
+        of = batch.weight.sum()
+        return total(each * batch.weight) / jnp.where(of > 0, of, 1)
 
     return task_loss

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.checks import require_range
+from jaxcl.checks import require, require_range
 from jaxcl.contract import Strategy
 from jaxcl.heads import (
     hold_still,
@@ -30,6 +30,9 @@ class OptState(NamedTuple):
 
     inner: PyTree  # the optimizer's
     strategy: State
+    # bool[K], the outputs that gradients of the coming update have reached, where an
+    # optimizer makes one of several; else ().
+    reached: PyTree = ()
 
 
 def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
@@ -106,7 +109,9 @@ def transform_optimizer(
       or a reference gradient that did not conflict, reaches outputs without a trace in
       g'.
 
-    If all tasks share all outputs, none is held still.
+    If all tasks share all outputs, none is held still. Where the optimizer makes one
+    update of several steps' gradients (`optax.MultiSteps`), the outputs in play in any
+    of these steps are.
 
     Args:
       strategy: any `Strategy`.
@@ -122,7 +127,8 @@ def transform_optimizer(
 
     Raises:
       ValueError: on init, a head matches no parameter, or the optimizer gathers
-        gradients over several steps and the strategy does not allow that; on update,
+        gradients over several steps (`optax.MultiSteps`, `optax.apply_every`) and the
+        strategy does not allow that; on update,
         no parameter that ``setup.heads`` names has K outputs.
 
     Warns if the strategy needs an optimizer whose updates stay in the subspace of its
@@ -160,9 +166,12 @@ def hook_in(
     def init(params: Params) -> OptState:
         require_heads(setup.heads, params.net)
         state = inner.init(params)
-        if strategy.needs_every_step:
-            _refuse_micro_batches(state)
-        return OptState(state, strategy.init(params))
+        several = _gathers(state)
+        require(not (several and strategy.needs_every_step), _MICRO_BATCHES)
+        reached = jnp.zeros(setup.logit_mask.shape[1:], bool)
+        return OptState(
+            state, strategy.init(params), reached if several and holds else ()
+        )
 
     def update(
         grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any
@@ -170,30 +179,36 @@ def hook_in(
         old = opt_state.strategy
         new, state = strategy.grads(grads, old, params, ctx=ctx, out=out)
         raw, inner_state = inner.update(new, opt_state.inner, params, **extra)
-        updates = cast(Params, raw)
+        updates, reached = cast(Params, raw), opt_state.reached
         if holds:
             in_play = (
                 outputs_of(setup, ctx.batch, ctx.task)
                 | with_gradient(setup, grads.net, new.net)
                 | strategy.in_play(old, ctx=ctx)
             )
+            if len(reached):
+                in_play |= reached
+                moves = [(u != 0).any() for u in jax.tree.leaves(updates)]
+                reached = in_play & ~jnp.stack(moves).any()
             updates = updates._replace(net=hold_still(setup, updates.net, in_play))
         updates, state = strategy.updates(
             updates, state, params, grads=new, ctx=ctx, out=out
         )
-        return updates, OptState(inner_state, state)
+        return updates, OptState(inner_state, state, reached)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _refuse_micro_batches(state: PyTree) -> None:
-    """Refuses an optimizer that gathers gradients over several steps."""
+def _gathers(state: PyTree) -> bool:
+    """Whether an optimizer, by its state, makes one update of several gradients."""
 
     def gathers(node: Any) -> bool:
-        return isinstance(node, optax.MultiStepsState)
+        return isinstance(node, optax.MultiStepsState | optax.ApplyEvery)
 
-    if any(map(gathers, jax.tree.leaves(state, is_leaf=gathers))):
-        raise ValueError(
-            "this strategy relates each update to the gradient of its own step; "
-            "optax.MultiSteps makes one of several gradients: use larger batches"
-        )
+    return any(map(gathers, jax.tree.leaves(state, is_leaf=gathers)))
+
+
+_MICRO_BATCHES = (
+    "this strategy relates each update to the gradient of its own step; "
+    "optax.MultiSteps and apply_every make one of several gradients: use larger batches"
+)

@@ -157,7 +157,7 @@ def soft_divergence(
 
     p, q = log_softmax(wide(target), given), log_softmax(wide(logits), mask)
     each = jnp.sum(jnp.where(given, jnp.exp(p) * (p - q), 0), (1, 2))
-    return temperature**2 * jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
+    return temperature**2 * _mean(each, weight)
 
 
 def squared_error(
@@ -175,7 +175,13 @@ def squared_error(
     """
     weight = jnp.ones(logits.shape[:1]) if weight is None else weight
     each = jnp.mean((wide(logits) - target) ** 2, axis=-1)
-    return jnp.sum(each * weight) / jnp.maximum(weight.sum(), 1)
+    return _mean(each, weight)
+
+
+def _mean(each: jax.Array, weight: jax.Array) -> jax.Array:
+    """Σ_b w_b each_b / Σ_b w_b; 0 if no weight is above 0."""
+    of = weight.sum()
+    return jnp.sum(each * weight) / jnp.where(of > 0, of, 1)
 
 
 def gate_sparsity(

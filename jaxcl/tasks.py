@@ -23,7 +23,8 @@ def before_task(
 
     For example GPM's projected inputs, or the features of a frozen extractor, for each
     of the task's examples. A step finds an example's entry by ``context(index=...)``.
-    Without a cache every step computes it again.
+    Without a cache every step computes it again; PCA, whose components it holds,
+    refuses to train without it.
 
     Args:
       strategy: any `Strategy`.

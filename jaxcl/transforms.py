@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcl.checks import require
@@ -14,8 +15,9 @@ from jaxcl.ops.matching import (
     map_where_given,
     require_broadcast,
     require_extra,
+    require_same_shapes,
 )
-from jaxcl.ops.projection import GIVEN, conflict, onto, remove
+from jaxcl.ops.projection import GIVEN, onto, remove, without_conflict
 from jaxcl.types import PyTree
 
 
@@ -139,7 +141,7 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
       of the leaves that are not masked, and ``reference`` may be the whole tree.
 
     Raises:
-      ValueError: on update, no reference, or a tree unlike the updates.
+      ValueError: on update, no reference, or one unlike the updates.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl
@@ -168,11 +170,9 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
         other = flatten_up_to(tree, reference, "reference", "updates")
         g = [leaf for leaf in leaves if not is_masked(leaf)]
         r = [o for o, leaf in zip(other, leaves, strict=True) if not is_masked(leaf)]
-        share = conflict(g, r)
-        new = [
-            g if is_masked(g) else (g - share * r).astype(g.dtype)
-            for g, r in zip(leaves, other, strict=True)
-        ]
+        require_same_shapes("reference", r, g)
+        rest = iter(without_conflict(g, r))
+        new = [leaf if is_masked(leaf) else next(rest) for leaf in leaves]
         return jax.tree.unflatten(tree, new), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
@@ -183,7 +183,7 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
 
     Last in a chain, it holds whatever comes before: a weight with mask 0 does not move
     by momentum, Adam or weight decay, which move weights even if their *gradient* is
-    zero. Masks are an argument of ``update``, so one compiled step serves all tasks.
+    zero, nor by NaN. Masks are an argument of ``update``: one compiled step serves all.
 
     Returns:
       An optax transformation without state whose
@@ -204,7 +204,7 @@ def mask_updates() -> optax.GradientTransformationExtraArgs:
 
     def one(mask, part, axis):
         require_broadcast(mask, part)
-        return (part * mask).astype(part.dtype)
+        return jnp.where(mask == 0, 0, part * mask).astype(part.dtype)
 
     def update(updates, state, params=None, *, mask: PyTree = MISSING, **extra):
         del params

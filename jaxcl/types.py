@@ -72,6 +72,11 @@ class LayerSpec(NamedTuple):
     repeats: bool = False  # reads flattened [C, H, W]: a unit's inputs lie together
     bias_path: tuple[str, ...] | None = None  # None: "bias" beside the kernel
 
+    @property
+    def path_of_bias(self) -> tuple[str, ...]:
+        """The bias's path in the params tree."""
+        return self.bias_path or (*self.path[:-1], "bias")
+
 
 class Codec(NamedTuple):
     """How a network input is kept in a memory: ``decode(encode(x)) == x`` on the data.

@@ -13,8 +13,10 @@ from jaxcl.nn import models
 from jaxcl.nn.capture import init_fn
 from jaxcl.strategies import frozen, hat, make, ncm, random_features, slda
 from jaxcl.strategies._chained import chain_factories
+from jaxcl.strategies._closed_form import answer
 from jaxcl.testing.problem import TASKS
 from jaxcl.training.problem import make_setup
+from jaxcl.types import Output
 
 ROWS = 24
 
@@ -341,3 +343,25 @@ def test_streamed_mnist_equals_batch_lda(tfds_dir):
     assert error < 1e-3
     right = (np.asarray(out.logits).argmax(1) == np.asarray(source.test_y)).mean()
     assert abs(right - 0.874) < 0.002
+
+
+def test_unseen_classes_are_finite_in_bfloat16():
+    """The lowest float32 is −∞ there, which turns a softmax over such rows into NaN."""
+    lowest = jnp.full((2, 3), jnp.finfo(jnp.float32).min)
+
+    def net(net, model_state, x, task, key, train):
+        return Output(jnp.zeros((2, 3), jnp.bfloat16), {}, {"head": x})
+
+    setup = jaxcl.setup_for(
+        lambda net, x: jaxcl.nn.dense(x, net["w"], name="head"),
+        jnp.zeros((2, 4)),
+        net={"w": jnp.zeros((4, 3))},
+        num_outputs=3,
+        num_tasks=1,
+        heads=(("w",),),
+        scenario="domain",
+    )
+    ctx = jaxcl.context(jnp.zeros((2, 4)), jnp.zeros(2, int), task=0)
+    f = answer(net, setup.layers[0], jnp.int32(1), ctx, lambda x: lowest)
+    logits = f({}, {}, ctx.batch.x, ctx.batch.task, ctx.key, False).logits
+    assert logits.dtype == jnp.bfloat16 and jnp.isfinite(logits).all()

@@ -12,9 +12,9 @@ from test_contract import CASES
 from test_gpm import make_setup
 
 import jaxcl
+from jaxcl.checks import bytes_of
 from jaxcl.heads import cross_entropy
 from jaxcl.nn import capture, models
-from jaxcl.ops import memory
 from jaxcl.strategies import agem, er, finetune, gpm, make
 from jaxcl.strategies.agem import reference_gradient
 
@@ -231,5 +231,5 @@ def test_heads_that_name_no_parameter_with_the_outputs_are_refused():
 def test_an_empty_memory_puts_nothing_in_play():
     method = er(SETUP, capacity=4, batch_size=4)
     state = method.init(jaxcl.Params(NET, {}))
-    assert memory.nbytes(state.memory) > 0
+    assert bytes_of(state.memory) > 0
     assert not method.in_play(state, ctx=jaxcl.context(X, Y + 4, task=2)).any()

@@ -215,3 +215,23 @@ def test_rls_update_refuses_what_does_not_fit():
         linalg.rls_update(jnp.eye(3), jnp.zeros(3), 0)
     with pytest.raises(ValueError, match="block must be at least 1, got 0"):
         linalg.rls_update(jnp.eye(3), jnp.zeros((2, 3)), 1.0, block=0)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, jnp.float32])
+def test_numbers_of_any_kind_are_checked(kind):
+    none = jnp.zeros([], int)
+    with pytest.raises(ValueError, match="alpha must be positive, got -1"):
+        linalg.rls_update(jnp.eye(2), jnp.ones(2), kind(-1))
+    with pytest.raises(ValueError, match=r"threshold must lie in \(0, 1\], got 2"):
+        linalg.span_update(jnp.zeros((3, 3)), none, jnp.eye(3), kind(2), crossing=True)
+
+
+def test_no_samples():
+    none = jnp.zeros([], int)
+    np.testing.assert_array_equal(
+        linalg.rls_update(jnp.eye(2), jnp.zeros((0, 2)), 1.0), jnp.eye(2)
+    )
+    with pytest.raises(ValueError, match="span_update needs samples"):
+        linalg.span_update(
+            jnp.zeros((3, 3)), none, jnp.zeros((3, 0)), 0.9, crossing=True
+        )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxcl
+from jaxcl.checks import bytes_of
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
 from jaxcl.ops import memory
@@ -264,9 +265,9 @@ def test_bytes_and_extra():
     setup = make_setup()
     logits = jax.ShapeDtypeStruct((3,), jnp.float32)
     store = memory.empty(setup, 10, logits)
-    assert memory.nbytes(store) == 10 * (2 * 4 + 4 + 4 + 3 * 4) + 8
+    assert bytes_of(store) == 10 * (2 * 4 + 4 + 4 + 3 * 4) + 8
     shape = jax.eval_shape(lambda: memory.empty(setup, 10, logits))
-    assert memory.nbytes(shape) == memory.nbytes(store)
+    assert bytes_of(shape) == bytes_of(store)
     batch = make_batch(0, 4)
     extra = jnp.arange(12.0).reshape(4, 3)
     store = memory.append(store, batch, PLAIN, extra)
@@ -284,7 +285,7 @@ def test_images_are_kept_flat_in_uint8():
     )
     store = memory.empty(setup, 7)
     assert store.x.shape == (7, 64) and store.x.dtype == jnp.uint8
-    assert memory.nbytes(store) == 7 * (64 + 8) + 8
+    assert bytes_of(store) == 7 * (64 + 8) + 8
     drawn = memory.sample(store, jax.random.key(0), 3, setup)
     assert drawn.batch.x.shape == (3, 8, 8, 1)
 

@@ -12,6 +12,7 @@ from flax import nnx
 import jaxcl
 from jaxcl import linearity, strategy, transforms
 from jaxcl.ops import projection
+from jaxcl.ops.depthwise import depthwise
 
 
 def orthonormal(rng, d, r, pad=0):
@@ -225,3 +226,77 @@ def test_it_serves_flax_nnx(rng):
     moved = model.kernel[...] - before
     assert jnp.linalg.norm(moved) > 0.1
     assert jnp.linalg.norm(u.T @ moved) < 1e-5 * jnp.linalg.norm(moved)
+
+
+@pytest.mark.parametrize(
+    "reference", [jnp.ones((3, 1)), jnp.array(1.0), jnp.ones(4)], ids=str
+)
+def test_a_reference_of_other_shapes_is_refused(reference):
+    tx = transforms.project_conflicting()
+    g = -jnp.ones(3)
+    with pytest.raises(ValueError, match="reference must have the shapes"):
+        tx.update(g, tx.init(g), g, reference=reference)
+
+
+def test_what_does_not_take_part_may_be_infinite():
+    tx = transforms.project_conflicting()
+    g, r = jnp.array([1.0, 1.0]), jnp.array([jnp.inf, 0.0])
+    np.testing.assert_array_equal(tx.update(g, tx.init(g), g, reference=r)[0], g)
+    tx = transforms.mask_updates()
+    u, m = jnp.array([jnp.inf, jnp.nan, 2.0]), jnp.array([0.0, 0.0, 0.5])
+    np.testing.assert_array_equal(tx.update(u, tx.init(u), u, mask=m)[0], [0, 0, 1])
+
+
+def test_weighted_means_are_over_the_weights():
+    """Weights that sum to less than one, and none at all."""
+    for weight, wanted in (([0.25, 0.25], 1.0), ([3.0, 1.0], 1.0), ([0.0, 0.0], 0.0)):
+        weight = jnp.array(weight)
+        ones, zeros = jnp.ones((2, 3)), jnp.zeros((2, 3))
+        error = jaxcl.losses.squared_error(ones, zeros, weight)
+        np.testing.assert_allclose(error, wanted)
+        divergence = jaxcl.losses.soft_divergence(
+            jnp.array([[1.0, 0.0]] * 2),
+            jnp.array([[0.0, 1.0]] * 2),
+            temperature=1.0,
+            mask=jnp.ones((1, 2), bool),
+            weight=weight,
+        )
+        kl = (np.e - 1) / (np.e + 1)  # Σ p log p/q of softmax(0, 1) and softmax(1, 0)
+        np.testing.assert_allclose(divergence, wanted * kl, rtol=1e-6)
+
+
+def test_gradients_have_the_dtype_of_what_they_are_of():
+    """Parameters in bfloat16 on float32 inputs, as in a loop with momentum."""
+    net = {
+        "k": jnp.ones((3, 3, 1, 4), jnp.bfloat16),
+        "b": jnp.ones(4, jnp.bfloat16),
+        "d": jnp.ones((3, 3, 4), jnp.bfloat16),
+    }
+
+    def loss(net, x):
+        y = jaxcl.nn.conv(x, net["k"], net["b"], name="c")
+        return depthwise(y, net["d"]).sum().astype(jnp.float32)
+
+    for kind in (jnp.float32, jnp.bfloat16):
+        x = jnp.ones((2, 8, 8, 1), kind)
+        grads, dx = jax.grad(loss, (0, 1))(net, x)
+        assert {g.dtype for g in grads.values()} == {jnp.dtype(jnp.bfloat16)}
+        assert dx.dtype == kind
+    assert jax.grad(loss)(net | {"d": jnp.ones((3, 3, 4))}, x)["d"].dtype == jnp.float32
+
+
+def test_scenarios_that_cannot_be_made_are_told():
+    build = {"num_outputs": 4, "heads": (("w",),)}
+    for options, told in (
+        ({"scenario": "foo", "num_tasks": 3}, "scenario must be one of"),
+        ({"scenario": "task", "num_tasks": 0}, "num_tasks must be at least 1"),
+        ({"scenario": "task", "num_tasks": 3}, "cannot be split over 3 tasks"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            jaxcl.setup_for(
+                lambda net, x: x @ net["w"],
+                jnp.zeros((2, 3)),
+                net={"w": jnp.zeros((3, 4))},
+                **build,
+                **options,
+            )

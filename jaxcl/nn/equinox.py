@@ -92,11 +92,6 @@ def apply_fn(model: eqx.Module) -> ApplyFn:
     return apply
 
 
-def norms(model: eqx.Module) -> tuple[tuple[str, ...], ...]:
-    """Paths of a model's normalisations."""
-    return tuple(path for path, node in _nodes(model) if isinstance(node, _NORMS))
-
-
 def _takes_key(model: Any) -> bool:
     parameters = inspect.signature(type(model).__call__).parameters.values()
     return any(p.name == "key" or p.kind is p.VAR_KEYWORD for p in parameters)

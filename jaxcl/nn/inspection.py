@@ -156,7 +156,7 @@ def layer_output(spec: LayerSpec, net: PyTree, x: jax.Array) -> jax.Array:
     y = products.product(tag, x, found[spec.path], None)
     if not spec.bias:
         return y
-    bias = found[spec.bias_path or (*spec.path[:-1], "bias")]
+    bias = found[spec.path_of_bias]
     return y + (bias.reshape(-1, 1, 1) if is_channels_first(spec) else bias)
 
 

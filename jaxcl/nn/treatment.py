@@ -81,13 +81,16 @@ class Capture:
             y = compute() if tag.refusal else stand_in(tag, x, kernel, bias)
             self.calls.append(Call(tag, x, kernel, bias, y))
             return y
-        swapped = None
-        for treatment in self._treatments:
-            swapped = treatment.swaps.get(tag.name, swapped)
-        if swapped is None:
+        swaps = [t.swaps[tag.name] for t in self._treatments if tag.name in t.swaps]
+        if len(swaps) > 1:
+            raise ValueError(
+                f"layer {tag.name!r} would be computed by {len(swaps)} methods at once "
+                "(two projections in the backward pass?): chain them by jaxcl.chain"
+            )
+        if not swaps:
             y = compute()
         else:
-            spec, product_of = swapped
+            spec, product_of = swaps[0]
             x, kernel, bias = cast(x, kernel, bias) if cast else (x, kernel, bias)
             y = with_bias(tag, product_of(spec, x, kernel), bias)
         for treatment in self._treatments:

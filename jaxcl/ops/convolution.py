@@ -137,7 +137,8 @@ def _convolve_bwd(strides, padding, residuals, dy):
         dk = strips.kernel_gradient(image, dy, kernel.shape, strides, q)
     else:
         dk = kernel_gradient(patches(x, kernel.shape[:2], strides, padding), dy, kernel)
-    return input_gradient(x, kernel, dy, strides, padding), dk
+    dx = input_gradient(x, kernel, dy, strides, padding)
+    return dx.astype(x.dtype), dk.astype(kernel.dtype)
 
 
 convolve.defvjp(_convolve_fwd, _convolve_bwd)
@@ -204,13 +205,15 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _add_bias_fwd(y, bias):
-    return add_bias(y, bias), ()
+    none = jnp.zeros((0,), y.dtype), jnp.zeros((0,), bias.dtype)
+    return add_bias(y, bias), none  # for their dtypes
 
 
-def _add_bias_bwd(_, dy):
+def _add_bias_bwd(none, dy):
     rows = dy.reshape(-1, dy.shape[-1])
     ones = jnp.ones(rows.shape[0], dy.dtype)
-    return dy, jnp.matmul(ones, rows, precision=jax.lax.Precision.HIGHEST)
+    db = jnp.matmul(ones, rows, precision=jax.lax.Precision.HIGHEST)
+    return dy.astype(none[0].dtype), db.astype(none[1].dtype)
 
 
 add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)

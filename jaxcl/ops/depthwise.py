@@ -33,7 +33,7 @@ def depthwise(
       padding: "VALID", "SAME" or ((top, bottom), (left, right)).
 
     Returns:
-      [B, H', W', C], dtype of x.
+      [B, H', W', C], in the wider of the two dtypes.
     """
     window = kernel.shape[:2]
     parts = _met(_padded(x, window, stride, padding), window, stride)
@@ -58,7 +58,7 @@ def _depthwise_bwd(stride, padding, residuals, dy):
         after = x.shape[1 + axis] + k - 1 - before - spread
         config.append((before, after, stride - 1))
     wide = jax.lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
-    dx = depthwise(wide, kernel[::-1, ::-1], 1, "VALID")
+    dx = jnp.asarray(depthwise(wide, kernel[::-1, ::-1], 1, "VALID"), x.dtype)
     return dx, dk.astype(kernel.dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require_finite
+from jaxcl.checks import require, require_finite
 from jaxcl.ops.decompositions import qr_r, svd
 
 EXACT = jax.lax.Precision.HIGHEST
@@ -77,8 +77,10 @@ def span_update(
             f"{basis.shape} and {samples.shape}"
         )
     require_finite(samples, "span_update: samples")
-    if isinstance(threshold, (int, float)) and not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], got {threshold}")
+    fits = (threshold > 0) & (threshold <= 1)
+    require(fits, f"threshold must lie in (0, 1], got {threshold}")
+    if not samples.size:
+        raise ValueError(f"span_update needs samples, got shape {samples.shape}")
     samples = samples if axis == 0 else samples.T
     wide = jnp.promote_types(jnp.promote_types(basis.dtype, samples.dtype), jnp.float32)
     new, count = _span_update(
@@ -176,10 +178,10 @@ def rls_update(
             "rls_update needs inverse [d, d] and samples [d] or [m, d], got shapes "
             f"{inverse.shape} and {samples.shape}"
         )
-    if isinstance(alpha, (int, float)) and not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
-    if block < 1:
-        raise ValueError(f"block must be at least 1, got {block}")
+    require(alpha > 0, f"alpha must be positive, got {alpha}")
+    require(block >= 1, f"block must be at least 1, got {block}")
+    if not samples.size:
+        return inverse
     if samples.ndim == 1:
         k = jnp.matmul(inverse, samples, precision=EXACT)
         k = k * jax.lax.rsqrt(_gain(samples @ k, k @ k, samples @ samples, alpha))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcl.types import PyTree
@@ -59,6 +60,16 @@ def is_none(node: Any) -> bool:
 
 def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
+
+
+def require_same_shapes(name: str, given: list[Any], updates: list[Any]) -> None:
+    """Refuses arrays that have not the shapes of their updates."""
+    for one, update in zip(given, updates, strict=True):
+        if jnp.shape(one) != jnp.shape(update):
+            raise ValueError(
+                f"{name} must have the shapes of the updates, got "
+                f"{list(jnp.shape(one))} for an update of {list(jnp.shape(update))}"
+            )
 
 
 def require_broadcast(mask: jax.Array, update: jax.Array) -> None:

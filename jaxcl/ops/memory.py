@@ -73,11 +73,6 @@ def empty(setup: Setup, capacity: int, extra: PyTree = ()) -> Memory:
     )
 
 
-def nbytes(memory: Memory) -> int:
-    """Bytes that a memory (or the shape of one) takes on the device."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(memory))
-
-
 def append(memory: Memory, batch: Batch, codec: Codec, extra: PyTree = ()) -> Memory:
     """Adds a batch's examples after the stored ones; leaves out those that do not fit.
 
@@ -199,13 +194,19 @@ def with_replay(batch: Batch, *drawn: Batch) -> Batch:
       A `Batch` of B + Σ n.
     """
 
-    def real(past: Batch) -> Batch:
-        again = jnp.arange(past.y.shape[0]) % batch.y.shape[0]
-        there = (past.weight > 0).reshape(-1, *(1,) * (past.x.ndim - 1))
-        return past._replace(x=jnp.where(there, past.x, batch.x[again]))
-
-    rows = [batch, *map(real, drawn)]
+    rows = [batch, *(filled(past, batch) for past in drawn)]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *rows)
+
+
+def filled(drawn: Batch, batch: Batch) -> Batch:
+    """What was drawn; from an empty memory, a step's own inputs, at weight 0.
+
+    A network need not be defined at the zeros that an empty memory holds, and 0 · NaN
+    is NaN.
+    """
+    again = jnp.arange(drawn.y.shape[0]) % batch.y.shape[0]
+    there = (drawn.weight > 0).reshape(-1, *(1,) * (drawn.x.ndim - 1))
+    return drawn._replace(x=jnp.where(there, drawn.x, batch.x[again]))
 
 
 def choose(

@@ -123,3 +123,22 @@ def conflict(update: PyTree, reference: PyTree) -> jax.Array:
 
     # Most steps do not conflict, so they need no pass over the reference.
     return jax.lax.cond(along < 0, part, lambda: jnp.zeros_like(along))
+
+
+def without_conflict(
+    update: list[jax.Array], reference: list[jax.Array]
+) -> list[jax.Array]:
+    """g − (⟨g, r⟩/⟨r, r⟩) r if ⟨g, r⟩ < 0, else g itself, even if r is not finite.
+
+    Args:
+      update: g, arrays taken as one vector.
+      reference: r, arrays of the same shapes.
+
+    Returns:
+      Arrays like ``update``, in its dtypes.
+    """
+    share = conflict(update, reference)
+    return [
+        jnp.where(share < 0, g - share * r, g).astype(g.dtype)
+        for g, r in zip(update, reference, strict=True)
+    ]

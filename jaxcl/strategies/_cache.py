@@ -8,10 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops.agreement import agreed
-from jaxcl.types import Batch, TaskData
+from jaxcl.ops.linalg import EXACT
+from jaxcl.types import Batch, LayerSpec, TaskData
 
 CACHE_LIMIT = 2**30
 """The most bytes per seed for one quantity of a task's examples."""
+CHUNK = 1000
+"""Examples at once, where a task's inputs are projected."""
 
 
 def has_room(data: TaskData, width: int) -> bool:
@@ -43,3 +46,19 @@ def is_of_task(index: jax.Array) -> jax.Array:
     Replayed and augmented examples are not such examples.
     """
     return agreed((index >= 0).all())
+
+
+def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
+    """x − M x for all examples of a task, [capacity, d]."""
+    d = projector.shape[0]
+
+    def without(batch):
+        x = batch.x.reshape(-1, d)
+        return x - jnp.matmul(x, projector, precision=EXACT)
+
+    return of_all(data, without, CHUNK)
+
+
+def can_be_cached(layer: LayerSpec) -> bool:
+    """Whether a layer reads an example's data, unchanged, as one row."""
+    return layer.kind == "dense" and layer.reads_input and layer.positions == 1

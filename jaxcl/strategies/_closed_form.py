@@ -13,14 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.heads import head_layers
 from jaxcl.ops.sampling import batch_positions, shuffled
-from jaxcl.ops.trees import starts_with
 from jaxcl.types import ApplyFn, Context, LayerSpec, PyTree, Setup, TaskData
-
-
-def head_layers(setup: Setup) -> list[LayerSpec]:
-    """The layers that the classifier consists of."""
-    return [layer for layer in setup.layers if starts_with(layer.path, setup.heads)]
 
 
 def reads_vectors(layer: LayerSpec) -> bool:
@@ -136,7 +131,10 @@ def answer(
             return out
 
         def ours():
-            return logits(features_of(layer, out.taps)).astype(out.logits.dtype)
+            kind = out.logits.dtype
+            # The lowest float32 is −∞ in bfloat16.
+            found = logits(features_of(layer, out.taps))
+            return jnp.maximum(found, jnp.finfo(kind).min).astype(kind)
 
         return out._replace(
             logits=jax.lax.cond(ctx.task < done, ours, lambda: out.logits)

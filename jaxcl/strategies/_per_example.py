@@ -144,8 +144,7 @@ def _of_layer(
         kernel = _weighted(h, g, weight)
     made = {layer.path: kernel.T if layer.axis == 0 else kernel}
     if layer.bias:
-        path = layer.bias_path or (*layer.path[:-1], "bias")
-        made[path] = _weighted(h, delta.sum(1), weight)
+        made[layer.path_of_bias] = _weighted(h, delta.sum(1), weight)
     return made
 
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.heads import shares_all_outputs
 from jaxcl.nn import capture, inspection
 from jaxcl.nn.products import Tag, is_channels_first, product
 from jaxcl.ops import convolution
@@ -44,7 +45,7 @@ def choose_layers(
       ValueError: there is no layer, or one cannot be treated; the message names it.
     """
     if project_head is None:
-        project_head = bool(np.asarray(setup.logit_mask).all())
+        project_head = shares_all_outputs(setup)
     free = () if project_head else setup.heads
     layers = tuple(la for la in setup.layers if not starts_with(la.path, free))
     if not layers:

@@ -128,8 +128,7 @@ def mask_rules(
     for layer in setup.layers:
         gated = layer.name in layers
         add(layer.path, kernel(layer) if gated else whole)
-        beside = layer.bias_path or (*layer.path[:-1], "bias")
-        add(beside, bias(layer.name) if gated else whole)
+        add(layer.path_of_bias, bias(layer.name) if gated else whole)
     for norm in setup.norms:
         per_task = norm.kind == "batch_per_task"
         for leaf in ("scale", "bias"):

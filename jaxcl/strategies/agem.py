@@ -32,7 +32,7 @@ def classes_per_task(setup: Setup) -> int:
 def drawn(setup: Setup, batch_size: int, state: memory.Memory, ctx: Context) -> Batch:
     """The examples on which a step's reference gradient is computed."""
     key = jax.random.fold_in(ctx.key, DRAW)
-    return memory.sample(state, key, batch_size, setup).batch
+    return memory.filled(memory.sample(state, key, batch_size, setup).batch, ctx.batch)
 
 
 def reference_gradient(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import mask_logits
 from jaxcl.losses import quadratic_penalty
@@ -68,7 +69,11 @@ def fisher_diagonal(
 
     Returns:
       A tree like ``net``.
+
+    Raises:
+      ValueError: an unknown kind.
     """
+    require(kind in FISHERS, f"kind must be one of {', '.join(FISHERS)}, got {kind!r}")
     order_key, label_key = jax.random.split(key)
     order = shuffled(order_key, data.size, data.capacity)
     n = jnp.minimum(samples, data.size)

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require_range
 from jaxcl.contract import Strategy, strategy
-from jaxcl.heads import head_mask
+from jaxcl.heads import head_layers, head_mask
 from jaxcl.nn.by_example import outputs_by_example
 from jaxcl.nn.products import Tag, product
 from jaxcl.nn.treatment import is_treated, treated
 from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.schema import Natural, checked
 from jaxcl.strategies._cache import has_room, is_of_task, of_all
-from jaxcl.strategies._closed_form import head_layers, reads_vectors
+from jaxcl.strategies._closed_form import reads_vectors
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
 
@@ -144,7 +144,7 @@ def _reads_alone(setup: Setup, layer: LayerSpec, net: PyTree, model_state) -> bo
     """Whether the classifier is a layer and no more, and has a row for each example."""
     own = {layer.path}
     if layer.bias:
-        own.add(layer.bias_path or (*layer.path[:-1], "bias"))
+        own.add(layer.path_of_bias)
     paths = {leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)}
     if any(starts_with(path, setup.heads) for path in paths - own):
         return False

@@ -12,11 +12,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require_range
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, span_update
 from jaxcl.ops.sampling import shuffled
 from jaxcl.schema import Count, checked
-from jaxcl.strategies._cache import has_room, is_of_task, of_all
+from jaxcl.strategies._cache import (
+    can_be_cached,
+    has_room,
+    is_of_task,
+    projected_inputs,
+)
 from jaxcl.strategies._projection import (
     Form,
     Where,
@@ -31,10 +37,7 @@ from jaxcl.strategies._projection import (
     rows,
 )
 from jaxcl.transforms import project_out
-from jaxcl.types import LayerSpec, Setup, TaskData
-
-_CHUNK = 1000
-"""Examples at once, where a task's inputs are projected."""
+from jaxcl.types import Setup
 
 
 class GPMState(NamedTuple):
@@ -54,17 +57,6 @@ class GPMCache(NamedTuple):
 def projectors(basis: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """M = U Uᵀ of every layer."""
     return {name: jnp.matmul(u, u.T, precision=EXACT) for name, u in basis.items()}
-
-
-def projected_inputs(data: TaskData, projector: jax.Array) -> jax.Array:
-    """x − M x for all examples of a task, [capacity, d]."""
-    d = projector.shape[0]
-
-    def without(batch):
-        x = batch.x.reshape(-1, d)
-        return x - jnp.matmul(x, projector, precision=EXACT)
-
-    return of_all(data, without, _CHUNK)
 
 
 @checked
@@ -98,9 +90,9 @@ def gpm(
         with or without momentum; "updates" projects the updates, exact under all.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
         (the first layer's once per task, if it reads the data unchanged) and the
-        gradient elsewhere; "gradient" always projects the gradient, which is needed if
-        another member of a chain adds a penalty on weights to the loss. Both give the
-        same result.
+        gradient elsewhere; "gradient" always projects the gradient, as "auto" does
+        beside others in a `jaxcl.chain`, which may add to the gradient (a penalty on
+        weights) or replace it (A-GEM). Both give the same result.
       project_head: whether the classifier is projected; by default if all tasks share
         all its outputs (permuted MNIST), not if each has its own.
 
@@ -135,7 +127,7 @@ def gpm(
         for layer in layers
         if where == "grads"
         and form == "auto"
-        and (_can_be_cached(layer) or input_is_cheaper(setup, layer))
+        and (can_be_cached(layer) or input_is_cheaper(setup, layer))
     ]
 
     def init(params):
@@ -153,7 +145,7 @@ def gpm(
             layer.name: projected_inputs(data, m[layer.name])
             for layer in layers
             if layer.name in by_input
-            and _can_be_cached(layer)
+            and can_be_cached(layer)
             and has_room(data, layer.d_in)
         }
         return GPMCache(m, inputs)
@@ -177,6 +169,7 @@ def gpm(
             ready = cache.inputs.get(layer.name)
             if ready is None or x.shape[0] != index.shape[0]:
                 return anew()
+            require_range("index", jnp.maximum(index, 0), len(ready))
             at_hand = ready[jnp.maximum(index, 0)]
             return jax.lax.cond(is_of_task(index), lambda: at_hand, anew)
 
@@ -228,6 +221,17 @@ def gpm(
     def report(state):
         return {"taken": {la.name: state.count[la.name] / la.d_in for la in layers}}
 
+    in_chain = None
+    if by_input:
+        in_chain = gpm(
+            setup,
+            threshold=threshold,
+            threshold_step=threshold_step,
+            samples=samples,
+            where=where,
+            form="gradient",
+            project_head=project_head,
+        )
     hooks = (
         {"forward": forward, "grads": grads}
         if where == "grads"
@@ -239,9 +243,6 @@ def gpm(
         after_task=after_task,
         report=report,
         needs_linear=where == "grads",
+        in_chain=in_chain,
         **hooks,
     )
-
-
-def _can_be_cached(layer: LayerSpec) -> bool:
-    return layer.kind == "dense" and layer.reads_input and layer.positions == 1

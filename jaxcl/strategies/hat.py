@@ -161,6 +161,7 @@ def hat(
         )
 
     def validation(params, state, *, task):
+        _require_declared(setup, task)
         price = gate_sparsity(
             lambda aux: jnp.zeros(()),
             gates=lambda aux: open_gates(aux, task, s_max),
@@ -201,6 +202,7 @@ def hat(
         return Params(net, jax.tree.map(row, updates.aux, params.aux)), state
 
     def after_task(params, state, *, data, model_state, task, key):
+        _require_declared(setup, task)
         a = open_gates(params.aux, task, s_max)
         shared = {n: jnp.minimum(a[n], u).mean() for n, u in state.used.items()}
         used = {n: jnp.maximum(a[n], u) for n, u in state.used.items()}
@@ -234,8 +236,11 @@ def _require_declared(setup: Setup, task: jax.Array) -> None:
     Raises:
       ValueError: there is no embedding for the task.
     """
-    if not isinstance(task, Tracer) and np.max(task) >= setup.num_tasks:
-        raise ValueError(
-            f"hat has embeddings for num_tasks={setup.num_tasks} tasks, got task "
-            f"{np.max(task)} (counted from 0)"
-        )
+    if isinstance(task, Tracer):
+        return
+    for t in (np.min(task), np.max(task)):
+        if not 0 <= t < setup.num_tasks:
+            raise ValueError(
+                f"hat has embeddings for num_tasks={setup.num_tasks} tasks, got task "
+                f"{t} (counted from 0)"
+            )

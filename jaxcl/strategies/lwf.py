@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcl.contract import Strategy, strategy
+from jaxcl.heads import shares_all_outputs
 from jaxcl.losses import distillation, soft_divergence
 from jaxcl.ops.trees import tree_copy
 from jaxcl.schema import NonNegative, Positive, checked
@@ -50,7 +50,7 @@ def old_outputs(setup: Setup, task: jax.Array) -> OldOutputs:
         asked = heads[task] & (task > 0)
         given = heads[jnp.maximum(task - 1, 0)] & asked
         return OldOutputs(asked[None], given[None], earlier)
-    if np.asarray(heads).all():
+    if shares_all_outputs(setup):
         asked = heads[:1] & (task > 0)
         return OldOutputs(asked, asked, earlier)
     asked = heads & (jnp.arange(heads.shape[0]) < task)[:, None]
@@ -77,7 +77,9 @@ def lwf(
       temperature: τ > 0.
 
     Returns:
-      A `Strategy` with an `LwFState`. The last network runs in evaluation mode.
+      A `Strategy` with an `LwFState`. The last network runs in evaluation mode, and
+      bare: beside a member of a chain that changes what the network computes (HAT's
+      gates, PCA) its outputs are not those of the network that learned.
 
     Raises:
       ValueError: an argument out of range, with its value.

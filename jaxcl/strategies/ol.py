@@ -137,9 +137,9 @@ def ol(
                     net = only(params.net, number)
                     _, out = loss_fn(params._replace(net=net), ctx)
                     y = output_of(stages[number], net, out.taps)
-                    weight = ctx.batch.weight
+                    weight = ctx.batch.weight  # replayed rows may follow the batch's
                     return orthogonal_loss(
-                        wide(y), norm=norm, of=of, weight=weight
+                        wide(y[: len(weight)]), norm=norm, of=of, weight=weight
                     ), out
 
                 return branch

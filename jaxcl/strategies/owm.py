@@ -46,7 +46,8 @@ def mean_rows(
     layer: LayerSpec, tap: jax.Array, weight: jax.Array, window_stride: int
 ) -> jax.Array:
     """The batch-mean input, [d]; for a convolution its windows, [positions, d]."""
-    share = weight / jnp.maximum(weight.sum(), 1)
+    of = weight.sum()
+    share = weight / jnp.where(of > 0, of, 1)
     mean = rows(layer, jnp.einsum("b,b...->...", share, tap)[None], window_stride)
     return mean[0] if layer.positions == 1 else mean
 
@@ -87,9 +88,9 @@ def owm(
       where: "grads" projects before the optimizer, as the paper does; "updates"
         projects the updates, which Adam, weight decay and similar optimizers need.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
-        and there is no norm_penalty; "gradient" always projects the gradient, which is
-        needed if another member of a chain adds a penalty on weights to the loss. Both
-        give the same result.
+        and there is no norm_penalty; "gradient" always projects the gradient, as
+        "auto" does beside others in a `jaxcl.chain`, which may add to the gradient (a
+        penalty on weights) or replace it (A-GEM). Both give the same result.
       project_head: whether the classifier is projected; by default if all tasks share
         all its outputs.
 
@@ -119,6 +120,7 @@ def owm(
         if where == "grads"
         and form == "auto"
         and norm_penalty == 0
+        and layer.kind == "dense"
         and layer.positions == 1
         and input_is_cheaper(setup, layer)
     ]
@@ -129,8 +131,10 @@ def owm(
     def grown(state: OWMState, layer: LayerSpec, tap, ctx: Context) -> jax.Array:
         share = ctx.epoch_progress if progress == "epoch" else ctx.task_progress
         now = start[layer.name] * decay[layer.name] ** share
-        tap = jax.lax.stop_gradient(tap)
-        mean = mean_rows(layer, tap, ctx.batch.weight, window_stride)
+        weight = ctx.batch.weight
+        # The first rows are the batch's; replayed examples may follow them.
+        tap = jax.lax.stop_gradient(tap[: len(weight)])
+        mean = mean_rows(layer, tap, weight, window_stride)
         return rls_update(state.inverse[layer.name], mean, now)
 
     def forward(apply_fn, state, aux, *, ctx):
@@ -171,6 +175,19 @@ def owm(
         share = {n: 1 - jnp.trace(p) / p.shape[0] for n, p in state.inverse.items()}
         return {"taken": {layer.name: share[layer.name] for layer in layers}}
 
+    in_chain = None
+    if by_input:
+        in_chain = owm(
+            setup,
+            alpha=alpha,
+            alpha_decay=alpha_decay,
+            progress=progress,
+            window_stride=window_stride,
+            norm_penalty=norm_penalty,
+            where=where,
+            form="gradient",
+            project_head=project_head,
+        )
     hooks = (
         {"forward": forward, "grads": grads}
         if where == "grads"
@@ -181,5 +198,6 @@ def owm(
         loss=loss,
         report=report,
         needs_linear=where == "grads",
+        in_chain=in_chain,
         **hooks,
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_mask
 from jaxcl.nn import inspection
@@ -48,7 +49,8 @@ def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
       begins, in ``before_task``, and are in the state from its first step on.
 
     Raises:
-      ValueError: an argument out of range; a classifier it cannot read, by name.
+      ValueError: an argument out of range; a classifier it cannot read, by name; in
+        training, no cache of ``before_task``.
     """
     layer = head_layer(setup, "pca")
     d = 1
@@ -93,6 +95,7 @@ def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
         return updates._replace(net=net), state
 
     def grads(grads, state, params, *, ctx, out):
+        require(len(ctx.cache), "pca needs the cache that jaxcl.before_task makes")
         # From the first step on the state holds the cache's values, for evaluation.
         return grads, found(state, ctx)
 

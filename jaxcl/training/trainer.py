@@ -169,7 +169,10 @@ def make_begin(
             done=~real | seed.progress.failed,
         )
         return seed._replace(
-            opt_state=seed.opt_state._replace(inner=inner.init(seed.params)),
+            opt_state=seed.opt_state._replace(
+                inner=inner.init(seed.params),
+                reached=jax.tree.map(jnp.zeros_like, seed.opt_state.reached),
+            ),
             best=(seed.params, seed.model_state) if plan.select == "best" else (),
             progress=progress,
         )
