@@ -210,5 +210,6 @@ def _gathers(state: PyTree) -> bool:
 
 _MICRO_BATCHES = (
     "this strategy relates each update to the gradient of its own step; "
-    "optax.MultiSteps and apply_every make one of several gradients: use larger batches"
+    "optax.MultiSteps makes one of several gradients, as apply_every: use larger "
+    "batches"
 )

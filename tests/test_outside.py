@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments.reporting.build import build
@@ -105,6 +106,42 @@ def test_it_is_compared_beside_another_and_reported(command, tmp_path):
 
 def _runs(folder):
     return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_what_was_edited_since_is_told(commands, elsewhere, tmp_path):
+    """A finished run is another's if its method or its data have been changed."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 4)).astype(np.float32), np.arange(80) % 4
+
+    def save(labels):
+        parts = dict(x_train=x, y_train=labels, x_test=x, y_test=labels)
+        np.savez(tmp_path / "own.npz", **parts)
+
+    def run(*more):
+        arguments = (f"--config={ROOT}/configs/digits.py", *SHORT[:1], *SHORT[2:])
+        arguments += (f"--config.strategy={L2}", "--config.method.strength=1.0")
+        arguments += (f"--config.data.dataset=npz:{tmp_path}/own.npz", *more)
+        arguments += (f"--workdir={tmp_path}/run",)
+        return commands("experiments.run", *arguments, cwd=elsewhere)
+
+    save(y)
+    assert run()[0] == 0
+    status, _, err = run("--strict")
+    assert status == 0 and "finished before" in err and "file of" not in err
+    methods = elsewhere / "my_package" / "methods.py"
+    before = methods.read_text()
+    methods.write_text(before + "# edited\n")
+    try:
+        status, _, err = run()
+        assert status == 0 and "not run again: file of my_package.methods is" in err
+        status, _, err = run("--strict")
+        assert status != 0 and "file of my_package.methods is" in err
+    finally:
+        methods.write_text(before)
+    save((y + 1) % 4)
+    status, _, err = run()
+    assert status != 0 and "is of another problem: stream.base" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_it_is_swept(command, tmp_path):

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jaxcl import files
 from jaxcl.training import protocol
+from jaxcl.training.fingerprint import fingerprint
 from jaxcl.training.problem import Problem, validate
 from jaxcl.training.programs import trace
 from jaxcl.training.protocol import Interrupted, Started
@@ -132,6 +133,8 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
         before = [_whole(part) for part in parts]
         found = [result for result in before if result is not None]
         if len(found) == many:
+            now = fingerprint(problem, folders.identity(parts))
+            folders.require_unchanged(job.checkpoints, now, strict=strict)
             files.tidy(job.checkpoints)  # as `finished` does for each part's folder
             show.show(Started(tasks, 0, True))
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxcl import files
 from jaxcl.training import steps
+from jaxcl.training.fingerprint import FILE_OF, Fingerprint, foreign, otherwise_made
 
 from .. import config as configs
 from . import machine
@@ -73,6 +75,43 @@ def require_ours(parts: Sequence[Part], state: Path) -> None:
                 f"{result} has no {CONFIG_NAME} beside it that says whose it is; use "
                 "another --workdir"
             )
+
+
+def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
+    """Refuses a finished run of other data; warns if its own functions have changed.
+
+    Args:
+      state: folder of the run's states.
+      now: the fingerprint of the run as it would be now.
+      strict: refuses a run that other code or other versions have made.
+
+    Raises:
+      CheckpointError: the finished run is of another problem, or refused by `strict`.
+    """
+    about = steps.newest(state)
+    if about is None:
+        return
+    there = Fingerprint(**about["fingerprint"])
+    differences = foreign(there, now)
+    if differences:
+        raise steps.CheckpointError(
+            f"the finished run of {state.parent} is of another problem: "
+            f"{'; '.join(differences)}; use another --workdir"
+        )
+    made_by = otherwise_made(there, now)
+    if made_by and strict:
+        raise steps.CheckpointError(
+            f"the finished run of {state.parent} was made otherwise: "
+            f"{'; '.join(made_by)}; without --strict its result is taken"
+        )
+    # A new version of this package does not make each finished run doubtful.
+    own = [words for words in made_by if words.startswith(FILE_OF)]
+    if own:
+        warnings.warn(
+            f"the run of {state.parent} was finished before and is not run again: "
+            f"{'; '.join(own)}; another --workdir runs it as it is now",
+            stacklevel=2,
+        )
 
 
 def require_same(config: ConfigDict, workdir: Path) -> None:

@@ -48,6 +48,15 @@ def describe(value: Any) -> dict[str, str]:
       its content), and for each function its name and what it closes over. Equal parts
       are described once. Equal values have equal lines in every process.
     """
+    return described(value)[0]
+
+
+def described(value: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """As `describe`, and the files that the value's functions are in.
+
+    Returns:
+      The lines, and module -> hash of its file, for modules that are not installed.
+    """
     lines: dict[str, str] = {}
     told: set[str] = set()
 
@@ -63,8 +72,9 @@ def describe(value: Any) -> dict[str, str]:
         for name, part in node.items():
             tell(f"{path}{name}".lstrip("."), part)
 
-    tell("", _Describer().node(value))
-    return lines
+    describer = _Describer()
+    tell("", describer.node(value))
+    return lines, describer.sources
 
 
 def hash_of(data: Any) -> str:
@@ -82,6 +92,7 @@ class _Describer:
     def __init__(self):
         self._known: dict[int, Node] = {}
         self._kept: list[Any] = []  # else a freed id would become another object's
+        self.sources: dict[str, str] = {}
 
     def node(self, value: Any) -> Node:
         if isinstance(value, _SCALARS):
@@ -135,6 +146,9 @@ class _Describer:
         parts |= {f".{k}": v for k, v in (fn.__kwdefaults__ or {}).items()}
         if not fn.__code__.co_filename.startswith(_INSTALLED):
             parts[".numbers"] = _numbers(fn.__code__)
+            file = Path(fn.__code__.co_filename)
+            if fn.__module__ not in self.sources and file.is_file():
+                self.sources[fn.__module__] = hash_of(file.read_bytes())[:16]
         return {"": _name(fn)} | self._dict(self._parts(parts, ""))
 
     def _object(self, value: Any) -> Node:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jaxcl
-from jaxcl.training.describe import describe, hash_of
+from jaxcl.training.describe import described, hash_of
 from jaxcl.training.problem import Problem, setup_of
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SHOWN = 5
+FILE_OF = "file of "
 
 
 class Fingerprint(NamedTuple):
@@ -23,7 +24,8 @@ class Fingerprint(NamedTuple):
       identity: the caller's description, such as its config: field -> value.
       problem: the `Problem`, by `jaxcl.training.describe`: place in it -> value.
       code: hash of this package's files.
-      versions: package -> version, for packages that the arithmetic depends on.
+      versions: package -> version, for packages that the arithmetic depends on, and
+        "file of MODULE" -> hash, for functions of the problem that are not installed.
     """
 
     identity: dict[str, str]
@@ -43,7 +45,9 @@ def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
     setup = setup_of(problem)
     first = {name: values[0] for name, values in problem.settings.items()}
     fields["strategy"] = problem.make_strategy(setup, **first)
-    return Fingerprint(dict(identity), describe(fields), code(), versions())
+    lines, sources = described(fields)
+    files = {f"{FILE_OF}{module}": sources[module] for module in sorted(sources)}
+    return Fingerprint(dict(identity), lines, code(), versions() | files)
 
 
 @functools.cache

@@ -32,9 +32,15 @@ def peek(folder: Path) -> dict[str, str] | None:
 
     Reads little and changes nothing.
     """
+    about = newest(folder)
+    return about and about["fingerprint"]["identity"]
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """What the newest state in a folder says about itself; None if unreadable."""
     for step in sorted(numbers(folder), reverse=True):
         with contextlib.suppress(OSError, Damaged):
-            return about_of(folder / str(step))["fingerprint"]["identity"]
+            return about_of(folder / str(step))
     return None
 
 
