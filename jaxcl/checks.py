@@ -67,6 +67,24 @@ def require_finite(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be finite, got {bad} that are NaN or infinite")
 
 
+def require_statistics(of: Any, given: Any) -> None:
+    """Refuses a step without the running statistics that a model keeps.
+
+    Args:
+      of: the model's state, or its shapes.
+      given: the state that was given.
+
+    Raises:
+      ValueError: there is none, where the model has some.
+    """
+    if jax.tree.leaves(of) and not jax.tree.leaves(given):
+        raise ValueError(
+            "the model keeps running statistics (BatchNorm?), and none are given: pass "
+            "model_state= to context, before_task and after_task, at first the one "
+            "that came with the parameters, then out.model_state"
+        )
+
+
 def require_room(what: str, needed: int) -> None:
     """Refuses arrays larger than this machine's memory, before they are allocated.
 

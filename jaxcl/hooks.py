@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.checks import require, require_range
+from jaxcl.checks import require, require_range, require_statistics
 from jaxcl.contract import Strategy
 from jaxcl.heads import (
     hold_still,
@@ -73,8 +73,9 @@ def transform_loss(strategy: Strategy, setup: Setup):
 
     Returns:
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
-      ``jax.value_and_grad(..., has_aux=True)``. Called outside jit it raises a
-      ValueError for a task or a target out of range.
+      ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
+      lacks the model's running statistics, and, called outside jit, for a task or a
+      target out of range.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
@@ -82,6 +83,7 @@ def transform_loss(strategy: Strategy, setup: Setup):
     def loss_fn(params: Params, state: State, ctx: Context):
         require_range("task", ctx.task, setup.num_tasks)
         require_range("targets y", ctx.batch.y, setup.logit_mask.shape[1])
+        require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
             f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)

@@ -5,7 +5,7 @@ Your own training loop makes it here; this project's loop does too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -63,6 +63,13 @@ def setup_for(
       ValueError: unknown scenario; K that T tasks cannot share evenly; a head that
         matches no parameter; a model with another call signature.
     """
+
+    if isinstance(net, Mapping) and "params" in net and len(net) > 1:
+        rest = ", ".join(sorted(map(str, net.keys() - {"params"})))
+        raise ValueError(
+            f"net has Flax's collection {rest} beside params, which would be trained: "
+            "give net['params'] alone, or the module to jaxcl.setup_for_linen"
+        )
 
     def apply_fn(net, model_state, x, task, key, train):
         with treatment.capturing() as capture:

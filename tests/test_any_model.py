@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxcl
-from jaxcl.nn import models
+from jaxcl.nn import capture, models
 from jaxcl.nn.products import Tag
 from jaxcl.ops.linalg import span_update
 from jaxcl.strategies import agem, ewc, frozen, gpm, hat, mas, owm, si
@@ -455,6 +456,58 @@ def test_si_refuses_an_optimizer_that_gathers_steps():
     tx = jaxcl.transform_optimizer(method, every, setup)
     with pytest.raises(ValueError, match="optax.MultiSteps"):
         tx.init(jaxcl.init_params(method, KEY, NET))
+
+
+class Normalised(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden = nnx.Linear(6, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.head = nnx.Linear(8, 4, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.hidden(x))))
+
+
+def test_running_statistics_that_were_not_given_are_missed():
+    """EWC's Fisher would be that of statistics that start anew at every step."""
+    model = Normalised(nnx.Rngs(0))
+    setup = jaxcl.setup_for_nnx(model, X, heads=(("head",),), **OF)
+    net, state = jaxcl.nn.nnx.split(model)
+    method = ewc(setup, strength=1.0, samples=4)
+    params = jaxcl.init_params(method, KEY, net)
+    opt_state = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup).init(params)
+    loss = jaxcl.transform_loss(method, setup)
+    with pytest.raises(ValueError, match="keeps running statistics"):
+        loss(params, opt_state.strategy, jaxcl.context(X, Y, task=0))
+    data = jaxcl.array_data(X, Y)
+    with pytest.raises(ValueError, match="keeps running statistics"):
+        jaxcl.after_task(method, params, opt_state, data, task=0)
+    ctx = jaxcl.context(X, Y, task=0, model_state=state)
+    assert jnp.isfinite(loss(params, opt_state.strategy, ctx)[0])
+    jaxcl.after_task(method, params, opt_state, data, task=0, model_state=state)
+
+
+class Forgetful(nn.Module):
+    num_outputs: int
+
+    @nn.compact
+    def __call__(self, x, task, train):
+        x = nn.BatchNorm(use_running_average=False)(x)
+        return nn.Dense(self.num_outputs, name="head")(x)
+
+
+def test_a_flax_mistake_is_one_line():
+    model = Forgetful(4)
+    net, state = capture.init_fn(model, jax.typeof(X))(KEY)
+    with pytest.raises(ValueError, match="Forgetful, train=False: Cannot update") as e:
+        capture.apply_fn(model)(net, state, X, Y, KEY, False)
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_flax_collections_beside_params_are_not_trained():
+    net = {"params": NET, "batch_stats": {"mean": jnp.zeros(3)}}
+    with pytest.raises(ValueError, match="collection batch_stats beside params"):
+        setup_of(lambda net, x: tagged(net["params"], x), net=net)
 
 
 def test_a_parameter_that_is_no_array_is_named():

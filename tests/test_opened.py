@@ -72,13 +72,30 @@ def test_kept_weights_are_those_that_gave_the_accuracies(hat_run):
         for task in range(3):
             x, y = run.data(seed, task, "test")
             for after in (-1, 0, 1, 2):
-                out = run.apply(run.weights(seed, after), x, task)
+                weights = run.weights(seed, after)
+                out = run.apply(weights, x, task)
                 logits = np.where(setup_mask[task], out.logits, -np.inf)
                 found = np.mean(logits.argmax(-1) == y)
+                assert run.accuracy(weights, seed, task) == pytest.approx(found)
                 row = result.baseline if after < 0 else result.matrix[:, after]
                 np.testing.assert_allclose(found, row[k, task], atol=1e-6)
     assert set(out.taps) == {"hidden_0", "hidden_1", "head"}
     np.testing.assert_allclose(out.taps["hidden_0"], x.reshape(len(x), -1), atol=1e-6)
+
+
+def test_accuracies_of_a_class_incremental_run(tmp_path):
+    """The classes in play depend on the last task trained."""
+    config = config_of(keep_weights="tasks")
+    config.data.scenario = "class"
+    result = execute(config, tmp_path)
+    run = jaxcl.load_run(tmp_path)
+    assert repr(run) == f"<run {config.name}/BP: 3 tasks, seeds [3, 5, 8]>"
+    for after in range(3):
+        found = [
+            [run.accuracy(run.weights(s, after), s, t, after) for t in range(3)]
+            for s in run.seeds
+        ]
+        np.testing.assert_allclose(found, result.matrix[:, after], atol=1e-6)
 
 
 def test_weights_of_an_epoch_lead_to_those_of_the_task(hat_run):

@@ -104,7 +104,8 @@ def unknown_field(argv: list[str]) -> str:
         at: object = load(Path(file)).get_config(argument)
         for i, part in enumerate(key.split(".")[1:], start=2):
             if not isinstance(at, ConfigDict) or part not in at:
-                known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else "none"
+                known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else ""
+                known = known or "none; name the row that it is of, --config=FILE:ROW"
                 where = ".".join(key.split(".")[: i - 1])
                 return f"--{key}: {where} has no field {part!r}; it has: {known}"
             at = at[part]

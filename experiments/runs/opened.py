@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcl.heads import mask_logits
 from jaxcl.inputs import context
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.observation import shapes_of_seed, strategy_of
@@ -46,6 +47,10 @@ class Run:
         self.problem = configs.problem(self.config)
         self.seeds = self.problem.seeds
         self.num_tasks = self.problem.stream.num_tasks
+
+    def __repr__(self) -> str:
+        rows = f"{self.config.name}/{configs.method_of(self.config).label}"
+        return f"<run {rows}: {self.num_tasks} tasks, seeds {list(self.seeds)}>"
 
     @cached_property
     def result(self) -> Result:
@@ -117,7 +122,8 @@ class Run:
             method's forward pass reads it.
 
         Returns:
-          An `Output`: ``logits`` [N, K], not masked, and ``taps``, each layer's input
+          An `Output`: ``logits`` [N, K] of all tasks' outputs (`accuracy` takes those
+          in play), and ``taps``, each layer's input
           by the layer's name. The output of a layer, after its nonlinearity, is the
           input of the next one: ``taps["head"]`` is what the classifier reads.
         """
@@ -125,6 +131,36 @@ class Run:
         return self._forward(
             weights, jnp.asarray(x), task, task if current is None else current
         )
+
+    def accuracy(
+        self,
+        weights: Weights,
+        seed: int,
+        task: int,
+        current: int | None = None,
+        part: str = "test",
+    ) -> float:
+        """The share of a task's examples whose class has the largest logit in play.
+
+        Args:
+          weights: of the same seed.
+          seed: one of `seeds`.
+          task: the examples' task, from 0.
+          current: the last task trained, by default `task`; class-incremental, the
+            classes of the tasks up to it are in play.
+          part: "train", "valid" or "test".
+
+        Returns:
+          In [0, 1]; as in `result.matrix` with the weights and the test data of then.
+          All examples are one batch, which a norm of the batch's own statistics sees.
+        """
+        x, y = self.data(seed, task, part)
+        current = task if current is None else current
+        logits = self.apply(weights, x, task, current).logits
+        of = jnp.full(len(x), task)
+        setup = setup_of(self.problem)
+        shown = mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
+        return float((np.asarray(shown).argmax(1) == y).mean())
 
     @cached_property
     def measured(self) -> measured.Measured:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -98,14 +99,21 @@ def apply_fn(model: nn.Module) -> ApplyFn:
 
     def apply(net, model_state, x, task, key, train) -> Output:
         with treatment.capturing() as capture, nn.intercept_methods(_met_by(capture)):
-            logits, new = model.apply(
-                {"params": net, **model_state},
-                x,
-                task,
-                train,
-                rngs={"dropout": key},
-                mutable=list(model_state) if train else [],
-            )
+            try:
+                logits, new = model.apply(
+                    {"params": net, **model_state},
+                    x,
+                    task,
+                    train,
+                    rngs={"dropout": key},
+                    mutable=list(model_state) if train else [],
+                )
+            except flax.errors.FlaxError as error:
+                # For one a BatchNorm without use_running_average=not train.
+                why = str(error).partition(" (https://flax")[0]
+                raise ValueError(
+                    f"{type(model).__name__}, train={train}: {why}"
+                ) from error
         return Output(logits, dict(new) if train else model_state, capture.taps)
 
     return apply

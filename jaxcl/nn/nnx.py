@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
+from jaxcl.checks import require_statistics
 from jaxcl.nn import tagged, treatment
 from jaxcl.nn.capture import conv_padding, pair
 from jaxcl.nn.products import Tag, own_way
@@ -59,6 +60,7 @@ def apply_fn(model: nnx.Module) -> ApplyFn:
     whole = _takes_task(model)
 
     def apply(net, model_state, x, task, key, train) -> Output:
+        require_statistics(nnx.to_pure_dict(state_like), model_state)
         put_back = nnx.merge(
             graph,
             _like(net_like, net),
