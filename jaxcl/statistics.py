@@ -90,17 +90,15 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     """Two-sided paired t-test of values against a reference, seed by seed.
 
     t = mean(d) / (std(d) / √n), d = values − reference. If all d are equal (up to the
-    rounding of float32, in which accuracies are computed) t is 0/0 or infinite. p is
-    then 1 if d = 0, else NaN: accuracies are multiples of one over the number of test
-    examples, and a few equal differences tell nothing of their spread.
+    rounding of float32) t is 0/0 or infinite: p is 1 if d = 0, else NaN, as some equal
+    multiples of one over the number of test examples tell nothing of their spread.
 
     Args:
       values: one number per seed [S].
       reference: the same seeds' numbers of the reference [S].
 
     Returns:
-      A `PairedTest` over the seeds that are finite in both; p is also NaN below 2 of
-      them.
+      A `PairedTest` over the seeds that are finite in both; p is NaN below 2 of them.
 
     Raises:
       ValueError: not one-dimensional, or of different lengths.
@@ -113,10 +111,8 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     if n < 2:
         return PairedTest(float("nan"), difference, n)
     rounding = 2 * np.finfo(np.float32).eps * np.abs([x, y]).max()
-    if np.ptp(d) > rounding:
-        p = stats.ttest_rel(x, y).pvalue
-    else:
-        p = 1 if abs(difference) <= rounding else float("nan")
+    same = 1 if abs(difference) <= rounding else float("nan")
+    p = stats.ttest_rel(x, y).pvalue if np.ptp(d) > rounding else same
     return PairedTest(float(p), difference, n)
 
 
