@@ -90,8 +90,7 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     """Two-sided paired t-test of values against a reference, seed by seed.
 
     t = mean(d) / (std(d) / √n), d = values − reference. If all d are equal (up to the
-    rounding of float32) t is 0/0 or infinite: p is 1 if d = 0, else NaN, as some equal
-    multiples of one over the number of test examples tell nothing of their spread.
+    rounding of float32) t is 0/0 or infinite: p is then 1 if d = 0, else its limit 0.
 
     Args:
       values: one number per seed [S].
@@ -111,7 +110,7 @@ def paired_test(values: ArrayLike, reference: ArrayLike) -> PairedTest:
     if n < 2:
         return PairedTest(float("nan"), difference, n)
     rounding = 2 * np.finfo(np.float32).eps * np.abs([x, y]).max()
-    same = 1 if abs(difference) <= rounding else float("nan")
+    same = float(abs(difference) <= rounding)
     p = stats.ttest_rel(x, y).pvalue if np.ptp(d) > rounding else same
     return PairedTest(float(p), difference, n)
 
