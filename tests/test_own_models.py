@@ -1,5 +1,7 @@
 """Models named on the command line: shipped ones, and Linen, NNX, Equinox classes."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from jaxcl.nn.models import AlexNet, ResNet18
 from jaxcl.strategies import make
 from jaxcl.testing import small_problem
 from jaxcl.training import protocol
+from jaxcl.training.describe import hash_of
+from jaxcl.training.fingerprint import fingerprint
 from jaxcl.training.problem import init_of, setup_of, validate
 from tests import own_models
 
@@ -23,6 +27,17 @@ SHAPE = (4, 4, 1)
 def build(name, fields=(), **options):
     options = dict(num_outputs=6, input_shape=SHAPE, num_tasks=3) | options
     return build_model(name, dict(fields), **options)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_knows_its_models_file(name):
+    """An edited model is told where a run goes on, as an edited method is."""
+    problem = small_problem(
+        lambda setup: make("ewc", setup, {"strength": 1.0}),
+        model=lambda outputs: build(f"tests.own_models:{name}", num_outputs=outputs),
+    )
+    mine = fingerprint(problem, {}).versions["file of tests.own_models"]
+    assert mine == hash_of(Path(own_models.__file__).read_bytes())[:16]
 
 
 @pytest.mark.parametrize("name", NAMES)

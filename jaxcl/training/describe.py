@@ -11,6 +11,7 @@ import enum
 import functools
 import hashlib
 import json
+import sys
 import sysconfig
 import types
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ def described(value: Any) -> tuple[dict[str, str], dict[str, str]]:
     """As `describe`, and the files that the value's functions are in.
 
     Returns:
-      The lines, and module -> hash of its file, for modules that are not installed.
+      The lines, and module -> hash of its file, of functions and classes that are not
+      installed.
     """
     lines: dict[str, str] = {}
     told: set[str] = set()
@@ -113,6 +115,8 @@ class _Describer:
         if isinstance(value, (list, tuple)):
             return self._sequence(value)
         if isinstance(value, _BUILTIN):
+            if isinstance(value, type):  # as of a model's modules in an NNX graph
+                self._note_class(value)
             return _name(value)
         if isinstance(value, functools.partial):
             parts = {".call": value.func, ".args": value.args, ".of": value.keywords}
@@ -146,12 +150,22 @@ class _Describer:
         parts |= {f".{k}": v for k, v in (fn.__kwdefaults__ or {}).items()}
         if not fn.__code__.co_filename.startswith(_INSTALLED):
             parts[".numbers"] = _numbers(fn.__code__)
-            file = Path(fn.__code__.co_filename)
-            if fn.__module__ not in self.sources and file.is_file():
-                self.sources[fn.__module__] = hash_of(file.read_bytes())[:16]
+            self._note(fn.__module__, fn.__code__.co_filename)
         return {"": _name(fn)} | self._dict(self._parts(parts, ""))
 
+    def _note(self, module: str, file: str | None) -> None:
+        """Hashes a module's file, unless it is installed or of the interpreter."""
+        known = not file or file.startswith(_INSTALLED) or module in self.sources
+        if not known and Path(str(file)).is_file():
+            self.sources[module] = hash_of(Path(str(file)).read_bytes())[:16]
+
+    def _note_class(self, kind: type) -> None:
+        for part in kind.__mro__:
+            module = sys.modules.get(part.__module__)
+            self._note(part.__module__, getattr(module, "__file__", None))
+
     def _object(self, value: Any) -> Node:
+        self._note_class(type(value))
         if dataclasses.is_dataclass(value):
             # Flax adds these two to a module's own fields.
             names = {f.name for f in dataclasses.fields(value)} - {"parent", "name"}

@@ -25,7 +25,7 @@ class Fingerprint(NamedTuple):
       problem: the `Problem`, by `jaxcl.training.describe`: place in it -> value.
       code: hash of this package's files.
       versions: package -> version, for packages that the arithmetic depends on, and
-        "file of MODULE" -> hash, for functions of the problem that are not installed.
+        "file of MODULE" -> hash, for functions and classes that are not installed.
     """
 
     identity: dict[str, str]
