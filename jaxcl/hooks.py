@@ -130,8 +130,8 @@ def transform_optimizer(
     Raises:
       ValueError: on init, a head matches no parameter, or the optimizer gathers
         gradients over several steps (`optax.MultiSteps`, `optax.apply_every`) and the
-        strategy does not allow that; on update,
-        no parameter that ``setup.heads`` names has K outputs.
+        strategy does not allow that; on update, no parameter that ``setup.heads`` names
+        has K outputs.
 
     Warns if the strategy needs an optimizer whose updates stay in the subspace of its
     gradients and this optimizer's do not. Must not be called inside jit.
@@ -212,6 +212,6 @@ def _gathers(state: PyTree) -> bool:
 
 _MICRO_BATCHES = (
     "this strategy relates each update to the gradient of its own step; "
-    "optax.MultiSteps makes one of several gradients, as apply_every: use larger "
+    "optax.MultiSteps makes one of several gradients, as apply_every does: use larger "
     "batches"
 )

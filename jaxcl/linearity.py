@@ -20,10 +20,9 @@ def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
 
     Found by trial: a few steps on gradients orthogonal to a random direction, at
     parameters that are not, must give updates orthogonal to that direction. Steps whose
-    update is 0, as most of `optax.MultiSteps`, do not count. True for
-    SGD, momentum, schedules and clipping by norm. False for Adam and all others that
-    scale each coordinate separately, for clipping by value, for weight decay and for
-    noise.
+    update is 0, as most of `optax.MultiSteps`, do not count. True for SGD, momentum,
+    schedules and clipping by norm. False for Adam and all others that scale each
+    coordinate separately, for clipping by value, for weight decay and for noise.
 
     Args:
       optimizer: any optax transformation; it is called with an extra argument

@@ -251,7 +251,7 @@ def test_what_is_wrong_is_refused():
     setup = setup_of()
     params = jaxcl.init_params(si(setup, strength=1.0), KEY(0), network())
     every = optax.chain(optax.sgd(0.1), optax.apply_every(4))
-    with pytest.raises(ValueError, match="several gradients, as apply_every"):
+    with pytest.raises(ValueError, match="several gradients, as apply_every does"):
         jaxcl.transform_optimizer(si(setup, strength=1.0), every, setup).init(params)
 
     wide = setup_of(net=network(4))  # PCA cannot have more components than inputs
