@@ -66,6 +66,18 @@ def test_a_point_of_the_plane_is_where_it_is_said_to_be():
     np.testing.assert_allclose(there, flat(corners[0]) - 0.5 * e1 + 2 * e2, atol=3e-6)
 
 
+def test_a_corner_up_to_rounding_lies_in_the_plane():
+    rng = np.random.default_rng(4)
+    corners = [tree(rng) for _ in range(3)]
+    plane = features.plane_through(*corners)
+    near = jax.tree.map(lambda v: v + np.float32(1e-6) * rng.normal(), corners[0])
+    found = jax.jit(features.place_in)(plane, near)
+    assert found.outside == 0
+    np.testing.assert_allclose(found.coordinates, 0, atol=1e-4)
+    away = jax.tree.map(lambda v: v + np.float32(1e-3) * rng.normal(), corners[0])
+    assert jax.jit(features.place_in)(plane, away).outside > 0.5
+
+
 def test_three_points_on_a_line_give_no_second_axis():
     a = tree(np.random.default_rng(2))
     b = jax.tree.map(lambda v: 1.5 * v, a)

@@ -75,7 +75,8 @@ def place_in(plane: Plane, weights: PyTree) -> Place:
     """The nearest point of a plane, and the share of the way that leads out of it.
 
     With r = w − a: coordinates (r·e₁, r·e₂), outside ‖r − (r·e₁) e₁ − (r·e₂) e₂‖² /
-    ‖r‖², 0 at the origin itself.
+    ‖r‖², 0 at the origin itself: where ‖r‖ ≤ 1e-5 ‖a‖, the way is only float32 rounding
+    and has no direction.
 
     Args:
       plane: from `plane_through`.
@@ -90,7 +91,9 @@ def place_in(plane: Plane, weights: PyTree) -> Place:
         lambda r, u, v: r - x * u - y * v, way, plane.first, plane.second
     )
     length = _dot(way, way)
-    outside = jnp.where(length > 0, _dot(rest, rest) / jnp.maximum(length, 1e-37), 0)
+    # Two programs that train the same first task end apart by their rounding.
+    away = length > _ON_A_LINE**2 * _dot(plane.origin, plane.origin)
+    outside = jnp.where(away, _dot(rest, rest) / jnp.maximum(length, 1e-37), 0)
     return Place(jnp.stack([x, y]), outside)
 
 
