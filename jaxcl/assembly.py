@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxcl.checks import require
 from jaxcl.heads import cross_entropy, require_heads, scenario_mask
-from jaxcl.nn import inspection
+from jaxcl.nn import capture, inspection
 from jaxcl.nn.precision import compute_in
 from jaxcl.types import AS_IT_IS, ApplyFn, Codec, PyTree, Setup
 
@@ -41,6 +41,8 @@ def adapted(
     axis: int = -1,
     codec: Codec = AS_IT_IS,
     dtype: str = "float32",
+    wiring: Mapping[str, tuple[str, ...]] | None = None,
+    mixes_examples: bool = False,
 ) -> Setup:
     """The `Setup` of an adapter's apply function.
 
@@ -53,7 +55,9 @@ def adapted(
       of: the model's class, for messages.
       axis: which axis of a kernel runs over its outputs.
       codec: how memories keep inputs.
-      dtype: the dtype that the model computes in.
+      dtype: the dtype that the model computes in; see `jaxcl.nn.precision.compute_in`.
+      wiring: layer -> layers that feed it; None: found by tracing.
+      mixes_examples: whether an example's logits depend on its batch.
 
     Raises:
       ValueError: as `jaxcl.setup_for`.
@@ -66,9 +70,8 @@ def adapted(
         return apply_fn(net, state, x, task, jax.random.key(0), False).logits
 
     require_logits(logits, (net, state, example, task), of, mask[0].shape[1], example)
-    found = inspection.inspect(
-        apply_fn, net, state, example, model=getattr(of, "__name__", repr(of))
-    )
+    name = getattr(of, "__name__", repr(of))
+    found = inspection.inspect(apply_fn, net, state, example, wiring, name)
     return assembled(
         compute_in(dtype, apply_fn),
         example,
@@ -80,6 +83,42 @@ def adapted(
         model_state=state,
         axis=axis,
         codec=codec,
+        mixes_examples=mixes_examples,
+    )
+
+
+def linen(
+    model: capture.LinenModel,
+    example: Any,
+    mask: Mask,
+    heads: Heads,
+    *,
+    codec: Codec = AS_IT_IS,
+    dtype: str = "float32",
+) -> Setup:
+    """The `Setup` of a Flax Linen model; arguments as `adapted`'s.
+
+    Raises:
+      ValueError: as `jaxcl.setup_for_linen`.
+    """
+    num_tasks, declared = mask[0].shape[0], getattr(model, "num_tasks", None)
+    if declared is not None and declared < num_tasks:
+        raise ValueError(
+            f"the model has parameters for num_tasks={declared} tasks, the stream has "
+            f"{num_tasks}"
+        )
+    init = capture.init_fn(model, shapes(example))
+    return adapted(
+        capture.apply_fn(model),
+        jax.eval_shape(init, jax.random.key(0)),
+        example,
+        mask,
+        heads,
+        type(model),
+        codec=codec,
+        dtype=dtype,
+        wiring=getattr(model, "wiring", None),
+        mixes_examples=getattr(model, "mixes_examples", False),
     )
 
 
@@ -132,9 +171,8 @@ def require_logits(
         out = jax.eval_shape(run, *args)
     except TypeError as error:
         raise ValueError(
-            f"{name} fails on inputs {list(example.shape)}: {error} (a model is called "
-            "with (net, x) if it is a plain function, and with (x) or (x, key=...) if "
-            "it is a module)"
+            f"{name} fails on inputs {list(example.shape)}: {error} (a plain function "
+            "is called with (net, x), an Equinox module with (x) or (x, key=...))"
         ) from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != num_outputs:

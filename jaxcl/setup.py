@@ -15,13 +15,13 @@ from jaxcl.assembly import (
     adapted,
     assembled,
     even_scenario,
+    linen,
     require_logits,
     shapes,
 )
-from jaxcl.nn import capture, inspection, treatment
+from jaxcl.nn import inspection, treatment
 from jaxcl.nn.capture import LinenModel
-from jaxcl.nn.precision import compute_in
-from jaxcl.types import AS_IT_IS, Codec, LayerSpec, Output, PyTree, Setup
+from jaxcl.types import LayerSpec, Output, PyTree, Setup
 
 
 def setup_for(
@@ -174,50 +174,30 @@ def setup_for_equinox(
 
 def setup_for_linen(
     model: LinenModel,
-    example: jax.ShapeDtypeStruct,
+    example: Any,
     *,
-    logit_mask: jax.Array,
-    mask_by: str,
-    heads: tuple[tuple[str, ...], ...] = (("head",),),
-    codec: Codec = AS_IT_IS,
-    dtype: str = "float32",
+    num_outputs: int,
+    num_tasks: int,
+    heads: Heads,
+    scenario: str = "domain",
 ) -> Setup:
     """The `Setup` of a Flax Linen model.
 
     Args:
-      model: called as ``model(x, task, train)``; see `jaxcl.nn.capture.apply_fn`.
-      example: shape and dtype of an input batch.
-      logit_mask: bool[T, K]; see `jaxcl.heads.scenario_mask`.
-      mask_by: "example" or "task"; likewise.
-      heads: path prefixes of the classifier's leaves.
-      codec: how memories keep inputs.
-      dtype: the dtype that the model computes in; see `jaxcl.nn.precision.compute_in`.
+      model: a `flax.linen.Module` called as ``model(x) -> logits [B, K]``, with
+        task and mode if it takes them; see `jaxcl.nn.calling.arguments`. Its parameters
+        are ``model.init(...)["params"]``.
+      example: an input batch, an array or a ShapeDtypeStruct.
+      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_tasks: T.
+      heads: paths of the classifier, ("head",) of a module with that name.
+      scenario: one of `jaxcl.heads.SCENARIOS`.
 
     Returns:
       A `Setup` with the model's layers and normalisations.
 
     Raises:
-      ValueError: the model has parameters per task for fewer tasks than there are, has
-        another call signature, or has no parameter that a head names; an unknown dtype.
+      ValueError: as `setup_for`; the model has parameters for fewer tasks than T.
     """
-    num_tasks = logit_mask.shape[0]
-    declared = getattr(model, "num_tasks", None)
-    if declared is not None and declared < num_tasks:
-        raise ValueError(
-            f"the model has parameters for num_tasks={declared} tasks, the stream has "
-            f"{num_tasks}"
-        )
-    net, state = jax.eval_shape(capture.init_fn(model, example), jax.random.key(0))
-    found = inspection.describe_linen(model, example)
-    return assembled(
-        compute_in(dtype, capture.apply_fn(model)),
-        example,
-        (logit_mask, mask_by),
-        heads,
-        net,
-        layers=found.layers,
-        norms=found.norms,
-        mixes_examples=getattr(model, "mixes_examples", False),
-        codec=codec,
-        model_state=state,
-    )
+    mask = even_scenario(scenario, num_tasks, num_outputs)
+    return linen(model, example, mask, heads)

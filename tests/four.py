@@ -211,11 +211,7 @@ def framework(name: str, model: str, net: dict, batch: int, **options) -> Framew
     )
     head = (("head",),)
     if name == "linen":
-        of_task = [OUTPUTS // TASKS] * TASKS
-        mask, by = jaxcl.heads.scenario_mask(of["scenario"], TASKS, of_task)
-        setup = jaxcl.setup_for_linen(
-            Linen(model), example, logit_mask=mask, mask_by=by, heads=head
-        )
+        setup = jaxcl.setup_for_linen(Linen(model), example, heads=head, **of)
         return Framework(setup, *same)
     if name == "plain":
         return Framework(

@@ -179,8 +179,8 @@ class Masked(nn.Module):
     ids=["mirrored", "standardised", "masked"],
 )
 def test_linen(model, x, refused):
-    mask, by = jaxcl.heads.scenario_mask("task", 2, [2, 2])
-    setup = jaxcl.setup_for_linen(model, x, logit_mask=mask, mask_by=by)
+    of = dict(num_outputs=4, num_tasks=2, scenario="task")
+    setup = jaxcl.setup_for_linen(model, x, heads=(("head",),), **of)
     assert {la.name: la.refusal for la in setup.layers if la.refusal} == refused
     net, state = init_fn(model, x)(jax.random.key(0))
     compare(setup, net, state, x, jnp.square)

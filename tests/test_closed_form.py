@@ -313,8 +313,10 @@ def test_streamed_mnist_equals_batch_lda(tfds_dir):
     setup = jaxcl.setup_for_linen(
         model,
         jax.ShapeDtypeStruct((4, 28, 28, 1), jnp.float32),
-        logit_mask=jaxcl.heads.scenario_mask("class", 5, [2] * 5)[0],
-        mask_by="task",
+        num_outputs=10,
+        num_tasks=5,
+        heads=(("head",),),
+        scenario="class",
     )
     net, _ = init_fn(model, setup.example)(jax.random.key(0))
     method = slda(setup)

@@ -185,11 +185,10 @@ def test_a_member_learns_from_what_those_before_it_make_of_the_network(row):
     from jaxcl.nn.capture import init_fn
     from jaxcl.strategies import make
 
-    mask, by = jaxcl.heads.scenario_mask("task", 2, [2, 2])
     model = models.MLP((6, 6), 4, norm="batch_per_task", num_tasks=2)
-    setup = jaxcl.setup_for_linen(
-        model, jax.ShapeDtypeStruct((8, 5), jnp.float32), logit_mask=mask, mask_by=by
-    )
+    of = dict(num_outputs=4, num_tasks=2, scenario="task")
+    example = jax.ShapeDtypeStruct((8, 5), jnp.float32)
+    setup = jaxcl.setup_for_linen(model, example, heads=(("head",),), **of)
     settings = {
         "ewc": {"strength": 1.0},
         "mas": {"strength": 1.0},

@@ -109,10 +109,9 @@ def test_forms_there_are_not():
 
 
 def make_setup_of(model, shape=(8, 6), tasks=2):
-    mask, by = jaxcl.heads.scenario_mask("task", tasks, [2] * tasks)
-    return jaxcl.setup_for_linen(
-        model, jax.ShapeDtypeStruct(shape, jnp.float32), logit_mask=mask, mask_by=by
-    )
+    of = dict(num_outputs=2 * tasks, num_tasks=tasks, scenario="task")
+    example = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jaxcl.setup_for_linen(model, example, heads=(("head",),), **of)
 
 
 def test_steps_equal_float64_in_a_compiled_loop():

@@ -60,12 +60,13 @@ def test_validation_in_the_first_task_sees_the_components(problem):
 
 
 def test_what_pca_refuses():
-    mask, by = jaxcl.heads.scenario_mask("task", 2, [2, 2])
     setup = jaxcl.setup_for_linen(
         models.MLP((7,), 4),
         jax.ShapeDtypeStruct((8, 6), jnp.float32),
-        logit_mask=mask,
-        mask_by=by,
+        num_outputs=4,
+        num_tasks=2,
+        heads=(("head",),),
+        scenario="task",
     )
     with pytest.raises(ValueError, match="reads 7 features, more than the 6 numbers"):
         pca(setup)

@@ -6,7 +6,6 @@ and this project's Dense and Conv are redirected to the primitive of `jaxcl.nn.t
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -16,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
-from jaxcl.nn import layers, tagged, treatment
+from jaxcl.nn import calling, layers, tagged, treatment
 from jaxcl.nn.products import Tag, own_way
 from jaxcl.nn.treatment import treated
 from jaxcl.types import ApplyFn, LayerSpec, Output, PyTree
 
 LinenModel = nn.Module
-"""A Flax Linen module called as ``model(x, task, train)``."""
+"""A Flax Linen module, called as `jaxcl.nn.calling` says."""
 DENSE = (nn.Dense, layers.Dense)
 CONV = (nn.Conv, layers.Conv, layers.Depthwise)
 _NORMS = (
@@ -44,31 +43,16 @@ def has_bias(module: nn.Module) -> bool:
     return getattr(module, "use_bias", False)
 
 
-def require_signature(model: nn.Module) -> None:
-    """Refuses a model that cannot be called as ``model(x, task, train)``.
-
-    Raises:
-      ValueError: it cannot; the message shows its signature.
-    """
-    signature = inspect.signature(type(model).__call__)
-    try:
-        signature.bind(model, None, None, False)
-    except TypeError as error:
-        raise ValueError(
-            f"a Linen model is called as model(x, task, train), "
-            f"{type(model).__name__}'s call is {signature}: {error}"
-        ) from error
-
-
 def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
     """Makes ``key -> (net, model_state)`` for a model and the shape of its input."""
-    require_signature(model)
+    arguments = calling.arguments(model, "Linen")
 
     def init(key: jax.Array) -> tuple[PyTree, PyTree]:
         x = jnp.zeros(example.shape, example.dtype)
         task = jnp.zeros(example.shape[:1], jnp.int32)
         try:
-            variables = dict(model.init(key, x, task, False))
+            args, kwargs = arguments(task, False)
+            variables = dict(model.init(key, x, *args, **kwargs))
         except (TypeError, ValueError, ZeroDivisionError) as error:
             # Raised for an image that is too small, or for a wrong value of a field.
             name, shape = type(model).__name__, list(example.shape[1:])
@@ -86,8 +70,9 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     compiler removes taps that nothing reads.
 
     Args:
-      model: a Linen module called as ``model(x, task, train)`` with x [B, ...], task
-        int32[B] and train a Python bool.
+      model: a Linen module called as ``model(x)`` with x [B, ...], with ``task``
+        int32[B] and ``train`` or ``deterministic``, Python bools, if it takes them; see
+        `jaxcl.nn.calling.arguments`.
 
     Returns:
       The apply function; ``key`` feeds dropout.
@@ -95,16 +80,17 @@ def apply_fn(model: nn.Module) -> ApplyFn:
     Raises:
       ValueError: the model has another call signature.
     """
-    require_signature(model)
+    arguments = calling.arguments(model, "Linen")
 
     def apply(net, model_state, x, task, key, train) -> Output:
+        args, kwargs = arguments(task, train)
         with treatment.capturing() as capture, nn.intercept_methods(_met_by(capture)):
             try:
                 logits, new = model.apply(
                     {"params": net, **model_state},
                     x,
-                    task,
-                    train,
+                    *args,
+                    **kwargs,
                     rngs={"dropout": key},
                     mutable=list(model_state) if train else [],
                 )

@@ -7,7 +7,6 @@ to compute through the primitive of `jaxcl.nn.tagged`.
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
 
 from jaxcl.checks import require_statistics
-from jaxcl.nn import tagged, treatment
+from jaxcl.nn import calling, tagged, treatment
 from jaxcl.nn.capture import conv_padding, pair
 from jaxcl.nn.products import Tag, own_way
 from jaxcl.ops.trees import is_key
@@ -49,15 +48,16 @@ def apply_fn(model: nnx.Module) -> ApplyFn:
     """Makes the pure ``(net, model_state, x, task, key, train) -> Output`` of a model.
 
     Args:
-      model: an `nnx.Module` called as ``model(x)`` with x [B, ...], or as
-        ``model(x, task, train)``. Modules with a training mode are put into it
+      model: an `nnx.Module` called as ``model(x)`` with x [B, ...], with ``task`` and
+        ``train`` or ``deterministic`` if it takes them; see
+        `jaxcl.nn.calling.arguments`. Modules with a training mode are put into it
         (`nnx.Module.set_attributes`: deterministic, use_running_average).
 
     Returns:
       The apply function; ``key`` feeds every random stream of the model.
     """
     graph, net_like, rng, state_like = nnx.split(model, nnx.Param, nnx.RngState, ...)
-    whole = _takes_task(model)
+    arguments = calling.arguments(model, "NNX")
 
     def apply(net, model_state, x, task, key, train) -> Output:
         require_statistics(nnx.to_pure_dict(state_like), model_state)
@@ -72,7 +72,8 @@ def apply_fn(model: nnx.Module) -> ApplyFn:
             put_back.set_attributes(**{name: value}, raise_if_not_found=False)
         _tag_layers(put_back)
         with treatment.capturing() as capture:
-            logits = put_back(x, task, train) if whole else put_back(x)
+            args, kwargs = arguments(task, train)
+            logits = put_back(x, *args, **kwargs)
         new = model_state
         if train:
             *_, state = nnx.split(put_back, nnx.Param, nnx.RngState, ...)[1:]
@@ -80,17 +81,6 @@ def apply_fn(model: nnx.Module) -> ApplyFn:
         return Output(logits, new, capture.taps)
 
     return apply
-
-
-def _takes_task(model: nnx.Module) -> bool:
-    signature = inspect.signature(type(model).__call__)
-    try:
-        bound = signature.bind(model, None, None, False)
-    except TypeError:
-        return False
-    # `nnx.Sequential` accepts any arguments, and passes them to its first layer.
-    kinds = (signature.parameters[name].kind for name in bound.arguments)
-    return inspect.Parameter.VAR_POSITIONAL not in kinds
 
 
 def _like(state: nnx.State, values: PyTree) -> nnx.State:

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcl.assembly import adapted
+from jaxcl.assembly import adapted, linen
 from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.nn import capture
 from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
-from jaxcl.setup import setup_for_linen
 from jaxcl.training import room
 from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
@@ -29,8 +28,8 @@ class Problem(NamedTuple):
     """Everything that the result of a run depends on.
 
     Attributes:
-      model: a Flax Linen module, called with ``(x, task, train)``, or an NNX or Equinox
-        model given by its class.
+      model: a Flax Linen module, called as `jaxcl.nn.calling` says, or an NNX or
+        Equinox model given by its class.
       stream: the tasks of every seed.
       seeds: S numbers, distinct unless `rates` or `settings` differ.
       make_strategy: ``(setup, **settings) -> Strategy``.
@@ -110,10 +109,8 @@ def make_setup(
             codec=stream.codec,
             dtype=dtype,
         )
-    mask = dict(logit_mask=stream.logit_mask, mask_by=stream.mask_by)
-    return setup_for_linen(
-        model, example, **mask, codec=stream.codec, heads=heads, dtype=dtype
-    )
+    mask = (stream.logit_mask, stream.mask_by)
+    return linen(model, example, mask, heads, codec=stream.codec, dtype=dtype)
 
 
 def setup_of(problem: Problem) -> Setup:
