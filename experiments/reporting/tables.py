@@ -11,10 +11,13 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
+
+from jaxcl.statistics import Interval, interval
 
 from .scores import Row, benchmark_of
 
@@ -100,7 +103,22 @@ def footnotes(table: Sequence[Row]) -> list[str]:
             f"Class-incremental, {tasks} tasks: a classifier trained without replay is "
             f"expected at about 1/T = {100 / tasks:.1f} %, the last task alone."
         )
+    notes += [note for row in table for note in _told(row)]
     return notes + _of_runs(table)
+
+
+def _told(row: Row) -> list[str]:
+    """What a class-incremental network would score if it were told the task."""
+    found = row.result.features.get("accuracy_told/outputs")
+    done = row.result.tasks_done
+    if found is None or not done or found.shape[1] <= done:
+        return []
+    values = found[:, done, :done].mean(-1)
+    of = interval(np.where(row.finished_seeds, values, np.nan))
+    return [
+        f"{row.label}: if it is told the task (the same weights, the outputs of the "
+        f"example's task alone) ACC is {_spread(of)} %."
+    ]
 
 
 def _of_runs(table: Sequence[Row]) -> list[str]:
@@ -126,11 +144,11 @@ def title(table: Sequence[Row]) -> str:
 
 
 def _mean_std(metric: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        i = row.intervals[metric]
-        return _percent(i.mean) + ("" if math.isnan(i.std) else f" ± {100 * i.std:.2f}")
+    return lambda row: _spread(row.intervals[metric])
 
-    return cell
+
+def _spread(i: Interval) -> str:
+    return _percent(i.mean) + ("" if math.isnan(i.std) else f" ± {100 * i.std:.2f}")
 
 
 def _range(low: str, high: str) -> Callable[[Row], str]:

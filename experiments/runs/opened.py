@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from jaxcl.heads import mask_logits
 from jaxcl.inputs import context
 from jaxcl.training.evaluation import make_forward
+from jaxcl.training.evaluation import told as as_told
 from jaxcl.training.observation import shapes_of_seed, strategy_of
 from jaxcl.training.problem import setup_of
 from jaxcl.types import Output
@@ -123,9 +124,9 @@ class Run:
 
         Returns:
           An `Output`: ``logits`` [N, K] of all tasks' outputs (`accuracy` takes those
-          in play), and ``taps``, each layer's input
-          by the layer's name. The output of a layer, after its nonlinearity, is the
-          input of the next one: ``taps["head"]`` is what the classifier reads.
+          in play), and ``taps``, each layer's input by its name. The output of a layer,
+          after its nonlinearity, is the input of the next one: ``taps["head"]`` is what
+          the classifier reads.
         """
         self._require(task)
         return self._forward(
@@ -139,6 +140,7 @@ class Run:
         task: int,
         current: int | None = None,
         part: str = "test",
+        told: bool = False,
     ) -> float:
         """The share of a task's examples whose class has the largest logit in play.
 
@@ -149,6 +151,7 @@ class Run:
           current: the last task trained, by default `task`; class-incremental, the
             classes of the tasks up to it are in play.
           part: "train", "valid" or "test".
+          told: class-incremental, the classes of the examples' task alone are in play.
 
         Returns:
           In [0, 1]; as in `result.matrix` with the weights and the test data of then.
@@ -158,7 +161,7 @@ class Run:
         current = task if current is None else current
         logits = self.apply(weights, x, task, current).logits
         of = jnp.full(len(x), task)
-        setup = setup_of(self.problem)
+        setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
         shown = mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
         return float((np.asarray(shown).argmax(1) == y).mean())
 

@@ -20,7 +20,7 @@ from jaxcl.hooks import hook_in
 from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import shuffled
 from jaxcl.training.epoch import make_update
-from jaxcl.training.evaluation import make_forward
+from jaxcl.training.evaluation import make_evaluate, make_forward, told
 from jaxcl.training.observation import taps_of
 from jaxcl.training.problem import PerSeed, Problem, setup_of
 from jaxcl.training.seeds import SeedMesh
@@ -28,7 +28,7 @@ from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import scale_by_lr
 from jaxcl.types import Batch, PyTree, Setup
 
-NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict")
+NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict", "told")
 HELD_OUT = 0.2  # share of a probe's training examples, to choose its strength
 
 
@@ -68,7 +68,8 @@ def make_instruments(
       The `Instruments`. Quantities are NaN for a seed that has failed.
 
     Raises:
-      ValueError: an unknown name or layer; fewer than 10 examples.
+      ValueError: an unknown name or layer; fewer than 10 examples; "told" in a run
+        that is not class-incremental.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -78,7 +79,8 @@ def make_instruments(
     if examples < 10:
         raise ValueError(f"feature_examples must be at least 10, got {examples}")
     stream, setup = problem.stream, setup_of(problem)
-    taps = taps_of(setup, layers)
+    taps = taps_of(setup, layers) if set(names) - {"told"} or layers else {}
+    by_task = told(setup) if "told" in names else setup
     fewest = {part: _fewest(problem, part) for part in ("train", problem.measure)}
     num_classes = int(np.asarray(stream.logit_mask).sum(1).max())
 
@@ -112,14 +114,17 @@ def make_instruments(
                 found.setdefault("dormant_share", {})[layer] = features.dormant_share(x)
         if "probes" in names or "multinomial" in names:
             train = batch_of(base, mine, "train", task)
-            given, given_y = (
-                see(seed, mine, train, current),
-                local(mine, task, train.y),
-            )
+            given = see(seed, mine, train, current)
+            given_y = local(mine, task, train.y)
             for layer, x in given.items():
                 for kind, probe in _probes(names, x, given_y, num_classes).items():
                     right = features.accuracy(probe, seen[layer], y)
                     found.setdefault(kind, {})[layer] = right
+        if "told" in names:
+            method = problem.make_strategy(setup, **mine.settings)
+            evaluate = make_evaluate(by_task, method, problem.plan.eval_batch_size)
+            data = stream.view(base, mine.data, problem.measure, task)
+            found["accuracy_told"] = {"outputs": evaluate(seed, data, current)[0]}
         return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), found)
 
     def known(seed: SeedState, found: PyTree) -> PyTree:
@@ -217,9 +222,8 @@ def make_instruments(
 
 
 def _probes(names, x: jax.Array, y: jax.Array, num_classes: int) -> dict:
-    fit = round((1 - HELD_OUT) * len(x))
+    fit, found = round((1 - HELD_OUT) * len(x)), {}
     parts = (x[:fit], y[:fit], x[fit:], y[fit:])
-    found = {}
     if "probes" in names:
         found["probe_ridge"] = features.ridge_probe(*parts, num_classes=num_classes)
         found["probe_ncm"] = features.ncm(x, y, num_classes=num_classes)

@@ -1,0 +1,81 @@
+"""A class-incremental network read as if the task were told."""
+
+import numpy as np
+import pytest
+
+import jaxcl
+from configs import digits
+from experiments.reporting import tables
+from experiments.reporting.scores import rows
+from experiments.runs import results
+from experiments.runs.execute import execute
+from jaxcl.training.evaluation import told
+
+FIELDS = {
+    "seeds": (3, 5),
+    "data.scenario": "class",
+    "data.num_tasks": 3,  # of 4, 3 and 3 classes
+    "data.train_per_task": 80,
+    "data.test_per_task": 60,
+    "train.epochs": 2,
+    "keep_weights": "tasks",
+    "features": "told",
+}
+FIRST = (0, 4, 7, 10)
+
+
+def run_of(row, workdir, **fields):
+    config = digits.get_config(row)
+    config.update_from_flattened_dict(FIELDS | fields)
+    execute(config, workdir)
+    return jaxcl.load_run(workdir)
+
+
+# BP has forgotten the old classes, SLDA's logits come from a head in closed form, and a
+# linear network has no features.
+@pytest.mark.parametrize("row", ["bp", "bp_slda", "linear"])
+def test_the_outputs_of_the_examples_task_alone_are_in_play(row, tmp_path):
+    run = run_of(row, tmp_path)
+    found = run.measured["accuracy_told/outputs"]
+    assert found.shape == (2, 4, 3)
+    for place, seed in enumerate(run.seeds):
+        for after in (1, 2, 3):
+            weights = run.weights(seed=seed, task=after - 1)
+            for task in range(after):
+                x, y = run.data(seed=seed, task=task)
+                own = slice(FIRST[task], FIRST[task + 1])
+                logits = run.apply(weights, x, task, current=after - 1).logits[:, own]
+                right = np.mean(np.argmax(logits, 1) + FIRST[task] == y)
+                np.testing.assert_allclose(found[place, after, task], right, atol=1e-6)
+                given = dict(seed=seed, task=task, current=after - 1)
+                same = run.accuracy(weights, **given, told=True)
+                np.testing.assert_allclose(same, right, atol=1e-6)
+    matrix = run.result.matrix
+    assert (found[:, 3] >= matrix[:, 2] - 1e-6).all()
+    assert (found[:, 3, 0] > matrix[:, 2, 0] + 0.2).all() or row == "bp_slda"
+    assert {"accuracy_told"} < {r["quantity"] for r in run.records()}
+    text = tables.text_table(rows([results.load(tmp_path / "result.json")]))
+    mean = f"ACC is {100 * found[:, 3].mean():.2f} ±"
+    assert "if it is told the task" in text and mean in text
+
+
+@pytest.mark.parametrize("scenario", ["task", "domain"])
+def test_told_is_for_class_incremental_runs(scenario, command, tmp_path):
+    stream = {"task": "split", "domain": "permuted"}[scenario]
+    status, _, errors = command(
+        *("run", "--config=digits", f"--config.data.scenario={scenario}"),
+        *(f"--config.data.stream={stream}", "--config.features=told"),
+        f"--workdir={tmp_path / 'w'}",
+    )
+    assert status == 2 and errors.count("\n") == 1
+    assert "told reads a class-incremental network" in errors
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_tasks_outputs_are_those_that_came_with_it(problem):
+    from jaxcl.training.problem import setup_of
+
+    setup = told(setup_of(problem(scenario="class")))
+    owner = [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
+    assert setup.logit_mask.astype(int).tolist() == owner
+    assert setup.mask_by == "example"
