@@ -3,9 +3,10 @@ r"""Rebuilds tables and figures from the folders of runs alone, finished or not.
     python -m experiments.report DIR... [--out=FOLDER]
 
 Each DIR is the folder of a run (it holds `result.json`) or of a comparison (its
-sub-folders are runs). The output folder, by default the first DIR, gets `table.txt`,
-`table.md`, `table.csv`, `seeds.csv`, `results.csv` (every accuracy, in long form), and
-the figures `bars`, `tasks` and `matrix`. If a method reports the space it takes, it
+sub-folders are runs). Finished runs that differ in their seeds alone are one row. The
+output folder, by default the first DIR, gets `table.txt`, `table.md`, `table.csv`,
+`seeds.csv`, `results.csv` (every accuracy, in long form), and the figures `bars`,
+`tasks` and `matrix`. If a method reports the space it takes, it
 gets the figure `space`, and `capacity` if it has gates. If a run has measured features,
 it gets `features.txt`, `features.csv`, `rank`, `cka` and `probes`. Figures are PNG and
 SVG. The table is printed too.
@@ -26,6 +27,7 @@ from jaxcl import files
 from . import launch
 from .reporting import results_page
 from .reporting.build import build, console_table
+from .runs import more_seeds
 from .runs.load import EXPECTED, find
 
 
@@ -39,6 +41,7 @@ def main(argv: Sequence[str]) -> int:
         raise FileNotFoundError(f"no folder given; expected {EXPECTED}")
     found, pending = find(folders)
     out = folders[0] if flags.FLAGS.out is None else launch.folder(flags.FLAGS.out)
+    found = more_seeds.joined(found)
     build(found, out, pending)
     console_table(found, pending)
     print(f"\nTables and figures are in {out}")

@@ -1,0 +1,87 @@
+"""Runs that differ in their seeds alone, as one row of a report."""
+
+import numpy as np
+import pytest
+
+from configs import digits
+from experiments.runs import more_seeds, results
+from experiments.runs.execute import execute
+
+FIELDS = {
+    "data.num_tasks": 2,
+    "data.train_per_task": 60,
+    "data.test_per_task": 40,
+    "train.epochs": 2,
+    "model.widths": (8,),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("seeds")
+    settings = {"seeds": (4, 7)}, {"seeds": (2,)}, {"seeds": (4, 7, 2)}
+    other = {"seeds": (3,), "optimizer.lr": 0.02}
+    measured = {"features": "rank", "feature_examples": 20}
+    for name, fields in zip("abcd", (*settings, other), strict=True):
+        config = digits.get_config("gpm")
+        config.update_from_flattened_dict(FIELDS | measured | fields)
+        execute(config, root / name)
+    return root
+
+
+def of(folder, names):
+    return [results.load(folder / name) for name in names]
+
+
+def test_seeds_of_two_runs_are_those_of_one(folder):
+    (found,), (whole,) = more_seeds.joined(of(folder, "ab")), of(folder, "c")
+    assert found.seeds == whole.seeds == [4, 7, 2] and found.config == whole.config
+    assert found.status == whole.status == ["ok"] * 3
+    # The programs for one, two and three seeds may round differently.
+    np.testing.assert_allclose(found.matrix, whole.matrix, atol=0.03)
+    np.testing.assert_array_equal(found.matrix[:2], of(folder, "a")[0].matrix)
+    np.testing.assert_array_equal(found.matrix[2:], of(folder, "b")[0].matrix)
+    np.testing.assert_allclose(found.baseline, whole.baseline, atol=0.03)
+    assert found.steps == whole.steps
+    assert {q: list(v) for q, v in found.report.items()} == {
+        q: list(v) for q, v in whole.report.items()
+    }
+    assert set(found.features) == set(whole.features)
+    for name, values in found.features.items():
+        assert np.shape(values) == np.shape(whole.features[name]), name
+    assert found.notes[-1] == "of 2 runs, of the seeds 4, 7 and 2"
+
+
+def test_other_runs_stay_apart(folder):
+    a, b, c, d = of(folder, "abcd")
+    assert [r.seeds for r in more_seeds.joined([a, d, b])] == [[4, 7, 2], [3]]
+    assert more_seeds.joined([a, c]) == [a, c]  # the same seeds: two runs
+    assert [r.seeds for r in more_seeds.joined([a, c, b])] == [[4, 7, 2], [4, 7, 2]]
+    half = b._replace(tasks_done=1)
+    assert more_seeds.joined([a, half]) == [a, half]
+    unknown = [r._replace(config=None) for r in (a, b)]
+    assert more_seeds.joined(unknown) == unknown
+
+
+def test_what_one_run_has_not_measured_is_nan(folder):
+    a, b = of(folder, "ab")
+    name = next(name for name in a.features if name.startswith("effective_rank/"))
+    longer = np.pad(a.features[name], [(0, 0), (0, 0), (0, 1)])
+    (found,) = more_seeds.joined(
+        [a._replace(features={name: longer, "x": np.ones((2, 3))}), b]
+    )
+    assert found.features[name].shape == (3, 3, 3)
+    assert np.isnan(found.features[name][2, :, 2]).all()
+    np.testing.assert_array_equal(found.features[name][2, :, :2], b.features[name][0])
+    assert np.isnan(found.features["x"][2]).all() and found.features["x"][:2].all()
+
+
+def test_report_shows_one_row(folder, command, tmp_path):
+    status, out, _ = command(
+        *("report", str(folder / "a"), str(folder / "b"), f"--out={tmp_path}")
+    )
+    assert status == 0 and out.count("GPM") == 2  # the row, and its note
+    assert "of 2 runs, of the seeds 4, 7 and 2" in out
+    assert "0/3" in out and "#2" not in out
+    lines = (tmp_path / "seeds.csv").read_text().splitlines()
+    assert len(lines) == 4
