@@ -74,8 +74,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
     Returns:
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
       ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
-      lacks the model's running statistics, and, called outside jit, for a task or a
-      target out of range.
+      lacks the model's running statistics or the strategy's hook gives anything else,
+      and, called outside jit, for a task or a target out of range.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
@@ -90,9 +90,24 @@ def transform_loss(strategy: Strategy, setup: Setup):
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
             return setup.task_loss(out.logits, c.batch, c.task), out
 
-        return strategy.loss(bare, state)(params, ctx)
+        found = strategy.loss(bare, state)(params, ctx)
+        if not (isinstance(found, tuple) and len(found) == 2 and _is_scalar(found[0])):
+            raise ValueError(
+                "a loss hook has to make a function (params, ctx) -> (scalar, Output) "
+                f"like the one it is given; this one gave {_shown(found)}"
+            )
+        return found
 
     return loss_fn
+
+
+def _is_scalar(value: Any) -> bool:
+    return hasattr(value, "shape") and value.shape == ()
+
+
+def _shown(value: Any) -> str:
+    """What came, for a message: shapes in place of tracers."""
+    return str(jax.tree.map(lambda leaf: getattr(leaf, "shape", leaf), value))
 
 
 def transform_optimizer(

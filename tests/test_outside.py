@@ -50,6 +50,60 @@ def command(commands, elsewhere):
     return run
 
 
+WRONG = """
+import jax.numpy as jnp
+from jaxcl import strategy
+
+
+def reads(setup):
+    def loss(loss_fn, state):
+        return lambda params, ctx: state["nothing"]
+
+    return strategy(loss=loss)
+
+
+def adds(setup):
+    def after_task(params, state, *, data, model_state, task, key):
+        return params, jnp.zeros(3) @ jnp.zeros(4)
+
+    return strategy(init=lambda params: jnp.zeros(()), after_task=after_task)
+
+
+def bare(setup):
+    return strategy(loss=lambda loss_fn, state: lambda p, ctx: loss_fn(p, ctx)[0])
+
+
+def wide(setup):
+    def loss(loss_fn, state):
+        return lambda p, ctx: (jnp.zeros(2), loss_fn(p, ctx)[1])
+
+    return strategy(loss=loss)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("reads", r"TypeError: .* \(wrong.py:8\)"),
+        ("adds", r"dot_general .* \(wrong.py:15\)"),
+        ("bare", r"has to make a function .*; this one gave \(\)$"),
+        ("wide", r"gave \(\(2,\), Output\("),
+    ],
+)
+def test_a_hook_that_is_wrong_is_one_line_with_its_place(
+    commands, tmp_path, name, said
+):
+    (tmp_path / "wrong.py").write_text(WRONG)
+    status, _, err = commands(
+        *("experiments.run", f"--config=digits:wrong:{name}"),
+        *("--workdir=w", *SHORT),
+        cwd=tmp_path,
+    )
+    assert status == 2 and err.count("\n") == 1, err
+    assert re.search(said, err.strip()), err
+    assert not (tmp_path / "w").exists()
+
+
 class Outcomes:
     """A pytest plugin that records each test's outcome."""
 

@@ -6,6 +6,8 @@ checkpoints.
 
 from __future__ import annotations
 
+import sys
+import traceback
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +80,16 @@ def _try_out(strategy: str, problem: Problem) -> None:
         raise ValueError(
             f"strategy {strategy!r} has a hook that does not do what "
             f"`jaxcl.contract.Strategy` says: {type(error).__name__}: {why}"
+            + _place(error, strategy.partition(":")[0])
         ) from error
+
+
+def _place(error: Exception, module: str) -> str:
+    """The last line of a module that an error passed through, for a message."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    return f" ({Path(file).name}:{lines[-1]})" if file and lines else ""
 
 
 def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Result:
