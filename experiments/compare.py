@@ -11,6 +11,12 @@ a row of the table of methods or an import path:
 python -m experiments.compare --config=digits:my_package.methods:l2 \
     --strategies=ewc,my_package.methods:l2 --config.method.strength=3.0
 
+--for sets a field of one row alone, and may be given many times:
+
+python -m experiments.compare --config=digits --strategies=ewc,hat \
+    --for=ewc:method.strength=100 --for=hat:method.strength=0.1 \
+    --for=hat:optimizer.lr=0.1
+
 --print_config prints every row's config in effect and runs nothing.
 """
 
@@ -23,9 +29,10 @@ from absl import flags
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
-from .config import folder, in_effect
+from .config import folder, in_effect, set_field
 from .reporting.build import build, console_table
 from .runs import machine
+from .runs.arguments import for_rows
 from .runs.execute import carry_out, prepare
 
 
@@ -34,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     rows = _ROWS.value or list(shared.rows)
     workdir = launch.folder(_WORKDIR.value, shared.name)
     configs = launch.row_configs(rows)
+    for place, field, value in for_rows(_FOR.value, rows):
+        set_field(configs[place], field, value)
     if _PRINT.value:
         print("\n\n".join(map(in_effect, configs)))
         return 0
@@ -53,6 +62,9 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME.")
     _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the config's own.")
+    _FOR = flags.DEFINE_multi_string(
+        "for", [], "ROW:FIELD=VALUE, a field of one row alone; may be given many times."
+    )
     _CONFIG = launch.define_config("variant")
     _PRINT = flags.DEFINE_bool("print_config", False, "Print configs, run nothing.")
     launch.run(main)

@@ -221,6 +221,20 @@ def test_the_config_in_effect_is_printed(command):
     assert "optimizer.lr = 0.25" in owm and "optimizer.lr = 0.25" in l2
 
 
+def test_fields_of_one_row_alone(command):
+    out, _ = command(
+        *["compare", "--config=digits", f"--strategies=ewc,{L2},bp"],
+        *["--for=ewc:method.strength=7", f"--for={L2}:method.strength=3.0"],
+        *[f"--for={L2}:config.optimizer.lr=0.25", "--for=bp:data.tasks=(0,2)"],
+        *["--config.optimizer.lr=0.5", "--print_config"],
+    )
+    ewc, l2, bp = out.split("\n\n")
+    assert "method.strength = 7.0" in ewc and "optimizer.lr = 0.5" in ewc
+    assert "method.strength = 3.0" in l2 and "optimizer.lr = 0.25" in l2
+    assert "optimizer.lr = 0.5" in bp and "data.tasks = (0, 2)" in bp
+    assert "data.tasks = None" in ewc
+
+
 @pytest.mark.parametrize(
     "arguments, told",
     [

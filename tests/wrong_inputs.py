@@ -259,7 +259,19 @@ FIELDS = [
 ]
 
 # Command, arguments ({d}: a folder of the test), what the line must say.
+_BOTH = ["--config=digits", "--strategies=ewc,hat", "--workdir={d}/w"]
 COMMANDS = [
+    ("compare", [*_BOTH, "--for=ewc"], "--for must be ROW:FIELD=VALUE"),
+    ("compare", [*_BOTH, "--for=ewc:=1"], "--for must be ROW:FIELD=VALUE"),
+    ("compare", [*_BOTH, "--for=gpm:method.samples=3"], "the rows are ewc, hat"),
+    ("compare", [*_BOTH, "--for=ewc:method.nosuch=3"], "ewc: no field method.nosuch"),
+    ("compare", [*_BOTH, "--for=ewc:optimizer.lr=x"], "optimizer.lr must be float"),
+    ("compare", [*_BOTH, "--for=ewc:optimizer.lr=-1"], POSITIVE),
+    (
+        "compare",
+        [*_BOTH, "--for=hat:optimizer.lr=1", "--for=hat:optimizer.lr=2"],
+        "--for gives hat:optimizer.lr twice",
+    ),
     (
         "run",
         ["--config=digits", "--workdir={d}/w", "--config.data.num_tasks=2000000000"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -110,6 +112,35 @@ def unknown_field(argv: list[str]) -> str:
                 return f"--{key}: {where} has no field {part!r}; it has: {known}"
             at = at[part]
     raise LookupError
+
+
+def for_rows(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, str, Any]]:
+    """What ``--for=ROW:FIELD=VALUE`` sets: each row's place, the field, its value.
+
+    Values are read as Python literals; what is no literal is a string.
+
+    Raises:
+      ValueError: another form, a row that is not among the rows, or a field twice.
+    """
+    found: dict[tuple[int, str], Any] = {}
+    for text in texts:
+        target, equals, value = text.partition("=")
+        row, _, field = target.strip().rpartition(":")  # a row may be "package:name"
+        if not (row and field and equals and value.strip()):
+            raise ValueError(
+                "--for must be ROW:FIELD=VALUE, as hat:method.strength=0.75, "
+                f"got {text!r}"
+            )
+        if row not in rows:
+            raise ValueError(f"--for={text}: the rows are {', '.join(rows)}")
+        key = rows.index(row), field.removeprefix("config.")
+        if key in found:
+            raise ValueError(f"--for gives {row}:{field} twice")
+        try:
+            found[key] = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            found[key] = value.strip()
+    return [(place, field, value) for (place, field), value in found.items()]
 
 
 def counts(flag: str, texts: Sequence[str]) -> list[int]:
