@@ -25,7 +25,7 @@ def load_run(workdir: str | PathLike[str]) -> Any:
 
     Raises:
       FileNotFoundError: the folder holds no run.
-      ValueError: nothing can be built from the run's config.
+      ValueError: the run's config is none of this version.
 
     Example, ``workdir`` being a run's folder:
 

@@ -1,6 +1,8 @@
 """Kept weights, and a run that is opened again."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from configs import digits
 from experiments.runs import arrays, kept
 from experiments.runs.execute import execute
 from experiments.runs.machine import UsageError
+from jaxcl.data.cache import DataError
 from jaxcl.training.protocol import Interrupted
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -123,6 +126,22 @@ def test_records_hold_every_number_of_the_result(hat_run):
     values = {(r["layer"], r["tasks_trained"]): r["value"] for r in taken}
     assert values["hidden_1", 3] == result.report["taken"]["hidden_1"][2, 2]
     assert not any("task" in r for r in taken)
+
+
+def test_what_was_recorded_needs_neither_data_nor_model(hat_run, tmp_path):
+    workdir, result = hat_run
+    shutil.copytree(workdir, tmp_path / "moved")
+    file = tmp_path / "moved" / "config.json"
+    config = json.loads(file.read_text())
+    config["data"]["dataset"] = "npz:gone.npz"
+    config["model"]["name"] = "gone:Net"
+    file.write_text(json.dumps(config))
+    run = jaxcl.load_run(tmp_path / "moved")
+    assert repr(run).endswith("HAT: 3 tasks, seeds [3, 5, 8]>")
+    assert run.records() == jaxcl.load_run(workdir).records()
+    np.testing.assert_array_equal(run.result.matrix, result.matrix)
+    with pytest.raises((ValueError, DataError), match="gone"):
+        run.data(3, 0)
 
 
 def test_what_was_not_kept_is_said(hat_run, tmp_path):

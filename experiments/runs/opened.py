@@ -16,13 +16,14 @@ from jaxcl.inputs import context
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.evaluation import told as as_told
 from jaxcl.training.observation import shapes_of_seed, strategy_of
-from jaxcl.training.problem import setup_of
+from jaxcl.training.problem import Problem, setup_of
 from jaxcl.types import Output
 
 from .. import config as configs
 from . import kept, measured, results
 from .kept import Weights
 from .plain_json import read_json
+from .records import long_table
 from .results import Result
 
 
@@ -35,6 +36,8 @@ class Run:
       problem: what the config describes; ``problem.stream`` has the tasks.
       seeds: the run's seeds, as the methods below take them.
       num_tasks: T; tasks count from 0.
+
+    What was recorded needs neither the data nor the code of the model.
     """
 
     def __init__(self, workdir: Path):
@@ -45,9 +48,18 @@ class Run:
                 f"{file}: no such file; {workdir} is no run's folder{_runs_in(workdir)}"
             )
         self.config = configs.from_json(read_json(file))
-        self.problem = configs.problem(self.config)
-        self.seeds = self.problem.seeds
-        self.num_tasks = self.problem.stream.num_tasks
+        self.seeds = tuple(map(int, self.config.seeds))
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What the config describes, made when first used: it reads the data."""
+        return configs.problem(self.config)
+
+    @cached_property
+    def num_tasks(self) -> int:
+        if (self.workdir / results.FILE_NAME).is_file():
+            return len(self.result.task_names)
+        return self.problem.stream.num_tasks
 
     def __repr__(self) -> str:
         rows = f"{self.config.name}/{configs.method_of(self.config).label}"
@@ -174,33 +186,9 @@ class Run:
         """All measurements as a long table, for ``pandas.DataFrame``.
 
         Returns:
-          A row per number: ``quantity``, ``layer`` ("" if there is none), ``seed``, the
-          axes of the quantity (``tasks_trained``, where 0 is the untrained network,
-          ``task`` from 0, ``epoch``, ``compared_with``, ``old_task``) and ``value``.
-          What was not measured has no row.
+          A row per number; see `experiments.runs.records.long_table`.
         """
-        r, rows = self.result, []
-        accuracy = np.concatenate([r.baseline[:, None], r.matrix], axis=1)
-        rows += self._rows("accuracy", "", accuracy, ("tasks_trained", "task"))
-        for quantity, layers in r.report.items():
-            for layer, values in layers.items():
-                later = np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)
-                rows += self._rows(quantity, layer, later, ("tasks_trained",))
-        for name, values in self.measured.items():
-            quantity, _, layer = name.partition("/")
-            if quantity in measured.AXES:
-                rows += self._rows(quantity, layer, values, measured.AXES[quantity])
-        return rows
-
-    def _rows(self, quantity: str, layer: str, values: NDArray, axes: tuple[str, ...]):
-        for seed, *at in np.argwhere(np.isfinite(values)):
-            yield {
-                "quantity": quantity,
-                "layer": layer,
-                "seed": self.seeds[seed],
-                **{axis: int(i) for axis, i in zip(axes, at, strict=True)},
-                "value": float(values[seed, *at]),
-            }
+        return long_table(self.result, self.measured)
 
     @cached_property
     def _shapes(self):
