@@ -291,6 +291,11 @@ IMAGES = RNG.integers(0, 256, (20, 5, 7, 3), np.uint8)
         ((IMAGES, Y / 2), "whole number or text"),
         ((IMAGES[..., None], Y), r"\[N, H, W, C\].*got \[20, 5, 7, 3, 1\]"),
         ((IMAGES, Y, IMAGES[:, :4], Y), "examples of one shape"),
+        (
+            (IMAGES, Y, IMAGES / 255, Y),
+            "one scale: x_train is 0 to 255, x_test 0 to 1$",
+        ),
+        ((IMAGES / 255, Y, IMAGES / 1.0, Y), "one scale"),
         ((IMAGES, Y, IMAGES, Y + 1), r"labels that y_train has not: \[4\]"),
         ((np.where(IMAGES > 250, np.nan, 1.0), Y), "values that are NaN or infinite"),
         ((IMAGES.astype(str), Y), "must be numbers"),

@@ -47,8 +47,8 @@ def from_arrays(
       the cache holds it.
 
     Raises:
-      ValueError: shapes or labels contradict each other, or pixels are not finite; the
-        message gives value and rule.
+      ValueError: shapes or labels contradict each other, pixels are not finite, or one
+        part is on another scale than the other; the message gives value and rule.
 
     From arrays to a table and a figure (once installed, the code of the commands is in
     ``jaxcl.experiments``):
@@ -104,9 +104,24 @@ def from_arrays(
     for what, part in (("x_train", x), ("x_test", other)):
         bad = 0 if part.dtype == np.uint8 else int((~np.isfinite(part)).sum())
         require(not bad, f"{what} has {bad} values that are NaN or infinite")
+    _require_one_scale(x, other)
     return _stored([x, numbers[0], other, numbers[1]], names, cache_dir)
 
 
+def _require_one_scale(x: np.ndarray, other: np.ndarray) -> None:
+    """Refuses pixels of 0 to 255 beside pixels of 0 to 1."""
+    some = [part[:: len(part) // 1000 + 1] for part in (x, other)]
+    sizes = [np.abs(part, dtype=np.float32) for part in some]
+    largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
+    apart = all(max(pair) > _APART * min(pair) > 0 for pair in (largest, mean))
+    ends = [f"{part.min():g} to {part.max():g}" for part in some]
+    require(
+        not apart,
+        f"x_train and x_test need one scale: x_train is {ends[0]}, x_test {ends[1]}",
+    )
+
+
+_APART = 50.0  # no two parts of one data set differ so in size, and 0–255 and 0–1 do
 _PAIRS = (NAMES[:2], NAMES[2:])
 
 
