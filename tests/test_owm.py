@@ -13,6 +13,7 @@ from test_linalg import paper_rls
 import jaxcl
 from jaxcl.data import sources
 from jaxcl.nn import models
+from jaxcl.nn.capture import init_fn
 from jaxcl.strategies import finetune, owm
 
 
@@ -179,35 +180,104 @@ def official_inverse(inverse, image, size, alpha):
     return inverse
 
 
+def digit_tasks(batches):
+    """Three tasks of the same ten digits, their pixels in orders of their own."""
+    rng, (x, y) = np.random.default_rng(2), batches
+    for task in range(3):
+        order = rng.permutation(64) if task else np.arange(64)
+        yield 3 * x.reshape(10, 10, 64)[..., order].reshape(x.shape), y, 0
+
+
 def test_convolutions_follow_float64_down_to_the_official_alpha(batches):
-    """Three tasks in one compiled loop: P within 1e-3, a task's ΔW within 1 %.
+    decays = {"conv_1": 1e-5, "dense_0": 1e-4}
+    model = Net()
+    left = follow_float64(
+        model,
+        make_setup(model),
+        digit_tasks(batches),
+        {"conv_1": 2, "dense_0": None},
+        alpha_decay=(1e-5, 1e-5, 1e-4),
+        decays=decays,
+        steps=60,
+    )
+    # A large part of P has been removed.
+    assert left["conv_1"] < 0.4
+
+
+@pytest.mark.minutes
+def test_alexnets_convolutions_follow_float64_over_three_tasks(tfds_dir):
+    """A quarter of AlexNet's width, no norm, ten classes of CIFAR-100 per task."""
+    source = sources.load("cifar100", data_dir=tfds_dir)
+
+    def tasks():
+        for task in range(3):
+            own = np.flatnonzero(source.train_y // 10 == task)[: 60 * 64]
+            x = (source.train_x[own].astype(np.float32) / 255 - 0.5) / 0.27
+            yield (
+                x.reshape(60, 64, 32, 32, 3),
+                source.train_y[own].reshape(60, 64),
+                task,
+            )
+
+    model = models.AlexNet(30, 1 / 4)
+    setup = jaxcl.setup_for_linen(
+        model,
+        jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32),
+        num_outputs=30,
+        num_tasks=3,
+        heads=(("head",),),
+        scenario="task",
+    )
+    left = follow_float64(
+        model,
+        setup,
+        tasks(),
+        {"conv_1": 3, "conv_2": 2},
+        alpha_decay=1e-5,
+        decays=dict.fromkeys(("conv_1", "conv_2"), 1e-5),
+        steps=240,
+    )
+    assert max(left.values()) < 0.9
+
+
+def follow_float64(model, setup, tasks, sizes, *, alpha_decay, decays, steps):
+    """Trains tasks in one compiled loop: P within 1e-3, each task's ΔW within 1 %.
+
+    A layer whose inputs are all taken stands still but for its weights' rounding.
 
     Training is as in the official program: α from 1 to 1e-5, momentum .9, lr .02, clip
     10, all restarted with each task. The transcription gets the loop's own taps and
     gradients.
+
+    Args:
+      model: a Linen model.
+      setup: its `Setup`.
+      tasks: for each task (x [N, B, ...], y [N, B], its number).
+      sizes: layer -> side of a convolution's window, None for a dense layer.
+      alpha_decay: the setting.
+      decays: layer -> its own.
+      steps: of a task, over its N batches again and again.
+
+    Returns:
+      Layer -> tr P / d at the end.
     """
-    x, y = batches[0], jnp.asarray(batches[1])
-    model, steps, lr = Net(), 60, 0.02
-    setup = make_setup(model)
-    sizes = {"conv_1": 2, "dense_0": None}
-    method = owm(
-        setup, alpha_decay=(1e-5, 1e-5, 1e-4), project_head=False, form="gradient"
-    )
+    lr = 0.02
+    method = owm(setup, alpha_decay=alpha_decay, project_head=False, form="gradient")
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(lr, 0.9))
     loss = jaxcl.transform_loss(method, setup)
     tx = jaxcl.transform_optimizer(method, optimizer, setup)
-    net, ms = start(model)
+    net, ms = init_fn(model, setup.example)(jax.random.key(0))
     aux, state = begin(method, net)
 
     @jax.jit
-    def train(params, state, images):
+    def train(params, state, images, labels, task):
         def step(carry, i):
             params, opt_state = carry
             state, progress = opt_state.strategy, i / steps
             ctx = jaxcl.context(
-                images[i % 10],
-                y[i % 10],
-                task=0,
+                images[i % len(images)],
+                labels[i % len(images)],
+                task=task,
                 step=i,
                 task_progress=progress,
                 model_state=ms,
@@ -223,32 +293,34 @@ def test_convolutions_follow_float64_down_to_the_official_alpha(batches):
         (params, opt_state), told = jax.lax.scan(step, carry, jnp.arange(steps))
         return params, opt_state.strategy, told
 
-    rng = np.random.default_rng(2)
     params = jaxcl.Params(net, aux)
     paper = {name: np.eye(state.inverse[name].shape[0]) for name in sizes}
-    for task in range(3):
-        order = rng.permutation(64) if task else np.arange(64)
-        images = 3 * x.reshape(10, 10, 64)[..., order].reshape(x.shape)
+    for x, y, task in tasks:
         before = params.net
-        params, state, (seen, norm) = train(params, state, images)
+        params, state, (seen, norm) = train(
+            params, state, jnp.asarray(x), jnp.asarray(y), jnp.int32(task)
+        )
         for name, size in sizes.items():
             taps, grads = (np.asarray(a, np.float64) for a in seen[name])
             moved, velocity = 0.0, 0.0
             for i in range(steps):
-                share = np.float64(np.float32(i / steps))
+                alpha = decays[name] ** np.float64(np.float32(i / steps))
                 if size:
-                    alpha = 1e-5**share
                     paper[name] = official_inverse(paper[name], taps[i], size, alpha)
                 else:
-                    paper[name] = paper_rls(paper[name], taps[i], 1e-4**share)
+                    paper[name] = paper_rls(paper[name], taps[i], alpha)
                 g = paper[name] @ grads[i].reshape(len(paper[name]), -1)
                 velocity = 0.9 * velocity + min(1.0, 10 / norm[i]) * g
                 moved = moved - lr * velocity
+            old = np.asarray(before[name]["kernel"], np.float64).reshape(moved.shape)
+            change = params.net[name]["kernel"].reshape(moved.shape) - old
             assert relative(state.inverse[name], paper[name]) < 1e-3
-            change = params.net[name]["kernel"] - before[name]["kernel"]
-            assert relative(change.reshape(moved.shape), moved) < 0.01
-    # A large part of P has been removed.
-    assert np.trace(paper["conv_1"]) < 0.4 * len(paper["conv_1"])
+            # Where P is nearly 0 a step is below the spacing of float32 weights, which
+            # round at each of them.
+            rounding = np.sqrt(steps) * 2.0**-23 * np.linalg.norm(old)
+            off = np.linalg.norm(change - moved)
+            assert off < 0.01 * np.linalg.norm(moved) + rounding
+    return {name: np.trace(p) / len(p) for name, p in paper.items()}
 
 
 def relative(got, want):
