@@ -76,7 +76,11 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
       config: a `ConfigDict`, or what was read from a run's `config.json`.
     """
     fields = dict(flat(_as_json(config)))
-    return {**neutral(fields.get("strategy", "finetune")), **fields}
+    try:
+        default = neutral(fields.get("strategy", "finetune"))
+    except ValueError:  # a method whose file is gone: its run is still told from others
+        default = neutral("finetune")
+    return {**default, **fields}
 
 
 @functools.cache

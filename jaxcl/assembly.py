@@ -151,6 +151,14 @@ def shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
+def _called(model: Any) -> str:
+    """How a model is called, for messages; Flax's models are asked what they take."""
+    if not isinstance(model, type):
+        return " (a plain function is called with (net, x))"
+    equinox = any(base.__module__.startswith("equinox") for base in model.__mro__)
+    return " (an Equinox module is called with (x) or (x, key=...))" if equinox else ""
+
+
 def require_logits(
     run: Callable[..., Any], args: tuple, model: Any, num_outputs: int, example: Any
 ) -> None:
@@ -171,8 +179,7 @@ def require_logits(
         out = jax.eval_shape(run, *args)
     except TypeError as error:
         raise ValueError(
-            f"{name} fails on inputs {list(example.shape)}: {error} (a plain function "
-            "is called with (net, x), an Equinox module with (x) or (x, key=...))"
+            f"{name} fails on inputs {list(example.shape)}: {error}{_called(model)}"
         ) from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != num_outputs:

@@ -9,12 +9,14 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require_loss
 from jaxcl.contract import Strategy
 from jaxcl.types import (
     ApplyFn,
     Batch,
     Context,
     LossFn,
+    Output,
     Params,
     PyTree,
     State,
@@ -188,8 +190,10 @@ def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> Lo
             aux = tuple(p.aux if j == i else a for j, a in enumerate(params.aux))
             return inner(Params(p.net, aux), c._replace(key=ctx.key, cache=ctx.cache))
 
-        own_ctx = own(ctx, i)
-        return member.loss(below, state)(Params(params.net, params.aux[i]), own_ctx)
+        mine = Params(params.net, params.aux[i])
+        found = member.loss(below, state)(mine, own(ctx, i))
+        require_loss(found, Output)
+        return found
 
     return loss_fn
 

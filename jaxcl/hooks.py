@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.checks import require, require_range, require_statistics
+from jaxcl.checks import require, require_loss, require_range, require_statistics
 from jaxcl.contract import Strategy
 from jaxcl.heads import (
     hold_still,
@@ -91,23 +91,10 @@ def transform_loss(strategy: Strategy, setup: Setup):
             return setup.task_loss(out.logits, c.batch, c.task), out
 
         found = strategy.loss(bare, state)(params, ctx)
-        if not (isinstance(found, tuple) and len(found) == 2 and _is_scalar(found[0])):
-            raise ValueError(
-                "a loss hook has to make a function (params, ctx) -> (scalar, Output) "
-                f"like the one it is given; this one gave {_shown(found)}"
-            )
+        require_loss(found, Output)
         return found
 
     return loss_fn
-
-
-def _is_scalar(value: Any) -> bool:
-    return hasattr(value, "shape") and value.shape == ()
-
-
-def _shown(value: Any) -> str:
-    """What came, for a message: shapes in place of tracers."""
-    return str(jax.tree.map(lambda leaf: getattr(leaf, "shape", leaf), value))
 
 
 def transform_optimizer(

@@ -105,8 +105,9 @@ def setup_for_nnx(
     """The `Setup` of a Flax NNX model.
 
     Args:
-      model: an `nnx.Module` called as ``model(x) -> logits [B, K]``; its parameters and
-        state are `jaxcl.nn.nnx.split`'s.
+      model: an `nnx.Module` called as ``model(x) -> logits [B, K]``, with task and mode
+        if it takes them; see `jaxcl.nn.calling.arguments`. Its parameters and state are
+        `jaxcl.nn.nnx.split`'s.
       example: an input batch, an array or a ShapeDtypeStruct.
       num_outputs: K; task- and class-incremental scenarios split it evenly.
       num_tasks: T.
@@ -199,5 +200,7 @@ def setup_for_linen(
     Raises:
       ValueError: as `setup_for`; the model has parameters for fewer tasks than T.
     """
+    if not isinstance(model, LinenModel):
+        raise ValueError(f"a flax.linen.Module is needed, built, got {model!r:.100}")
     mask = even_scenario(scenario, num_tasks, num_outputs)
     return linen(model, example, mask, heads)

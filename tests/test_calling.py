@@ -17,10 +17,8 @@ TASK, KEY = jnp.arange(64) % 2, jax.random.key(1)
 
 def of(signature, base=object):
     """A class whose call has a signature and returns what it was given."""
-    names = [
-        word.partition("=")[0].strip(" *") for word in signature.split(",") if word
-    ]
-    body = ", ".join(f"{name}={name}" for name in names if name)
+    words = [word.partition("=")[0].strip() for word in signature.split(",")]
+    body = ", ".join(f"{name}={name}" for name in words if name.isidentifier())
     space = {}
     exec(f"def call(self, {signature}): return dict({body})", space)
     return type("Net", (base,), {"__call__": space["call"]})()
@@ -42,11 +40,21 @@ def of(signature, base=object):
         ("x, use_running_average=None", {"use_running_average": False}),
         ("x, mask=None", {"mask": None}),
         ("x, task_id, training", {"task_id": "T", "training": True}),
-        # By position, as documented: no names that tell.
-        ("x, a, b", {"a": "T", "b": True}),
-        ("x, a=None, b=None", {"a": "T", "b": True}),
+        ("x, is_train=False", {"is_train": True}),
+        ("x, eval=True", {"eval": False}),
+        ("x, enable_dropout=False", {"enable_dropout": True}),
         ("x, _, train", {"_": "T", "train": True}),
         ("x, _task, _train", {"_task": "T", "_train": True}),
+        ("x, _, __", {"_": "T", "__": True}),
+        # What nothing is known of keeps its default.
+        ("x, a=None, b=None", {"a": None, "b": None}),
+        ("x, scale=1.0, temperature=1.0", {"scale": 1.0, "temperature": 1.0}),
+        (
+            "x, mask=None, return_features=False, train=False",
+            {"mask": None, "return_features": False, "train": True},
+        ),
+        ("x, is_train=False, rng=None", {"is_train": True, "rng": None}),
+        ("x, task, mask=None, train=False", {"task": "T", "mask": None, "train": True}),
     ],
 )
 def test_what_a_call_is_given(signature, given):
@@ -59,17 +67,22 @@ def test_what_a_call_is_given(signature, given):
 
 
 @pytest.mark.parametrize(
-    "signature, said",
+    "signature, needs",
     [
         ("x, mask", "mask"),
+        ("x, mask, train", "mask"),
         ("x, mask, deterministic", "mask"),
         ("x, mask, train, task", "mask"),
         ("x, train, mask", "mask"),
-        ("", "positional"),
+        ("x, a, b", "a, b"),
+        ("x, task, mask, scale=1.0", "mask"),
+        ("x, **kwargs", r"\*\*kwargs"),
+        ("*args", r"\*args"),
+        ("", "x"),
     ],
 )
-def test_an_argument_that_nothing_is_known_of_is_refused(signature, said):
-    with pytest.raises(ValueError, match=rf"Linen model Net is \(self.*{said}"):
+def test_an_argument_that_nothing_is_known_of_is_refused(signature, needs):
+    with pytest.raises(ValueError, match=rf"by these names; it needs {needs}$"):
         calling.arguments(of(signature), "Linen")
 
 
@@ -117,6 +130,20 @@ def test_a_linen_model_drops_units_in_training_alone(model):
 
 def parts(net):
     return net, {}, X, TASK, KEY
+
+
+@pytest.mark.parametrize("lift", [nn.remat, nn.jit])
+def test_a_lifted_model_gets_its_mode_where_it_is_static(lift):
+    """`static_argnums` counts by position: 3 is the mode, after self, x and task."""
+    shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+    lifted, plain = lift(Task, static_argnums=(3,))(), Task()
+    net, _ = capture.init_fn(lifted, shape)(KEY)
+    tested, trained = (
+        capture.apply_fn(lifted)(*parts(net), train).logits for train in (False, True)
+    )
+    expected = capture.apply_fn(plain)(*parts(net), False).logits
+    np.testing.assert_allclose(tested, expected, rtol=1e-6)
+    assert not np.array_equal(trained, tested)  # Flax draws other keys inside
 
 
 class Drops(nnx.Module):

@@ -63,6 +63,31 @@ def test_other_runs_stay_apart(folder):
     assert more_seeds.joined(unknown) == unknown
 
 
+def test_what_changes_no_result_may_differ(folder):
+    a, b = of(folder, "ab")
+    older = {k: v for k, v in b.config.items() if not k.startswith("feature")}
+    older |= {"checkpoint_every": 5.0, "features": "rank", "feature_examples": 20}
+    (found,) = more_seeds.joined([a, b._replace(config=older)])
+    assert found.seeds == [4, 7, 2]
+    gone = {"strategy": "gone:l2", "row": "gone:l2", "method": {"strength": 1.0}}
+    lost = [r._replace(config={**r.config, **gone}) for r in (a, b)]
+    assert len(more_seeds.joined(lost)) == 1
+
+
+def test_other_versions_are_told_and_other_files_kept_apart(folder):
+    a, b = of(folder, "ab")
+    (found,) = more_seeds.joined([a, b._replace(versions={**b.versions, "jax": "0"})])
+    assert found.notes[-1].endswith("which differ in the version of jax")
+    code = [{**session, "code": "other"} for session in b.sessions]
+    (found,) = more_seeds.joined([a, b._replace(sessions=code)])
+    assert found.notes[-1].endswith("in the version of the code of jaxcl")
+    methods = [
+        r._replace(versions={**r.versions, "file of my_methods": of_it})
+        for r, of_it in ((a, "1"), (b, "2"))
+    ]
+    assert more_seeds.joined(methods) == methods
+
+
 def test_what_one_run_has_not_measured_is_nan(folder):
     a, b = of(folder, "ab")
     name = next(name for name in a.features if name.startswith("effective_rank/"))

@@ -73,6 +73,17 @@ def bare(setup):
     return strategy(loss=lambda loss_fn, state: lambda p, ctx: loss_fn(p, ctx)[0])
 
 
+def logits(setup):
+    def loss(loss_fn, state):
+        def new(params, ctx):
+            value, out = loss_fn(params, ctx)
+            return value, out.logits
+
+        return new
+
+    return strategy(loss=loss)
+
+
 def wide(setup):
     def loss(loss_fn, state):
         return lambda p, ctx: (jnp.zeros(2), loss_fn(p, ctx)[1])
@@ -86,8 +97,9 @@ def wide(setup):
     [
         ("reads", r"TypeError: .* \(wrong.py:8\)"),
         ("adds", r"dot_general .* \(wrong.py:15\)"),
-        ("bare", r"has to make a function .*; this one gave \(\)$"),
-        ("wide", r"gave \(\(2,\), Output\("),
+        ("bare", r"has to make a function .*; this one gave float32\[\]$"),
+        ("logits", r"this one gave \(float32\[\], float32\[10, 10\]\)$"),
+        ("wide", r"gave \(float32\[2\], Output\)$"),
     ],
 )
 def test_a_hook_that_is_wrong_is_one_line_with_its_place(

@@ -296,6 +296,8 @@ IMAGES = RNG.integers(0, 256, (20, 5, 7, 3), np.uint8)
             "one scale: x_train is 0 to 255, x_test 0 to 1$",
         ),
         ((IMAGES / 255, Y, IMAGES / 1.0, Y), "one scale"),
+        ((IMAGES // 16, Y, IMAGES // 16 / 16, Y), "one scale: x_train is 0 to 15"),
+        ((IMAGES // 16 / 16, Y, IMAGES // 16, Y), "one scale"),
         ((IMAGES, Y, IMAGES, Y + 1), r"labels that y_train has not: \[4\]"),
         ((np.where(IMAGES > 250, np.nan, 1.0), Y), "values that are NaN or infinite"),
         ((IMAGES.astype(str), Y), "must be numbers"),

@@ -267,6 +267,9 @@ COMMANDS = [
     ("compare", [*_BOTH, "--for=ewc:method.nosuch=3"], "ewc: no field method.nosuch"),
     ("compare", [*_BOTH, "--for=ewc:optimizer.lr=x"], "optimizer.lr must be float"),
     ("compare", [*_BOTH, "--for=ewc:optimizer.lr=-1"], POSITIVE),
+    ("compare", [*_BOTH, "--for=ewc:row=bp"], "row is no field of one row alone"),
+    ("compare", [*_BOTH, "--for=ewc:model.name=alexnet"], "model.name is no field"),
+    ("compare", [*_BOTH, "--for=ewc:data.tasks={{[1]}}"], "data.tasks"),
     (
         "compare",
         [*_BOTH, "--for=hat:optimizer.lr=1", "--for=hat:optimizer.lr=2"],

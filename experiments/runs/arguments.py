@@ -120,7 +120,8 @@ def for_rows(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, str, 
     Values are read as Python literals; what is no literal is a string.
 
     Raises:
-      ValueError: another form, a row that is not among the rows, or a field twice.
+      ValueError: another form, a row that is not among the rows, a field twice, or one
+        that says which row or network it is.
     """
     found: dict[tuple[int, str], Any] = {}
     for text in texts:
@@ -133,12 +134,15 @@ def for_rows(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, str, 
             )
         if row not in rows:
             raise ValueError(f"--for={text}: the rows are {', '.join(rows)}")
-        key = rows.index(row), field.removeprefix("config.")
+        field = field.removeprefix("config.")
+        if field in ("name", "row", "rows", "strategy", "model.name"):
+            raise ValueError(f"--for={text}: {field} is no field of one row alone")
+        key = rows.index(row), field
         if key in found:
             raise ValueError(f"--for gives {row}:{field} twice")
         try:
             found[key] = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, TypeError, ValueError):
             found[key] = value.strip()
     return [(place, field, value) for (place, field), value in found.items()]
 

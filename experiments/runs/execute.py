@@ -6,7 +6,7 @@ checkpoints.
 
 from __future__ import annotations
 
-import sys
+import sysconfig
 import traceback
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -80,16 +80,22 @@ def _try_out(strategy: str, problem: Problem) -> None:
         raise ValueError(
             f"strategy {strategy!r} has a hook that does not do what "
             f"`jaxcl.contract.Strategy` says: {type(error).__name__}: {why}"
-            + _place(error, strategy.partition(":")[0])
+            + _place(error)
         ) from error
 
 
-def _place(error: Exception, module: str) -> str:
-    """The last line of a module that an error passed through, for a message."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == file]
-    return f" ({Path(file).name}:{lines[-1]})" if file and lines else ""
+def _place(error: Exception) -> str:
+    """The last line of a user's own code that an error passed through."""
+    ours = Path(files.__file__).parent, Path(__file__).parents[1]
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    libraries = [Path(sysconfig.get_path(kind)) for kind in kinds]
+    own = [
+        f"{Path(frame.filename).name}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_file()
+        and not any(Path(frame.filename).is_relative_to(p) for p in (*ours, *libraries))
+    ]
+    return f" ({own[-1]})" if own else ""
 
 
 def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Result:

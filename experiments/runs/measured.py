@@ -26,7 +26,8 @@ AXES = {
     "probe_ridge": ("tasks_trained", "task"),
     "probe_ncm": ("tasks_trained", "task"),
     "probe_multinomial": ("tasks_trained", "task"),
-    # Class-incremental, of all test examples, among the outputs of their task.
+    # Class-incremental, of all examples that the accuracy matrix is of, among the
+    # outputs of their task.
     "accuracy_told": ("tasks_trained", "task"),
     # Features of the first task's examples, each pair of times in the training.
     "cka": ("tasks_trained", "compared_with"),

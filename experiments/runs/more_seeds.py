@@ -8,12 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcl.training.fingerprint import FILE_OF
+
+from ..config import spelled_out
 from . import measured
+from .folders import CHANGES_NOTHING
 from .results import Result
 
 
 def joined(found: Iterable[Result]) -> list[Result]:
     """Joins finished results of the same config and different seeds.
+
+    A field that a config lacks is at its default, and fields that change no result may
+    differ. So may devices, versions and the code of jaxcl, which a note then names; a
+    user's own methods and models may not. Of a user's own data only the name is known.
 
     Args:
       found: results; those without a config, unfinished ones, and those that have a
@@ -45,15 +53,27 @@ def _seeds(group: Sequence[Result]) -> set[int]:
 def _but_seeds(r: Result) -> str | None:
     if r.config is None:
         return None
-    config = {k: v for k, v in r.config.items() if k != "seeds"}
-    return json.dumps([config, r.row, r.scenario, list(r.task_names)], sort_keys=True)
+    config = spelled_out(r.config)
+    for field in CHANGES_NOTHING | {"seeds"}:
+        config.pop(field, None)
+    own = {k: v for k, v in _made_by(r).items() if k.startswith(FILE_OF)}
+    parts = [config, own, r.row, r.scenario, list(r.task_names)]
+    return json.dumps(parts, sort_keys=True)
+
+
+def _made_by(r: Result) -> dict[str, str]:
+    """Package or file -> its version or hash, at the end of a run."""
+    last = r.sessions[-1] if r.sessions else {}
+    return {**r.versions, "the code of jaxcl": str(last.get("code", "unknown"))}
 
 
 def _one(group: Sequence[Result]) -> Result:
     first, seeds = group[0], [", ".join(map(str, r.seeds)) for r in group]
     note = f"of {len(group)} runs, of the seeds {' and '.join(seeds)}"
-    if len({session.get("code") for r in group for session in r.sessions}) > 1:
-        note += ", with different states of the code"
+    made = [_made_by(r) for r in group]
+    differ = [k for k in made[0] if len({m.get(k) for m in made}) > 1]
+    if differ:
+        note += f", which differ in the version of {', '.join(differ)}"
     quantities = dict.fromkeys(q for r in group for q in r.report)
     all_seeds = [seed for r in group for seed in r.seeds]
     return first._replace(

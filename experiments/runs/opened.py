@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxcl.fields import require_fields
 from jaxcl.heads import mask_logits
 from jaxcl.inputs import context
+from jaxcl.strategies import label
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.evaluation import told as as_told
 from jaxcl.training.observation import shapes_of_seed, strategy_of
@@ -37,7 +39,9 @@ class Run:
       seeds: the run's seeds, as the methods below take them.
       num_tasks: T; tasks count from 0.
 
-    What was recorded needs neither the data nor the code of the model.
+    What was recorded needs neither the data nor the code of the model; ``problem``, and
+    weights, data and the forward pass with it, do: a DataError or a ValueError says
+    what is missing.
     """
 
     def __init__(self, workdir: Path):
@@ -48,7 +52,8 @@ class Run:
                 f"{file}: no such file; {workdir} is no run's folder{_runs_in(workdir)}"
             )
         self.config = configs.from_json(read_json(file))
-        self.seeds = tuple(map(int, self.config.seeds))
+        require_fields(self.config)
+        self.seeds = tuple(self.config.seeds)
 
     @cached_property
     def problem(self) -> Problem:
@@ -62,7 +67,7 @@ class Run:
         return self.problem.stream.num_tasks
 
     def __repr__(self) -> str:
-        rows = f"{self.config.name}/{configs.method_of(self.config).label}"
+        rows = f"{self.config.name}/{label(self.config.row or self.config.strategy)}"
         return f"<run {rows}: {self.num_tasks} tasks, seeds {list(self.seeds)}>"
 
     @cached_property
@@ -168,12 +173,15 @@ class Run:
         Returns:
           In [0, 1]; as in `result.matrix` with the weights and the test data of then.
           All examples are one batch, which a norm of the batch's own statistics sees.
+
+        Raises:
+          ValueError: as `data`; ``told`` of a run that is not class-incremental.
         """
+        setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
         x, y = self.data(seed, task, part)
         current = task if current is None else current
         logits = self.apply(weights, x, task, current).logits
         of = jnp.full(len(x), task)
-        setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
         shown = mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
         return float((np.asarray(shown).argmax(1) == y).mean())
 

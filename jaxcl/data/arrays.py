@@ -47,8 +47,10 @@ def from_arrays(
       the cache holds it.
 
     Raises:
-      ValueError: shapes or labels contradict each other, pixels are not finite, or one
-        part is on another scale than the other; the message gives value and rule.
+      ValueError: shapes or labels contradict each other, pixels are not finite, or the
+        parts are on two scales, as of 0 to 255 and 0 to 1: one holds whole numbers
+        above 1 and the other fractions up to 1, or they are a factor of 50 apart; the
+        message gives value and rule.
 
     From arrays to a table and a figure (once installed, the code of the commands is in
     ``jaxcl.experiments``):
@@ -109,19 +111,22 @@ def from_arrays(
 
 
 def _require_one_scale(x: np.ndarray, other: np.ndarray) -> None:
-    """Refuses pixels of 0 to 255 beside pixels of 0 to 1."""
-    some = [part[:: len(part) // 1000 + 1] for part in (x, other)]
-    sizes = [np.abs(part, dtype=np.float32) for part in some]
+    """Refuses pixels of 0 to 255 beside pixels of 0 to 1, and the like."""
+    some = [np.asarray(p[:: len(p) // 1000 + 1], np.float32) for p in (x, other)]
+    sizes = [np.abs(part) for part in some]
     largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
     apart = all(max(pair) > _APART * min(pair) > 0 for pair in (largest, mean))
-    ends = [f"{part.min():g} to {part.max():g}" for part in some]
+    whole = [bool((part == np.round(part)).all() and part.max() > 1) for part in some]
+    fractions = [bool(part.min() >= 0 and 0 < part.max() <= 1) for part in some]
+    mixed = (whole[0] and fractions[1]) or (whole[1] and fractions[0])
+    ends = [f"{part.min():g} to {part.max():g}" for part in (x, other)]
     require(
-        not apart,
+        not (apart or mixed),
         f"x_train and x_test need one scale: x_train is {ends[0]}, x_test {ends[1]}",
     )
 
 
-_APART = 50.0  # no two parts of one data set differ so in size, and 0–255 and 0–1 do
+_APART = 50.0  # no two parts of one data set differ so in size, in maximum and mean
 _PAIRS = (NAMES[:2], NAMES[2:])
 
 

@@ -57,7 +57,7 @@ def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
             # Raised for an image that is too small, or for a wrong value of a field.
             name, shape = type(model).__name__, list(example.shape[1:])
             raise ValueError(f"{name}, inputs {shape}: {error}") from error
-        net = variables.pop("params")
+        net = variables.pop("params", {})
         return net, variables
 
     return init

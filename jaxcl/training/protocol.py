@@ -17,7 +17,7 @@ import numpy as np
 from jaxcl.training.checkpoints import Checkpoints, Found
 from jaxcl.training.epoch import known
 from jaxcl.training.events import EpochDone, Interrupted, Started, TaskDone
-from jaxcl.training.fingerprint import code, fingerprint, versions
+from jaxcl.training.fingerprint import FILE_OF, code, fingerprint, versions
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
 from jaxcl.training.programs import Programs, make_programs
@@ -95,10 +95,13 @@ def run(
     """
     if not checked:
         validate(problem)
+    me: dict[str, Any] = {"code": code(), **(about or {"versions": versions()})}
     store = None
     if checkpoints:
-        store = Checkpoints(checkpoints, fingerprint(problem, identity))
-    me = {"code": code()} | dict(about or {"versions": versions()})
+        mine = fingerprint(problem, identity)
+        store = Checkpoints(checkpoints, mine)
+        own = {k: v for k, v in mine.versions.items() if k.startswith(FILE_OF)}
+        me["versions"] = dict(me.get("versions", {})) | own
     try:
         found = store.find(strict=strict) if store else None
         mesh = mesh or SeedMesh(len(problem.seeds), problem.seed_mode)
