@@ -150,7 +150,7 @@ def shown(outcomes: Outcomes) -> list[str]:
             *lines,
             "",
         ]
-    outcome = outcomes.get(GATES)
+    outcome, m = outcomes.get("permuted_30_hat"), _gates(outcomes)
     if outcome is None:
         return lines
     tasks = len(outcome.result.task_names)
@@ -159,15 +159,24 @@ def shown(outcomes: Outcomes) -> list[str]:
         "with earlier tasks |",
         "| ---: | --- | ---: | ---: | ---: |",
     ]
-    taken, m = outcome.result.report["taken"], outcome.measured
+    taken = outcome.result.report["taken"]
     for t in sorted({0, tasks // 6, tasks // 3, 2 * tasks // 3, tasks - 1}):
         free = ", ".join(f"{100 * (1 - v[:, t].mean()):.0f} %" for v in taken.values())
-        jaccard = f"{np.nanmean(m[f'jaccard_{t}']):.2f}" if t else "–"
-        lines.append(
-            f"| {t + 1} | {free} | {100 * np.nanmean(m[f'units_{t}']):.0f} % "
-            f"| {100 * np.nanmean(m[f'weights_{t}']):.0f} % | {jaccard} |"
-        )
+        units = weights = jaccard = "not yet run" if not m else "–"
+        if m:
+            units, weights = (
+                f"{100 * np.nanmean(m[f'{part}_{t}']):.0f} %"
+                for part in ("units", "weights")
+            )
+        if m and t:
+            jaccard = f"{np.nanmean(m[f'jaccard_{t}']):.2f}"
+        lines.append(f"| {t + 1} | {free} | {units} | {weights} | {jaccard} |")
     return lines
+
+
+def _gates(outcomes: Outcomes) -> Mapping[str, Array]:
+    """What `gates` measured; nothing if that has not been run."""
+    return outcomes[GATES].measured if GATES in outcomes else {}
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
@@ -185,18 +194,20 @@ def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
         ends = np.nanmin(own, 0), np.nanmax(own, 0)
         left.fill_between(at, *ends, color=colour, alpha=0.2, lw=0)
     left.set_ylabel("A[j, j], the task just learned, %")
-    outcome = outcomes.get(GATES)
+    outcome, m = outcomes.get("permuted_30_hat"), _gates(outcomes)
     if outcome is not None:
         tasks = len(outcome.result.task_names)
         at = np.arange(1, tasks + 1)
         for name, taken in outcome.result.report["taken"].items():
             right.plot(at, 100 * (1 - taken.mean(0)), label=f"free units, {name}")
-        m = outcome.measured
-        for part, text in (("units", "units open"), ("weights", "weights open")):
-            values = [100 * np.nanmean(m[f"{part}_{t}"]) for t in range(tasks)]
-            right.plot(at, values, "--", label=text)
-        overlap = [100 * np.nanmean(m[f"jaccard_{t}"]) for t in range(1, tasks)]
-        right.plot(at[1:], overlap, ":", color="k", label="overlap with earlier tasks")
+        if m:
+            for part, text in (("units", "units open"), ("weights", "weights open")):
+                values = [100 * np.nanmean(m[f"{part}_{t}"]) for t in range(tasks)]
+                right.plot(at, values, "--", label=text)
+            overlap = [100 * np.nanmean(m[f"jaccard_{t}"]) for t in range(1, tasks)]
+            right.plot(
+                at[1:], overlap, ":", color="k", label="overlap with earlier tasks"
+            )
     right.set_ylabel("HAT, %")
     for ax in (left, right):
         ax.set_xlabel("task")
