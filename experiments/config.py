@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from jaxcl import strategies
 from jaxcl.benchmark import base, defaults, required, settable
 from jaxcl.data import Reading, scenarios, sources
-from jaxcl.fields import flat, require_fields
+from jaxcl.fields import flat, literal, require_fields
 from jaxcl.nn.building import REQUIRED, build_model, settings_of
 from jaxcl.training.optimizers import make_optimizer
 from jaxcl.training.plan import Plan
@@ -48,9 +47,14 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
       ValueError: the config has no such field, or its type differs from the value's.
     """
     node: Any = config
-    for part in field.split("."):
+    for i, part in enumerate(parts := field.split(".")):
         if not isinstance(node, ConfigDict) or part not in node:
-            raise ValueError(f"{config.row or config.name}: no field {field}")
+            known = sorted(node) if isinstance(node, ConfigDict) else ()
+            raise ValueError(
+                f"{config.row or config.name}: no field {field}; "
+                f"{'.'.join(parts[:i]) or 'the config'} has "
+                f"{', '.join(known) or 'none'}"
+            )
         node = node[part]
     try:
         config.update_from_flattened_dict({field: value})
@@ -194,11 +198,7 @@ def replace_model(config: ConfigDict, given: Sequence[str]) -> None:
                 f"it has {', '.join(sorted(model))}"
             )
         try:
-            value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            value = text
-        try:
-            model[field] = text if isinstance(model[field], str) else value
+            model[field] = text if isinstance(model[field], str) else literal(text)
         except TypeError as error:
             raise ValueError(f"--config.model.{field}={text}: {error}") from error
 

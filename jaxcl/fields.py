@@ -6,6 +6,7 @@ is set, and ``--help`` lists it. Needs ml_collections, as the commands do.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
@@ -188,6 +189,14 @@ def require_fields(config: Any) -> None:
         raise ValueError(
             f"config.method must be settings, got {config.get('method')!r}"
         )
+
+
+def literal(text: str) -> Any:
+    """A value from a command line: a Python literal, or else the text itself."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (SyntaxError, TypeError, ValueError):  # TypeError: a list in a set
+        return text.strip()
 
 
 def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

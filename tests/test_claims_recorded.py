@@ -168,3 +168,18 @@ def test_every_recorded_trial_has_the_key_of_its_config():
                 last = [s for s in run.choice if s.fields.keys() <= fields.keys()][-1]
                 config = choose.trial_config(run, fields, last)
                 assert choose.key_of(config) == trial["key"]
+
+
+def test_hats_free_units_are_shown_where_its_gates_are_not_measured(tmp_path):
+    claim = CLAIMS["hat_room"]
+    outcomes = dict(carry.found(claim.runs("toy"), tmp_path, RECORDED))
+    hat = outcomes["permuted_30_hat"]
+    outcomes.pop("permuted_30_hat_gates", None)
+    taken = hat.result.report["taken"]["hidden_0"]
+    first = f"{100 * (1 - taken[:, 0].mean()):.0f} %"
+    lines = "\n".join(claim.shown(outcomes))
+    assert f"| 1 | {first}, " in lines and "not yet run" in lines
+    right = claim.figure(outcomes, {}).axes[1]
+    labels = [line.get_label() for line in right.lines]
+    assert labels == ["free units, hidden_0", "free units, hidden_1"]
+    np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * (1 - taken.mean(0)))

@@ -161,6 +161,8 @@ def test_it_is_compared_beside_another_and_reported(command, tmp_path):
     for run in _runs(tmp_path):
         config = json.loads((run / "config.json").read_text())
         strengths[run.name] = config["method"]["strength"]
+        named = "file of my_package.methods" in load(run).versions
+        assert named == (run.name != "ewc")
     # A setting of the other method does not apply to EWC.
     assert strengths == {"ewc": 100.0, "my_package.methods.l2": 3.0}
     # From the folders alone, where the method's module cannot be imported.

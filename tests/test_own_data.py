@@ -281,6 +281,14 @@ def test_moments_of_batches_are_those_of_the_whole():
 IMAGES = RNG.integers(0, 256, (20, 5, 7, 3), np.uint8)
 
 
+def test_counts_that_are_rare_in_the_test_part_are_on_one_scale():
+    counts = np.minimum(IMAGES // 50, 5)
+    given = (counts, Y), (np.minimum(counts, 1), Y)
+    for (x, y), (test_x, test_y) in (given, given[::-1]):
+        found = jaxcl.data.from_arrays(x, y, test_x, test_y)
+        assert found.train_x.max() == x.max() and found.test_x.max() == test_x.max()
+
+
 @pytest.mark.parametrize(
     "arguments,what",
     [

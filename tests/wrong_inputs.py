@@ -264,12 +264,31 @@ COMMANDS = [
     ("compare", [*_BOTH, "--for=ewc"], "--for must be ROW:FIELD=VALUE"),
     ("compare", [*_BOTH, "--for=ewc:=1"], "--for must be ROW:FIELD=VALUE"),
     ("compare", [*_BOTH, "--for=gpm:method.samples=3"], "the rows are ewc, hat"),
-    ("compare", [*_BOTH, "--for=ewc:method.nosuch=3"], "ewc: no field method.nosuch"),
+    (
+        "compare",
+        [*_BOTH, "--for=ewc:method.nosuch=3"],
+        "nosuch; method has chunk, decay",
+    ),
     ("compare", [*_BOTH, "--for=ewc:optimizer.lr=x"], "optimizer.lr must be float"),
     ("compare", [*_BOTH, "--for=ewc:optimizer.lr=-1"], POSITIVE),
     ("compare", [*_BOTH, "--for=ewc:row=bp"], "row is no field of one row alone"),
     ("compare", [*_BOTH, "--for=ewc:model.name=alexnet"], "model.name is no field"),
     ("compare", [*_BOTH, "--for=ewc:data.tasks={{[1]}}"], "data.tasks"),
+    (
+        "sweep",
+        ["--config=digits", "--grid=data.tasks={{[1]}}", "--workdir={d}/w"],
+        "data.tasks",
+    ),
+    (
+        "run",
+        [
+            "--config=digits",
+            "--config.model.name=alexnet",
+            "--config.model.width={{[1]}}",
+            "--workdir={d}/w",
+        ],
+        "width",
+    ),
     (
         "compare",
         [*_BOTH, "--for=hat:optimizer.lr=1", "--for=hat:optimizer.lr=2"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from jaxcl import strategies
 from jaxcl.benchmark import load
+from jaxcl.fields import literal
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 """The configs that this package ships."""
@@ -140,10 +140,7 @@ def for_rows(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, str, 
         key = rows.index(row), field
         if key in found:
             raise ValueError(f"--for gives {row}:{field} twice")
-        try:
-            found[key] = ast.literal_eval(value.strip())
-        except (SyntaxError, TypeError, ValueError):
-            found[key] = value.strip()
+        found[key] = literal(value)
     return [(place, field, value) for (place, field), value in found.items()]
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxcl.fields import literal
 from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 
@@ -72,16 +73,9 @@ def parsed(text: str) -> dict[str, tuple]:
         ) from error
     try:
         found = ast.literal_eval(f"({values},)")
-    except (SyntaxError, ValueError):
-        found = tuple(map(_value, values.split(",")))
+    except (SyntaxError, TypeError, ValueError):
+        found = tuple(map(literal, values.split(",")))
     return {field.strip(): found}
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text.strip())
-    except (SyntaxError, ValueError):
-        return text.strip()
 
 
 def row_grid(grid: Grid, row: str) -> Mapping[str, Sequence[Any]]:

@@ -116,9 +116,12 @@ def _require_one_scale(x: np.ndarray, other: np.ndarray) -> None:
     sizes = [np.abs(part) for part in some]
     largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
     apart = all(max(pair) > _APART * min(pair) > 0 for pair in (largest, mean))
-    whole = [bool((part == np.round(part)).all() and part.max() > 1) for part in some]
-    fractions = [bool(part.min() >= 0 and 0 < part.max() <= 1) for part in some]
-    mixed = (whole[0] and fractions[1]) or (whole[1] and fractions[0])
+    whole = [bool((part == np.round(part)).all()) for part in some]
+    # Whole numbers from 0 to 1 say nothing: they may be rare counts.
+    mixed = whole[0] != whole[1] and all(
+        part.max() > 1 if is_whole else 0 <= part.min() and part.max() <= 1
+        for part, is_whole in zip(some, whole, strict=True)
+    )
     ends = [f"{part.min():g} to {part.max():g}" for part in (x, other)]
     require(
         not (apart or mixed),
