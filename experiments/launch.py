@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from jaxcl.training.checkpoints import CheckpointError
 
 from .config import replace_model, set_field
 from .runs import hosts
-from .runs.arguments import split, unknown_field, written_out
+from .runs.arguments import one_line, split, unknown_field, without_logging, written_out
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
 
@@ -123,6 +122,7 @@ def fail(error: BaseException) -> NoReturn:
     sys.exit(2)
 
 
+@without_logging()
 def _parse(argv: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & {*argv[1:]}:
         app.usage(shorthelp=True, writeto_stdout=True)
@@ -137,10 +137,7 @@ def _parse(argv: list[str]) -> list[str]:
     except Exception as e:  # a config file may raise anything
         with suppress(Exception):
             fail(UsageError(unknown_field(argv)))
-        # ml_collections puts a traceback in some messages. The last line has the error
-        # itself; the exception's name is cut off it.
-        last = (str(e).strip() or repr(e)).splitlines()[-1]
-        fail(UsageError(re.sub(r"^\s*(\w*Error: )?", "", last)))
+        fail(UsageError(one_line(e)))
     if len(rest) > 1 and "config" in flags.FLAGS:
         fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
     return rest

@@ -49,7 +49,7 @@ def test_seeds_of_two_runs_are_those_of_one(folder):
     assert set(found.features) == set(whole.features)
     for name, values in found.features.items():
         assert np.shape(values) == np.shape(whole.features[name]), name
-    assert found.notes[-1] == "of 2 runs, of the seeds 4, 7 and 2"
+    assert found.notes[-1] == "of 2 runs, with the seeds 4, 7; 2"
 
 
 def test_other_runs_stay_apart(folder):
@@ -106,7 +106,7 @@ def test_report_shows_one_row(folder, command, tmp_path):
         *("report", str(folder / "a"), str(folder / "b"), f"--out={tmp_path}")
     )
     assert status == 0 and out.count("GPM") == 2  # the row, and its note
-    assert "of 2 runs, of the seeds 4, 7 and 2" in out
+    assert "of 2 runs, with the seeds 4, 7; 2" in out
     assert "0/3" in out and "#2" not in out
     lines = (tmp_path / "seeds.csv").read_text().splitlines()
     assert len(lines) == 4

@@ -318,7 +318,7 @@ COMMANDS = [
     ("run", ["--config={d}/raises_later.py", "--workdir={d}/w"], "division by zero"),
     ("run", ["--config={d}/imports.py", "--workdir={d}/w"], "nosuchmodule"),
     ("run", ["--config={d}/nothing.py", "--workdir={d}/w"], "get_config"),
-    ("run", ["--config={d}/none.py", "--workdir={d}/w"], "config"),
+    ("run", ["--config={d}/none.py", "--workdir={d}/w"], "returned None"),
     ("run", ["--config={d}/dict.py", "--workdir={d}/w"], "ConfigDict"),
     ("run", ["--config={d}/extra.py", "--workdir={d}/w"], "has no field 'colour'"),
     ("run", ["--config={d}/deep.py", "--workdir={d}/w"], "no field 'data.colour'"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from jaxcl import strategies
@@ -14,6 +17,27 @@ from jaxcl.fields import literal
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 """The configs that this package ships."""
+
+
+@contextmanager
+def without_logging() -> Iterator[None]:
+    """absl's log is off inside: ml_collections logs beside the error it raises."""
+    log = logging.get_absl_logger()
+    log.disabled, before = True, log.disabled
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def one_line(error: Exception) -> str:
+    """One line for what went wrong while the flags were parsed."""
+    text = str(error).strip() or repr(error)
+    if text.startswith("flag --config=None:"):
+        return "--config is needed: not given, or its get_config() returned None"
+    # ml_collections puts a traceback in some messages. The last line has the error
+    # itself; the exception's name is cut off it.
+    return re.sub(r"^\s*(\w*Error: )?", "", text.splitlines()[-1])
 
 
 def written_out(argv: Sequence[str]) -> list[str]:

@@ -69,7 +69,7 @@ def _made_by(r: Result) -> dict[str, str]:
 
 def _one(group: Sequence[Result]) -> Result:
     first, seeds = group[0], [", ".join(map(str, r.seeds)) for r in group]
-    note = f"of {len(group)} runs, of the seeds {' and '.join(seeds)}"
+    note = f"of {len(group)} runs, with the seeds {'; '.join(seeds)}"
     made = [_made_by(r) for r in group]
     differ = [k for k in made[0] if len({m.get(k) for m in made}) > 1]
     if differ:
