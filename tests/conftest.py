@@ -9,15 +9,12 @@ import tempfile
 
 import pytest
 
+from tests.xla_flags import EMITTERS, FASTER
+
 # Most of the tests' time goes into compiling the same small programs again and again.
-# So they are optimised less, in one piece (a program in 32 parts takes a tenth more of
-# the cores, which the other workers use), and shared with the workers of pytest-xdist
-# and with the commands under test, which inherit the environment.
-_FLAGS = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
-os.environ["XLA_FLAGS"] = f"{_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
+# So they are optimised less, and shared with the workers of pytest-xdist and with the
+# commands under test, which inherit the environment.
+os.environ["XLA_FLAGS"] = f"{FASTER} {os.environ.get('XLA_FLAGS', '')}"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _COMPILED = tempfile.mkdtemp(prefix="jaxcl-compiled-")
     atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
@@ -130,7 +127,9 @@ def newer_emitters(monkeypatch):
     which compile faster, a seed's last bit depends on the number of seeds in the
     program.
     """
-    options = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": True}
+    options: dict[str, int | bool] = {"xla_backend_optimization_level": 1}
+    if EMITTERS:
+        options["xla_cpu_use_fusion_emitters"] = True
     jit = functools.partial(jax.jit, compiler_options=options)
     monkeypatch.setattr(jax, "jit", jit)
 

@@ -23,13 +23,11 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from tests.xla_flags import FASTER
+
 if __name__ == "__main__":  # before JAX is imported
     # A trial's time goes into compiling: as in tests/conftest.py, do less, and once.
-    less = (
-        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    )
-    os.environ["XLA_FLAGS"] = f"{less} {os.environ.get('XLA_FLAGS', '')}"
+    os.environ["XLA_FLAGS"] = f"{FASTER} {os.environ.get('XLA_FLAGS', '')}"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402
