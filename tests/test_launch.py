@@ -389,6 +389,25 @@ def test_a_command_line_is_written_out(given, config):
     assert written == ["jaxcl run", f"--config={expected}", *others]
 
 
+@pytest.mark.parametrize(
+    "given, name",
+    [
+        (["--config.data.dataset=folder:/a/my photos.v2/"], "my_photos_v2"),
+        (["--config.data.dataset", "npz:../mine.npz"], "mine"),
+        (["--config.data.dataset=tfds:mnist"], "mnist"),
+        (["--config.data.dataset=my.data:digits"], "my_data_digits"),
+        (["--config.data.dataset=folder:."], "own"),
+        (["--config.data.dataset=npz:a.npz", "--config.name=b"], None),
+        (["--config.data.dataset=mnist"], None),
+    ],
+)
+def test_a_run_on_own_data_bears_their_name(given, name):
+    line = ["jaxcl run", "--config=digits:ewc", *given]
+    written = arguments.written_out(line)
+    added = [word for word in written if word not in line][1:]
+    assert added == ([f"--config.name={name}"] if name else [])
+
+
 def test_a_config_that_is_not_shipped():
     with pytest.raises(
         ValueError, match="no config 'digitz'; known: any_model, digits, mnist_claims,"

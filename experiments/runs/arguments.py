@@ -46,12 +46,12 @@ def written_out(argv: Sequence[str]) -> list[str]:
     ``--config`` may name a shipped config ("digits:ewc"). ``--config.strategy`` may
     name a strategy: its row, with the row's settings, then becomes the config's row.
     ``--config.model.name`` may name a model: its fields then replace those of the
-    config's model.
+    config's model. A run on own data bears their name, not the config's.
 
     Raises:
       ValueError: an unknown strategy or config.
     """
-    argv, strategy = taken(of_model(list(argv)), "config.strategy")
+    argv, strategy = taken(of_data(of_model(list(argv))), "config.strategy")
     argv, config = taken(argv, "config")
     if config is None:
         return argv
@@ -103,6 +103,21 @@ def of_model(argv: list[str]) -> list[str]:
             argv, value = taken(argv, name)
             given.append(f"--model={name.removeprefix(model)}={value}")
     return [*argv, *given]
+
+
+def of_data(argv: list[str]) -> list[str]:
+    """A command line whose run bears the name of the own data that it names.
+
+    Else photographs under ``--config=digits`` would be headed "digits", and lie among
+    its results.
+    """
+    kind, colon, where = (taken(argv, "config.data.dataset")[1] or "").partition(":")
+    if not colon or taken(argv, "config.name")[1] is not None:
+        return argv
+    path = Path(where)
+    plain = {"folder": path.name, "npz": path.stem, "tfds": where}
+    own = plain.get(kind, f"{kind}_{where}")
+    return [*argv, f"--config.name={re.sub(r'[^A-Za-z0-9_-]+', '_', own) or 'own'}"]
 
 
 def taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
