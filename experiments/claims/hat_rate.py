@@ -146,10 +146,25 @@ def shown(outcomes: Outcomes) -> list[str]:
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
-    """What HAT and BP learn at each rate: one panel per stream and optimizer."""
-    figure = Figure(figsize=(7.2, 5.0), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True, sharey=True)
-    for i, (stream, (_, chance)) in enumerate(STREAMS.items()):
+    """What HAT and BP learn at each rate: one panel per stream and optimizer.
+
+    A stream that is not yet run has no panels.
+    """
+    drawn = [
+        stream
+        for stream in STREAMS
+        if any(
+            name_of(stream, optimizer, row, rate) in outcomes
+            for optimizer in OPTIMIZERS
+            for row in ROWS
+            for rate in RATES
+        )
+    ] or list(STREAMS)
+    size = (7.2, 0.4 + 2.3 * len(drawn))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(drawn), 2, sharex=True, sharey=True, squeeze=False)
+    for i, stream in enumerate(drawn):
+        chance = STREAMS[stream][1]
         for j, optimizer in enumerate(OPTIMIZERS):
             ax = axes[i, j]
             for row in ROWS:
@@ -170,7 +185,7 @@ def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:
             ax.axvline(0.05, color="k", lw=0.8, ls=":")
             ax.set_xscale("log")
             ax.set_title(f"{stream}, {optimizer}")
-    for ax in axes[1]:
+    for ax in axes[-1]:
         ax.set_xlabel("learning rate")
     for ax in axes[:, 0]:
         ax.set_ylabel("A[j, j] above chance, points")
