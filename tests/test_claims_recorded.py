@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.claims import carry, choose, pages
+from experiments.claims import carry, choose, hat_rate, pages
 from experiments.claims.claim import Run, Stage
 from experiments.claims.pages import record, write
 from experiments.claims.recorded import RECORDED
@@ -183,3 +183,11 @@ def test_hats_free_units_are_shown_where_its_gates_are_not_measured(tmp_path):
     labels = [line.get_label() for line in right.lines]
     assert labels == ["free units, hidden_0", "free units, hidden_1"]
     np.testing.assert_allclose(right.lines[0].get_ydata(), 100 * (1 - taken.mean(0)))
+
+
+def test_a_stream_that_is_not_yet_run_has_no_panels(tmp_path):
+    outcomes = carry.found(hat_rate.runs("toy"), tmp_path, RECORDED)
+    some = {k: v for k, v in outcomes.items() if k.startswith("rate_permuted_")}
+    titles = [ax.get_title() for ax in hat_rate.figure(some, {}).axes]
+    assert titles == ["permuted MNIST, plain SGD", "permuted MNIST, momentum .9"]
+    assert len(hat_rate.figure({}, {}).axes) == 4
