@@ -396,6 +396,7 @@ def test_a_command_line_is_written_out(given, config):
         (["--config.data.dataset", "npz:../mine.npz"], "mine"),
         (["--config.data.dataset=tfds:mnist"], "mnist"),
         (["--config.data.dataset=my.data:digits"], "my_data_digits"),
+        (["--config.data.dataset=folder:/a/Müll – Fotos"], "Müll_Fotos"),
         (["--config.data.dataset=folder:."], "own"),
         (["--config.data.dataset=npz:a.npz", "--config.name=b"], None),
         (["--config.data.dataset=mnist"], None),

@@ -15,7 +15,7 @@ FASTER = (
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 EMITTERS = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
-"""Whether XLA has ``xla_cpu_use_fusion_emitters``, which 0.11 always sets."""
+"""Whether XLA has ``xla_cpu_use_fusion_emitters``: that of JAX 0.11 does not know it."""
 
 if EMITTERS:
     FASTER += " --xla_cpu_use_fusion_emitters=false"

@@ -117,7 +117,8 @@ def of_data(argv: list[str]) -> list[str]:
     path = Path(where)
     plain = {"folder": path.name, "npz": path.stem, "tfds": where}
     own = plain.get(kind, f"{kind}_{where}")
-    return [*argv, f"--config.name={re.sub(r'[^A-Za-z0-9_-]+', '_', own) or 'own'}"]
+    name = re.sub(r"[^\w-]+", "_", own).strip("_") or "own"
+    return [*argv, f"--config.name={name}"]
 
 
 def taken(argv: list[str], flag: str) -> tuple[list[str], str | None]:
