@@ -15,7 +15,7 @@ FASTER = (
     "--xla_cpu_parallel_codegen_split_count=1"
 )
 EMITTERS = tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11)
-"""Whether XLA has ``xla_cpu_use_fusion_emitters``: that of JAX 0.11 does not know it."""
+"""Whether XLA knows ``xla_cpu_use_fusion_emitters``: with JAX 0.11 it does not."""
 
 if EMITTERS:
     FASTER += " --xla_cpu_use_fusion_emitters=false"
