@@ -479,7 +479,9 @@ def test_recorded_pages_are_those_of_their_json():
         for run in found["runs"]:
             result = results.load(RECORDED / "runs" / run["key"])
             acc = decide.accuracy(result)
-            np.testing.assert_allclose(run["acc"], acc, atol=1e-4)
+            # A seed that diverged has no accuracy: JSON says null, numpy nan.
+            told = [np.nan if a is None else a for a in run["acc"]]
+            np.testing.assert_allclose(told, acc, atol=1e-4)
 
 
 def test_the_page_of_results_agrees_with_what_is_recorded():
