@@ -62,6 +62,32 @@ def test_what_is_recorded_is_not_run_again(recorded, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_trials_are_recorded_before_their_run(recorded, tmp_path, monkeypatch):
+    """A run takes longer than its trials, and may be stopped."""
+    where, workdir = tmp_path / "results" / "claims", tmp_path / "work"
+    where.mkdir(parents=True)
+    bp = Run("bp", "BP", small("bp"), RATES)
+    claim = CLAIMS["chart"]._replace(runs=lambda setting: (bp,))
+    chosen = choose.choose(bp, workdir)
+    monkeypatch.setattr(pages, "RECORDED", where)
+    pages.record_trials("quick", workdir)
+    assert not list(where.iterdir())
+    pages.record_trials("toy", workdir)
+    trials = json.loads((where / "trials.json").read_text())
+    assert trials.keys() == {t.key for t in chosen.trials}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choose, "run_points", forbidden)
+        assert choose.choose(bp, tmp_path / "new", where).trials == chosen.trials
+        outcome = carry.carry_out(bp, tmp_path / "new", where)
+    write(claim, "toy", {"bp": outcome}, tmp_path / "new")
+    record(claim, "toy", {"bp": outcome}, tmp_path / "new")
+    assert json.loads((where / "trials.json").read_text()) == {}
+    third = choose.choose(bp, tmp_path / "third", where)
+    # A page rounds seconds.
+    same = [t._replace(seconds=0.0) for t in chosen.trials]
+    assert [t._replace(seconds=0.0) for t in third.trials] == same
+
+
 def test_a_choice_between_nearly_equal_trials_is_the_same_from_a_record(
     tmp_path, monkeypatch
 ):

@@ -34,7 +34,7 @@ from ..reporting.claim_page import in_words
 from ..runs import machine
 from .carry import carry_out, found
 from .claim import SETTINGS
-from .pages import record, write
+from .pages import record, record_trials, write
 from .recorded import RECORDED
 from .report import report
 from .table import CLAIMS
@@ -62,6 +62,8 @@ def main(argv: Sequence[str]) -> int:
             try:
                 carry_out(run, workdir, recorded)
             except Interrupted:
+                if machine.is_main_process():
+                    record_trials(setting, workdir)
                 return launch.stopped(workdir)
             # One run may have several names in a claim.
             outcomes = found(runs, workdir, recorded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,10 @@ from jaxcl import metrics
 from ..runs.execute import finished
 from ..runs.folders import Part
 from ..runs.grid import prepare_parts, run_points
-from ..runs.results import OK, Result
+from ..runs.results import FILE_NAME, OK, Result, load
 from .claim import Run, Stage, Trial
 from .keys import key_of
-from .recorded import scores
+from .recorded import Scores, scores
 
 CHOOSING_SEED = 199
 """No other run uses it: no recorded result, and no run that decides a claim."""
@@ -92,6 +92,16 @@ def trial_config(run: Run, fields: Mapping[str, Any], stage: Stage) -> ConfigDic
     config.data.tasks = (0, stage.tasks)
     config.keep_weights = "none"
     return config
+
+
+def finished_trials(workdir: Path, known: Container[str] = ()) -> Scores:
+    """What has been tried in a workdir, for whichever run, without what is `known`."""
+    results = {
+        file.parent.name: load(file.parent)
+        for file in workdir.glob(f"trials/*/{FILE_NAME}")
+        if file.parent.name not in known
+    }
+    return {key: (_score(r), r.wall_s) for key, r in results.items()}
 
 
 def _product(stage: Stage) -> list[dict[str, Any]]:

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from ..reporting import results_page
 from ..reporting.claim_page import markdown
 from ..reporting.style import STYLE, save
+from .choose import finished_trials
 from .claim import Claim, Outcomes
-from .recorded import RECORDED, keep, lacking
+from .recorded import RECORDED, keep, keep_trials, lacking, on_pages
 from .report import report
 from .report import write as write_report
 
@@ -60,6 +61,7 @@ def record(
     name = claim.name if setting == "toy" else f"{claim.name}_{setting}"
     own = RECORDED / name
     if lost := lacking(own, outcomes):
+        record_trials(setting, workdir)
         return lost
     own.mkdir(parents=True, exist_ok=True)
     for file in (workdir / "claims" / claim.name).iterdir():
@@ -69,4 +71,12 @@ def record(
         keep(RECORDED, outcome)
     page = results_page.page(RECORDED.parent)
     (RECORDED.parent / "README.md").write_text(page, encoding="utf-8")
+    record_trials(setting, workdir)
     return ()
+
+
+def record_trials(setting: str, workdir: Path) -> None:
+    """Records the trials of runs that are not finished, where `record` records."""
+    if setting != "quick" and RECORDED.is_dir():
+        known = on_pages(RECORDED)
+        keep_trials(RECORDED, finished_trials(workdir, known))
