@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import digits
+from experiments.reporting import scores
 from experiments.runs import more_seeds, results
 from experiments.runs.execute import execute
 
@@ -86,6 +87,18 @@ def test_other_versions_are_told_and_other_files_kept_apart(folder):
         for r, of_it in ((a, "1"), (b, "2"))
     ]
     assert more_seeds.joined(methods) == methods
+
+
+def test_edited_data_are_kept_apart(folder):
+    """A folder of images has the same name after one of them was replaced."""
+    a, b = of(folder, "ab")
+    assert a.sessions[-1]["data"] == b.sessions[-1]["data"]
+    edited = b._replace(sessions=[{**s, "data": "other"} for s in b.sessions])
+    assert more_seeds.joined([a, edited]) == [a, edited]
+    assert scores.differences(a, edited) == ("the images or labels",)
+    older = b._replace(sessions=[{**s, "data": None} for s in b.sessions])
+    assert len(more_seeds.joined([a, older])) == 1
+    assert scores.differences(a, older) == ()
 
 
 def test_what_one_run_has_not_measured_is_nan(folder):

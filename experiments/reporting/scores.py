@@ -16,7 +16,7 @@ from jaxcl.data.scenarios import make_stream
 from jaxcl.nn.models import MODELS
 from jaxcl.strategies import METHODS, label
 
-from ..runs.results import OK, Result
+from ..runs.results import OK, Result, other_data
 
 # Metric -> the ends of its scale: of an accuracy, or of a difference of two.
 SCALES = {"acc": (0.0, 1.0), "bwt": (-1.0, 1.0), "fgt": (-1.0, 1.0), "fwt": (-1.0, 1.0)}
@@ -161,7 +161,8 @@ def differences(a: Result, b: Result) -> tuple[str, ...]:
     if a.config is None or b.config is None:
         return ("a config that is not known",)
     x, y = _setting(a.config), _setting(b.config)
-    return tuple(k for k in sorted(x | y) if x.get(k) != y.get(k))
+    found = tuple(k for k in sorted(x | y) if x.get(k) != y.get(k))
+    return (*found, "the images or labels") if other_data(a, b) else found
 
 
 def _setting(config: Any) -> dict[str, Any]:

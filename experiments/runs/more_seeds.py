@@ -13,7 +13,7 @@ from jaxcl.training.fingerprint import FILE_OF
 from ..config import spelled_out
 from . import measured
 from .folders import CHANGES_NOTHING
-from .results import Result
+from .results import Result, other_data
 
 
 def joined(found: Iterable[Result]) -> list[Result]:
@@ -21,7 +21,7 @@ def joined(found: Iterable[Result]) -> list[Result]:
 
     A field that a config lacks is at its default, and fields that change no result may
     differ. So may devices, versions and the code of jaxcl, which a note then names; a
-    user's own methods and models may not. Of a user's own data only the name is known.
+    user's own methods and models may not, and images and labels may not.
 
     Args:
       found: results; those without a config, unfinished ones, and those that have a
@@ -36,7 +36,12 @@ def joined(found: Iterable[Result]) -> list[Result]:
         finished = result.tasks_done == len(result.task_names)
         shared = _but_seeds(result) if finished else None
         alike = [] if shared is None else open_.setdefault(shared, [])
-        apart = (g for g in alike if not _seeds(g) & set(result.seeds))
+        apart = (
+            g
+            for g in alike
+            if not _seeds(g) & set(result.seeds)
+            and not any(other_data(r, result) for r in g)
+        )
         group = next(apart, None)
         if group is None:
             group = []

@@ -47,7 +47,8 @@ class Result(NamedTuple):
       report: quantity -> layer -> what the strategy reports after each task [S, T];
         NaN: not measured, or not finite.
       sessions: for each process of the run its device, its versions, the hash of its
-        code and how often it started; equal processes in a row are one entry.
+        code, that of the data and how often it started; equal processes in a row are
+        one entry.
       config: the run's config, from `config.json` beside the file; None: unknown.
       features: "quantity/layer" -> [S, ...], from `features.npz` beside it, if any.
         `config` and `features` are not in the file itself.
@@ -125,6 +126,12 @@ def _pieces(fields: dict[str, Any], matrix: NDArray[np.float64]) -> Iterator[str
             yield ("," if j else "") + f"\n   {text}"
         yield "\n  ]"
     yield "\n ]\n}\n"
+
+
+def other_data(a: Result, b: Result) -> bool:
+    """Whether runs are known to have had other images or labels; old ones do not say."""
+    x, y = (r.sessions[-1].get("data") if r.sessions else None for r in (a, b))
+    return None not in (x, y) and x != y
 
 
 def load(path: str | os.PathLike[str]) -> Result:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jaxcl
 from jaxcl.training.describe import described, hash_of
@@ -15,6 +15,7 @@ from jaxcl.training.problem import Problem, setup_of
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SHOWN = 5
 FILE_OF = "file of "
+BASE = "stream.base."
 
 
 class Fingerprint(NamedTuple):
@@ -48,6 +49,19 @@ def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
     lines, sources = described(fields)
     files = {f"{FILE_OF}{module}": sources[module] for module in sorted(sources)}
     return Fingerprint(dict(identity), lines, code(), versions() | files)
+
+
+def made_of(mine: Fingerprint, versions: Mapping[str, str]) -> dict[str, Any]:
+    """What a session notes besides: the user's own files, and the data by their hash.
+
+    Returns:
+      "versions", the given ones with the files of methods and models that are not
+      installed; and "data", a hash of the images and labels that all seeds share.
+    """
+    own = {k: v for k, v in mine.versions.items() if k.startswith(FILE_OF)}
+    lines = [f"{k} {v}" for k, v in mine.problem.items() if k.startswith(BASE)]
+    data = hash_of("\n".join(sorted(lines)).encode())[:16]
+    return {"versions": {**versions, **own}, "data": data}
 
 
 @functools.cache

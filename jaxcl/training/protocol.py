@@ -17,7 +17,7 @@ import numpy as np
 from jaxcl.training.checkpoints import Checkpoints, Found
 from jaxcl.training.epoch import known
 from jaxcl.training.events import EpochDone, Interrupted, Started, TaskDone
-from jaxcl.training.fingerprint import FILE_OF, code, fingerprint, versions
+from jaxcl.training.fingerprint import code, fingerprint, made_of, versions
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, per_seed, validate
 from jaxcl.training.programs import Programs, make_programs
@@ -100,8 +100,7 @@ def run(
     if checkpoints:
         mine = fingerprint(problem, identity)
         store = Checkpoints(checkpoints, mine)
-        own = {k: v for k, v in mine.versions.items() if k.startswith(FILE_OF)}
-        me["versions"] = dict(me.get("versions", {})) | own
+        me |= made_of(mine, me.get("versions", {}))
     try:
         found = store.find(strict=strict) if store else None
         mesh = mesh or SeedMesh(len(problem.seeds), problem.seed_mode)
