@@ -129,7 +129,7 @@ def _pieces(fields: dict[str, Any], matrix: NDArray[np.float64]) -> Iterator[str
 
 
 def other_data(a: Result, b: Result) -> bool:
-    """Whether runs are known to have had other images or labels; old ones do not say."""
+    """Whether runs are known to be of other images or labels; old ones do not say."""
     x, y = (r.sessions[-1].get("data") if r.sessions else None for r in (a, b))
     return None not in (x, y) and x != y
 
