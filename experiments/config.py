@@ -16,7 +16,7 @@ from jaxcl.data import Reading, scenarios, sources
 from jaxcl.fields import flat, literal, require_fields
 from jaxcl.nn.building import REQUIRED, build_model, settings_of
 from jaxcl.training.optimizers import make_optimizer
-from jaxcl.training.plan import Plan
+from jaxcl.training.plan import Plan, validate_plan
 from jaxcl.training.problem import Problem
 
 
@@ -165,6 +165,16 @@ def problem(config: ConfigDict) -> Problem:
         measure=config.measure,
         seed_mode=config.seed_mode,
     )
+
+
+def require_plan(config: ConfigDict) -> None:
+    """Refuses fields out of range, and a plan that contradicts itself.
+
+    Raises:
+      ValueError: as `problem`, without reading any data.
+    """
+    require_fields(config)
+    validate_plan(_plan(config), has_validation=config.data.valid_fraction > 0)
 
 
 def replace_model(config: ConfigDict, given: Sequence[str]) -> None:

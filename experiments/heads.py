@@ -25,6 +25,7 @@ results/heads/NAME); finished runs are not run again. The workdir gets `heads.md
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -34,12 +35,16 @@ import matplotlib
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from jaxcl import strategies
 from jaxcl.features import Probe, lda, ncm, ridge_probe
+from jaxcl.heads import head_layers
 from jaxcl.ops import discriminant
+from jaxcl.training.problem import setup_of
 from jaxcl.training.protocol import Interrupted
 
+from . import config as configs
 from . import launch
 from .config import folder
 from .reporting.style import DPI, STYLE, plain
@@ -47,13 +52,13 @@ from .reporting.tables import escape, write_csv
 from .runs import machine
 from .runs.execute import execute, finished
 from .runs.opened import Run, load_run
+from .runs.results import OK
 
 ROWS = ("bp", "bp_star_star", "er", "joint", "random_frozen", "linear")
 NAMES = ("softmax", "NCM", "SLDA", "oracle NCM", "oracle SLDA", "oracle probe")
 MARKS = ("k*", "o", "s", "o", "s", "D")  # an oracle's is hollow
 SHRINKAGE = 1e-4
 CHUNK = 500  # images per forward pass
-HEAD = "head"  # the classifier of every network of `jaxcl.nn.models`
 
 
 class Features(NamedTuple):
@@ -65,9 +70,10 @@ class Features(NamedTuple):
 
 def features(run: Run, weights, seed: int, task: int, part: str) -> Features:
     """The classifier's input for a task's images, in evaluation mode."""
+    (head,) = (layer.name for layer in head_layers(setup_of(run.problem)))
     x, y = run.data(seed, task, part)
     parts = [
-        run.apply(weights, x[i : i + CHUNK], task).taps[HEAD]
+        run.apply(weights, x[i : i + CHUNK], task).taps[head]
         for i in range(0, len(x), CHUNK)
     ]
     return Features(jnp.concatenate(parts).reshape(len(x), -1), y)
@@ -116,7 +122,12 @@ def oracles(run: Run, seed: int) -> dict[str, Probe]:
 
 
 def measure(run: Run, seed: int) -> dict[str, float]:
-    """Head -> one seed's mean accuracy over all tasks, after the last one."""
+    """Head -> one seed's mean accuracy over all tasks, after the last one.
+
+    NaN for a seed that has failed.
+    """
+    if run.result.status[run.seeds.index(seed)] != OK:
+        return dict.fromkeys(NAMES, math.nan)
     last, stream = run.num_tasks - 1, run.problem.stream
     heads = {**streamed(run, seed), **oracles(run, seed)}
     right: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -143,11 +154,21 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
     for row, found in rows.items():
         cells = []
         for name in NAMES:
-            values = 100 * np.array([seed[name] for seed in found])
-            std = values.std(ddof=1) if len(values) > 1 else float("nan")
-            cells.append(f"{values.mean():.2f} ± {std:.2f}")
-        lines.append(f"| {escape(_label(row))} | " + " | ".join(cells) + " |")
+            values = 100 * _healthy(found, name)
+            std = values.std(ddof=1) if len(values) > 1 else math.nan
+            mean = values.mean() if len(values) else math.nan
+            cells.append(f"{mean:.2f} ± {std:.2f}")
+        failed = len(found) - len(_healthy(found, "softmax"))
+        label = f"{_label(row)} ({failed} of {len(found)} seeds failed)"
+        label = label if failed else _label(row)
+        lines.append(f"| {escape(label)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _healthy(found: list[dict[str, float]], name: str) -> np.ndarray:
+    """A head's accuracies, of the seeds that did not fail."""
+    values = np.array([seed[name] for seed in found])
+    return values[~np.isnan(values)]
 
 
 def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
@@ -163,9 +184,8 @@ def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
             look["color"] = colour[kind]
         if name.startswith("oracle"):
             look["mfc"] = "none"
-        means = [
-            np.mean([100 * seed[name] for seed in found]) for found in rows.values()
-        ]
+        healthy = [_healthy(found, name) for found in rows.values()]
+        means = [100 * h.mean() if len(h) else math.nan for h in healthy]
         ax.plot(means, range(len(rows)), mark, label=name, **look)
         for y, found in enumerate(rows.values()):
             each = [100 * seed[name] for seed in found]
@@ -181,6 +201,17 @@ def _label(row: str) -> str:
     return strategies.label(row)
 
 
+def _require_head(config: ConfigDict) -> None:
+    """Refuses a network whose classifier's input is not one layer's."""
+    found = head_layers(setup_of(configs.problem(config)))
+    if len(found) != 1 or found[0].refusal:
+        names = ", ".join(layer.name for layer in found) or "none"
+        raise machine.UsageError(
+            f"heads reads the input of a classifier of one layer; model.head="
+            f"{config.model.head!r} has {names}"
+        )
+
+
 def main(argv: Sequence[str]) -> int:
     names = _ROWS.value or list(ROWS)
     workdir = launch.folder(_WORKDIR.value, "heads", _CONFIG.value.name)
@@ -188,6 +219,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         for row, config in zip(names, launch.row_configs(names), strict=True):
             config.keep_weights = "tasks"
+            config.joint_once = False  # joint training too has features of each task
+            _require_head(config)
             if finished(config, workdir / folder(row)) is None:
                 execute(config, workdir / folder(row))
             run = load_run(workdir / folder(row))

@@ -181,6 +181,11 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
     return found
 
 
+def model_fields() -> list[str]:
+    """Fields of another model than the config's, as --model takes them."""
+    return list(_MODEL.value)
+
+
 def strict() -> bool:
     """Whether --strict is given."""
     return _STRICT.value

@@ -80,10 +80,12 @@ def main(argv: Sequence[str]) -> int:
     file, argument = launch.config_file()
     named, variants = split(argument)
     given = config_flags.get_override_values(flags.FLAGS["config"])
+    model = [f"--model={field}" for field in launch.model_fields()]
     about: dict[str, Any] = {
         "config": f"{file.stem}{':' if variants else ''}{','.join(variants)}",
         "images": _IMAGES.value,
         "given": {key: repr(value) for key, value in given.items()},
+        "model": model,
         "device": machine.device(),
         "versions": dict(machine.versions()),
     }
@@ -104,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
         return [
             f"--config={file}:{','.join([row, *variants])}",
             *(f"--config.{key}={value}" for key, value in (of_row | fields).items()),
+            *model,
         ]
 
     if not about["libraries"]:

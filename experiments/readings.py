@@ -24,6 +24,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ from .reporting.style import DPI, STYLE
 from .runs import arguments, machine
 from .runs.execute import execute, finished
 from .runs.opened import Run, load_run
+from .runs.results import OK
 
 FORMS = (
     ("spectral", "examples"),
@@ -86,6 +88,8 @@ def config_of(images: str, reading: tuple[str, str, str], seeds, number) -> Conf
 def measure(run: Run, seed: int, task: int, ten: Run) -> Measured:
     """Measures a seed's network after a task (−1: untrained) on all digits' images."""
     weights = run.weights(seed, task)
+    if run.result.status[run.seeds.index(seed)] != OK:
+        return Measured(math.nan, math.nan, math.nan)
 
     def features(x):
         parts = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]

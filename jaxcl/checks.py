@@ -34,6 +34,20 @@ def require(holds: Any, message: str) -> None:
         raise ValueError(message)
 
 
+def told(value: Any, method: str, field: str) -> Any:
+    """What a context says of its step, where a method reads it.
+
+    Raises:
+      ValueError: the context was made without it.
+    """
+    if value is None:
+        raise ValueError(
+            f"{method} reads ctx.{field}, which the context does not say: "
+            f"jaxcl.context(..., {field}=...)"
+        )
+    return value
+
+
 def require_range(name: str, value: Any, stop: int) -> None:
     """Refuses integers outside [0, stop); tracers pass.
 

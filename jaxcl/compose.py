@@ -171,6 +171,7 @@ def chain(*members: Strategy) -> Strategy:
         report=report,
         needs_linear=any(m.needs_linear for m in members),
         needs_every_step=any(m.needs_every_step for m in members),
+        needs_every_task=any(m.needs_every_task for m in members),
         in_chain=_in_chain(*members),
     )
 

@@ -172,6 +172,8 @@ class Strategy(NamedTuple):
       needs_every_step: whether the method assumes that each update comes from its own
         step's gradient. This is false under `optax.MultiSteps` and
         `optax.apply_every`. Checked on init.
+      needs_every_task: whether the method must be trained on the first task, or see the
+        end of each. Joint training on all tasks at once has neither.
       in_chain: the strategy that stands for this one beside others in a
         `jaxcl.chain`, if it is another one: a gradient that is projected in the
         backward pass misses what other members add to it.
@@ -191,6 +193,7 @@ class Strategy(NamedTuple):
     report: Report
     needs_linear: bool = False
     needs_every_step: bool = False
+    needs_every_task: bool = False
     in_chain: Strategy | None = None
 
 
@@ -210,6 +213,7 @@ def strategy(
     report: Report | None = None,
     needs_linear: bool = False,
     needs_every_step: bool = False,
+    needs_every_task: bool = False,
     in_chain: Strategy | None = None,
 ) -> Strategy:
     """Builds a `Strategy`; a hook that is not given does nothing.
@@ -237,5 +241,6 @@ def strategy(
         report=report or (lambda state: {}),
         needs_linear=needs_linear,
         needs_every_step=needs_every_step,
+        needs_every_task=needs_every_task,
         in_chain=in_chain,
     )

@@ -238,3 +238,11 @@ def cross_entropy(mask: jax.Array, mask_by: str) -> TaskLoss:
         return total(each * batch.weight) / jnp.where(of > 0, of, 1)
 
     return task_loss
+
+
+def shared_weights(setup: Setup, net: PyTree) -> PyTree:
+    """Sets the classifier's leaves to 0 if tasks have outputs of their own."""
+    if shares_all_outputs(setup):
+        return net
+    heads = head_mask(setup, net)
+    return jax.tree.map(lambda w, head: jnp.zeros_like(w) if head else w, net, heads)

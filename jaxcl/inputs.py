@@ -76,10 +76,10 @@ def context_of(
     task: int | jax.Array,
     key: jax.Array,
     step: int | jax.Array = 0,
-    epoch: int | jax.Array = 0,
-    epoch_progress: float | jax.Array = 0.0,
-    epoch_fraction: float | jax.Array = 0.0,
-    task_progress: float | jax.Array = 0.0,
+    epoch: int | jax.Array | None = None,
+    epoch_progress: float | jax.Array | None = None,
+    epoch_fraction: float | jax.Array | None = None,
+    task_progress: float | jax.Array | None = None,
     model_state: PyTree | None = None,
     cache: PyTree = (),
 ) -> Context:
@@ -90,25 +90,33 @@ def context_of(
       task: the task in training.
       key: a typed key of this step's own.
       step: the step's number since the task's start.
-      epoch: the epoch of the task, from 0.
-      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B.
-      epoch_fraction: share of the epoch's examples that came before this batch.
-      task_progress: share of the task done.
+      epoch: the epoch of the task, from 0; ER and DER++ read it (``offer=
+        "first_epoch"``), and `frozen` (``epochs``). It and the next three may be left
+        out where no method reads them; one that does refuses the context.
+      epoch_progress: (b − 1)/(B − 1) for batch b of the epoch's B; HAT reads it, and
+        OWM (``progress="epoch"``).
+      epoch_fraction: share of the epoch's examples that came before this batch; HAT
+        reads it (``epoch_progress="examples"``).
+      task_progress: share of the task's steps that are done; OL and OWM read it.
       model_state: the model's running statistics, by default none.
       cache: what the strategy's ``before_task`` returned.
     """
     return Context(
         task=jnp.asarray(task, jnp.int32),
         step=jnp.asarray(step, jnp.int32),
-        epoch=jnp.asarray(epoch, jnp.int32),
-        epoch_progress=jnp.asarray(epoch_progress, jnp.float32),
-        epoch_fraction=jnp.asarray(epoch_fraction, jnp.float32),
-        task_progress=jnp.asarray(task_progress, jnp.float32),
+        epoch=None if epoch is None else jnp.asarray(epoch, jnp.int32),
+        epoch_progress=_float(epoch_progress),
+        epoch_fraction=_float(epoch_fraction),
+        task_progress=_float(task_progress),
         key=key,
         batch=batch,
         model_state={} if model_state is None else model_state,
         cache=cache,
     )
+
+
+def _float(value: float | jax.Array | None) -> jax.Array | None:
+    return None if value is None else jnp.asarray(value, jnp.float32)
 
 
 def array_data(

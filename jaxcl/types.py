@@ -42,10 +42,11 @@ class Context(NamedTuple):
 
     task: jax.Array  # int32[] task in training, traced and shared by all seeds
     step: jax.Array  # int32[] step since the start of the task
-    epoch: jax.Array  # int32[] of the task, from 0; −1 outside training
-    epoch_progress: jax.Array  # float32[] (b - 1)/(B - 1) over the epoch's batches
-    epoch_fraction: jax.Array  # float32[] share of the epoch's examples seen so far
-    task_progress: jax.Array  # float32[] share of the task's schedule that is done
+    # None: not told; a method that reads it refuses the context.
+    epoch: jax.Array | None  # int32[] of the task, from 0; −1 outside training
+    epoch_progress: jax.Array | None  # float32[] (b - 1)/(B - 1) for batch b of B
+    epoch_fraction: jax.Array | None  # float32[] share of the epoch's examples seen
+    task_progress: jax.Array | None  # float32[] share of the task's steps done
     key: jax.Array  # a typed key of this step's own
     batch: Batch
     model_state: PyTree

@@ -74,7 +74,7 @@ def step(method, setup, net=NET, task=0, state=None, jit=True, **moment):
 
     def one(params, opt_state):
         y = Y + 2 * task if setup.mask_by == "example" else Y
-        ctx = jaxcl.context(X, y, task=task, **moment)
+        ctx = jaxcl.context(X, y, task=task, **({"epoch_progress": 0.0} | moment))
         grads, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)
         return tx.update(grads, opt_state, params, ctx=ctx, out=out)[0]
 
@@ -251,7 +251,7 @@ def test_other_tasks_outputs_stand_still_outputs_first():
         method, optax.chain(optax.add_decayed_weights(1.0), optax.sgd(0.1)), setup
     )
     params = jaxcl.init_params(method, KEY, TURNED)
-    ctx = jaxcl.context(X, Y, task=0)
+    ctx = jaxcl.context(X, Y, task=0, epoch_progress=0.0)
     grads, out = jax.grad(jaxcl.transform_loss(method, setup), has_aux=True)(
         params, (), ctx
     )
@@ -387,6 +387,11 @@ def test_a_missing_extra_argument_is_named():
     with pytest.raises(ValueError, match="subspace must be a tree like the updates"):
         tx = t.project_out()
         tx.update({"a": g}, tx.init(g), g, subspace={"b": g})
+    with pytest.raises(ValueError, match="one value where the updates have a dict"):
+        tx.update({"a": g}, tx.init(g), g, subspace=jnp.eye(3))
+    mask = t.mask_updates()
+    got, _ = mask.update({"a": g, "b": g}, mask.init(g), g, mask={"a": 0.0, "b": 1.0})
+    np.testing.assert_array_equal(got["a"], 0 * g)
 
 
 def test_masked_transforms():

@@ -17,6 +17,7 @@ from experiments.claims.recorded import RECORDED
 from experiments.claims.report import report
 from experiments.claims.streams import small
 from experiments.claims.table import CLAIMS
+from experiments.runs import results
 
 ROOT = Path(__file__).parents[1]
 RATES = (Stage({"optimizer.lr": (0.02, 0.05)}, tasks=2),)
@@ -75,6 +76,11 @@ def test_trials_are_recorded_before_their_run(recorded, tmp_path, monkeypatch):
     pages.record_trials("toy", workdir)
     trials = json.loads((where / "trials.json").read_text())
     assert trials.keys() == {t.key for t in chosen.trials}
+    half = results.load(workdir / "trials" / chosen.trials[0].key)
+    other = tmp_path / "other" / "trials" / "half"
+    other.mkdir(parents=True)
+    results.save(other / "result.json", half._replace(tasks_done=1))
+    assert choose.finished_trials(tmp_path / "other") == {}  # it goes on, some day
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(choose, "run_points", forbidden)
         assert choose.choose(bp, tmp_path / "new", where).trials == chosen.trials

@@ -107,6 +107,19 @@ def test_memory_is_measured_once(command, tmp_path):
     refused(command("memory", *arguments, "--images=30"), "memory.json", "another")
 
 
+def test_another_model_is_what_is_measured(command, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(resident, "peak", lambda given: asked.append(given) or 2**20)
+    arguments = ("--config=digits", "--strategies=bp", "--seeds=1", "--tasks=2")
+    arguments += ("--images=20", f"--workdir={tmp_path}", "--config.model.name=mlp")
+    status, _, err = command("memory", *arguments, "--config.model.widths=(7,)")
+    assert status == 0, err
+    for given in asked:
+        assert {"--model=name=mlp", "--model=widths=(7,)"} <= set(given)
+    other = command("memory", *arguments, "--config.model.widths=(8,)")
+    refused(other, "memory.json", "another")
+
+
 def test_peak_memory_is_not_that_of_the_process_that_asks():
     held = bytearray(b"1") * 2**30
     assert resident.peak(["--config=digits:bp", "--print_config"]) < len(held)

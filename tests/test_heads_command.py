@@ -1,5 +1,7 @@
 """Heads in closed form on the features that a run has kept: what forgets?"""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,29 @@ def test_an_oracle_reads_all_tasks_on_the_final_features(run):
     found = heads.measure(run, seed)
     assert abs(found["oracle probe"] - np.mean(per_task)) < 1e-6
     assert found["oracle probe"] > found["softmax"]
+
+
+def test_a_failed_seed_has_no_accuracy_and_is_counted(run):
+    """Its features are NaN, and every head fitted to them answered class 0."""
+    failed = run.result._replace(status=["failed: task 1, epoch 1", "ok"])
+    broken = copy.copy(run)
+    broken.result = failed
+    found = [heads.measure(broken, seed) for seed in run.seeds]
+    assert np.isnan(list(found[0].values())).all()
+    line = heads.table({"bp": found}).splitlines()[2]
+    mean = 100 * found[1]["oracle SLDA"]
+    assert line.startswith("| BP (1 of 2 seeds failed) |") and f"{mean:.2f} ±" in line
+    heads.draw({"bp": found})
+
+
+def test_joint_training_is_measured_after_each_task(command, tmp_path):
+    given = [f"--config.{k}={v}" for k, v in FIELDS.items()]
+    status, out, err = command(
+        *("heads", "--config=digits", "--strategies=joint", f"--workdir={tmp_path}"),
+        *("--config.joint_once=True", *given),
+    )
+    assert status == 0, err
+    assert "| Joint |" in out and (tmp_path / "heads.csv").is_file()
 
 
 def test_the_table_and_the_figure(run):

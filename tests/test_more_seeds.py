@@ -99,6 +99,13 @@ def test_edited_data_are_kept_apart(folder):
     older = b._replace(sessions=[{**s, "data": None} for s in b.sessions])
     assert len(more_seeds.joined([a, older])) == 1
     assert scores.differences(a, older) == ()
+    config = {
+        **b.config,
+        "data": dict(b.config["data"]),
+        "model": dict(b.config["model"]),
+    }
+    del config["data"]["faulty"], config["model"]["dtype"]  # fields came later
+    assert scores.differences(a, b._replace(config=config)) == ()
 
 
 def test_what_one_run_has_not_measured_is_nan(folder):

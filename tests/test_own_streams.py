@@ -33,6 +33,18 @@ def batch_of(stream, part, task, seed=0, joint=False):
 # --- classes --------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*one class and a head of its own")
+def test_labels_that_are_numbers_are_named_by_number(blobs):
+    """One's own labels 1 … 6: the number 1 was the second of them."""
+    own = blobs._replace(class_names=tuple("123456"))
+    for order in ((6, 1, 3), "6, 1, 3", ("6", "1", "3")):
+        assert stream_of(own, class_order=order).task_names == ("6", "1", "3")
+    pairs = stream_of(own, task_classes=((1, 2), (3,), (4,)))
+    assert pairs.task_names == ("1 2", "3", "4")
+    with pytest.raises(ValueError, match=r"must .*name classes \(1, 2, 3, .*got 0"):
+        stream_of(own, class_order=(0, 1, 2))
+
+
 @pytest.mark.parametrize(
     "options,tasks,names",
     [

@@ -131,7 +131,7 @@ def mixing(setup, net, state, x, h):
         g = jax.grad(of)(net, b)
         own = jax.tree.map(lambda a, w=WEIGHT[b]: w * h(a), g)
         total = jax.tree.map(jnp.add, total, own)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, total)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6, 1e-5), got, total)
 
 
 def test_a_network_behind_gates(problem):

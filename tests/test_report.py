@@ -333,6 +333,18 @@ def test_intervals_stay_on_their_scale():
 def test_labels_are_unique_and_say_what_differs():
     found = [make("er"), make("bp_star"), make("er"), make("mine")]
     assert [r.label for r in scores.rows(found)] == ["BP*", "ER", "ER #2", "mine"]
+    rates = [{"optimizer": {"lr": r}, "measure": "valid"} for r in (0.1, 0.2, 0.2)]
+    found = [make("er")._replace(config=config) for config in rates]
+    table = scores.rows(found)
+    assert [r.label for r in table] == [
+        "ER (optimizer.lr=0.1)",
+        "ER (optimizer.lr=0.2)",
+        "ER (optimizer.lr=0.2) #2",
+    ]
+    assert ", on validation data (on" in tables.title(table)
+    found[2] = found[2]._replace(config=rates[2] | {"measure": "test"})
+    labels = [r.label for r in scores.rows(found)]
+    assert labels[1] == "ER (valid) (optimizer.lr=0.2)" and labels[2] == "ER (test)"
     found = [make("er"), make("er", scenario="class"), make("bp", tasks=5)]
     assert [r.label for r in scores.rows(found)] == [
         "ER (task, T = 3)",

@@ -47,6 +47,17 @@ def make_result(row, accuracies):
     )
 
 
+def test_rates_over_a_floor_are_not_scaled_from_one_another():
+    """The floor was scaled with the first rate: a rate's result hung on its place."""
+    configs = [make_config("bp") for _ in range(2)]
+    for config, rate in zip(configs, (0.02, 0.2), strict=True):
+        config.optimizer.update(lr=rate, decay_per_task=0.1)
+    assert together(configs) == [[0, 1]]
+    for config in configs:
+        config.optimizer.lr_floor = 0.01
+    assert together(configs) == [[0], [1]]
+
+
 def test_points_are_every_combination_on_validation_data():
     grid = {
         "ewc": {"method.strength": (1.0, 100.0), "optimizer.lr": (0.1, 0.01)},

@@ -57,6 +57,8 @@ def test_both_places_get_each_number_once_also_of_a_run_that_goes_on(
     steps = [step for step, _ in fake.logged]
     assert steps == [1, 2, 2, 3, 4, 4]  # two epochs and an end, twice
     assert fake.begun[0]["config"]["data.num_tasks"] == 2 and fake.ended == 1
+    # Else wandb would give the settings of a sweep, trained together, one run.
+    assert fake.begun[0]["reinit"] == "create_new"
     tags = read_events(tmp_path / "tensorboard")
     told = epochs_of(tmp_path)
     for seed in (0, 1):

@@ -417,6 +417,17 @@ COMMANDS = [
     ("bench", ["--rounds=0"], "--rounds"),
     ("roofline", ["--networks=nosuch"], "unknown network 'nosuch'"),
     ("roofline", ["--seeds=0"], "--seeds must be numbers of at least 1"),
+    ("run", ["--config=digits", "--config.row=joint"], "--config=FILE:ROW"),
+    (
+        "sweep",
+        ["--config=digits:bp", "--workdir={d}/w", "--grid=optimizer.lr=0.05,-0.05"],
+        "optimizer.lr must be greater than 0, got -0.05",
+    ),
+    (
+        "heads",
+        ["--config=digits", "--workdir={d}/w", "--config.model.head=hidden_0"],
+        "model.head",
+    ),
     ("memory", ["--config=digits", "--tasks=x"], "--tasks must be numbers"),
     ("memory", ["--config=digits", "--strategies=bp,bp"], "bp, bp"),
     ("claims", ["--claim=nosuch"], "unknown claim 'nosuch'"),

@@ -101,7 +101,11 @@ def finished_trials(workdir: Path, known: Container[str] = ()) -> Scores:
         for file in workdir.glob(f"trials/*/{FILE_NAME}")
         if file.parent.name not in known
     }
-    return {key: (_score(r), r.wall_s) for key, r in results.items()}
+    return {
+        key: (_score(r), r.wall_s)
+        for key, r in results.items()
+        if r.tasks_done == len(r.task_names)
+    }
 
 
 def _product(stage: Stage) -> list[dict[str, Any]]:

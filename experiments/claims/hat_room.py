@@ -50,7 +50,8 @@ def first_task(folder: Path) -> Mapping[str, Array]:
     """Accuracy in per cent on task 1's validation data, just after task 1 [S]."""
     run = load_run(folder)
     found = [run.accuracy(run.weights(s, 0), s, 0, part="valid") for s in run.seeds]
-    return {"first_task": 100 * np.array(found)}
+    healthy = [status == OK for status in run.result.status]
+    return {"first_task": np.where(healthy, 100 * np.array(found), np.nan)}
 
 
 def gates(folder: Path) -> Mapping[str, Array]:

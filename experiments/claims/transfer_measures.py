@@ -144,6 +144,10 @@ def of_fine_tuned(folder: Path) -> Found:
     if probes:
         before, after = 100 * np.array(probes).T
         found |= {"probe_before": before, "probe_after": after}
+    bad = [status != OK for status in run.result.status]
+    for name in found:
+        found[name] = np.array(found[name], float)
+        found[name][bad] = np.nan
     return found
 
 

@@ -19,6 +19,7 @@ from . import transfer_data, transfer_model
 from .choose import choose
 from .claim import Run, Stage
 from .keys import key_of, path_of
+from .recorded import RECORDED
 from .streams import QUICK_RATES, seeds, small
 from .transfer_measures import of_fine_tuned, of_row
 from .transfer_plane import of_joint
@@ -210,6 +211,9 @@ def _choice(setting: str, name: str) -> tuple[tuple[Stage, ...], ConfigDict | No
 def _fine_tuned(setting: str, folder: Path) -> Path | None:
     """Folder of the fine-tuned run beside another run's folder, if it has run."""
     workdir = folder.parent.parent
-    chosen = choose(run_of(setting, "fine_tune", NOISE[0]), workdir, execute=False)
+    run = run_of(setting, "fine_tune", NOISE[0])
+    # Its settings may be recorded; its weights, which are needed, are not.
+    recorded = RECORDED if RECORDED.is_dir() else None
+    chosen = choose(run, workdir, recorded, execute=False)
     found = None if chosen is None else workdir / "runs" / key_of(chosen.config)
     return found if found is not None and found.is_dir() else None

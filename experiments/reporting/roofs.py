@@ -50,7 +50,8 @@ def page(about: dict[str, Any]) -> str:
         "| --- | ---: | " + " | ".join("---:" for _ in devices) + " |",
     ]
     for line in lines:
-        one = next(x for x in lines if x["network"] == line["network"])
+        alone = (x for x in lines if x["network"] == line["network"])
+        one = next((x for x in alone if x["seeds"] == 1), line)
         if line is not one:
             ratios = [
                 line["least"][d["name"]]["seconds"] / one["least"][d["name"]]["seconds"]

@@ -1,7 +1,6 @@
 """The scores of each result, for a comparison's table and figures."""
 
 import dataclasses
-import inspect
 import json
 import math
 from collections import Counter
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcl import metrics, statistics
-from jaxcl.data.scenarios import make_stream
+from jaxcl.fields import FIELDS, flat
 from jaxcl.nn.models import MODELS
 from jaxcl.strategies import METHODS, label
 
@@ -81,9 +80,17 @@ def benchmark_of(r: Result) -> tuple[str, ...]:
     return (r.config_name, r.scenario, *r.task_names)
 
 
+def measured_on(r: Result) -> str:
+    """Whose accuracies a run's are: "test" or "valid"."""
+    return str((r.config or {}).get("measure", "test"))
+
+
 def _labels(results: Sequence[Result]) -> list[str]:
     """Names the rows; adds what differs between benchmarks, then a number if needed."""
-    kinds = [(r.config_name, r.scenario, f"T = {len(r.task_names)}") for r in results]
+    kinds = [
+        (r.config_name, r.scenario, f"T = {len(r.task_names)}", measured_on(r))
+        for r in results
+    ]
     differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
     # Two methods from other packages may have the same name in two modules.
     rows_of = Counter(label(row) for row in {result.row for result in results})
@@ -93,9 +100,31 @@ def _labels(results: Sequence[Result]) -> list[str]:
         name = result.row if rows_of[name] > 1 else name
         shown = [value for value, keep in zip(kind, differs, strict=True) if keep]
         name += f" ({', '.join(shown)})" if shown else ""
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name} #{seen[name]}")
+        names.append(name)
+    alike: dict[str, list[Result]] = {name: [] for name in names}
+    for name, result in zip(names, results, strict=True):
+        alike[name].append(result)
+    for i, (name, result) in enumerate(zip(names, results, strict=True)):
+        apart = _in_words(result, alike[name])
+        full = f"{name} ({apart})" if apart else name
+        seen[full] += 1
+        names[i] = full if seen[full] == 1 else f"{full} #{seen[full]}"
     return names
+
+
+def _in_words(result: Result, alike: Sequence[Result]) -> str:
+    """The fields, up to three, that tell a run from others of the same name."""
+    if any(r.config is None for r in alike):
+        return ""
+    of = ("data.", "method.", "model.", "optimizer.", "train.")
+    own, *others = (dict(flat(dict(r.config or {}))) for r in (result, *alike))
+    fields = [
+        name
+        for name in sorted({*own}.union(*others))
+        if name.startswith(of) and any(o.get(name) != own.get(name) for o in others)
+    ]
+    shown = fields if len(fields) <= 3 else []
+    return ", ".join(f"{name}={own.get(name)}" for name in shown)
 
 
 def _score(r: Result, label: str) -> Row:
@@ -167,10 +196,10 @@ def differences(a: Result, b: Result) -> tuple[str, ...]:
 
 def _setting(config: Any) -> dict[str, Any]:
     data, model = config["data"], config["model"]
-    setting = {"measure": config["measure"], "data.tasks": None}
-    for name, p in inspect.signature(make_stream).parameters.items():
-        if p.default is not p.empty:
-            setting[f"data.{name}"] = p.default
+    setting: dict[str, Any] = {"measure": config["measure"]}
+    for name, field in FIELDS.items():  # an older config lacks the newer ones
+        if name.startswith(("data.", "model.")):
+            setting[name] = field.default
     if model["name"] in MODELS:
         for field in dataclasses.fields(MODELS[model["name"]]):
             if field.name not in ("parent", "name"):

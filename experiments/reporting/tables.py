@@ -19,7 +19,7 @@ from rich.text import Text
 
 from jaxcl.statistics import Interval, interval
 
-from .scores import Row, benchmark_of
+from .scores import Row, benchmark_of, measured_on
 
 UNFINISHED = "†"
 NONE = "–"
@@ -137,6 +137,7 @@ def title(table: Sequence[Row]) -> str:
     """The table's title: names the benchmarks and the devices."""
     parts = dict.fromkeys(
         f"{r.config_name}, {r.scenario}-incremental, {len(r.task_names)} tasks"
+        f"{', on validation data' if measured_on(r) == 'valid' else ''}"
         for r in (row.result for row in table)
     )
     devices = dict.fromkeys(row.result.device for row in table)

@@ -51,6 +51,8 @@ def written_out(argv: Sequence[str]) -> list[str]:
     Raises:
       ValueError: an unknown strategy or config.
     """
+    if taken(list(argv), "config.row")[1] is not None:
+        raise ValueError("a row is named with --config=FILE:ROW, its settings with it")
     argv, strategy = taken(of_data(of_model(list(argv))), "config.strategy")
     argv, config = taken(argv, "config")
     if config is None:

@@ -15,7 +15,7 @@ from jaxcl.fields import literal
 from jaxcl.training.problem import validate
 from jaxcl.training.programs import can_trace
 
-from ..config import folder, set_field
+from ..config import folder, require_plan, set_field
 from .execute import Job, carry_out, finished, prepare
 from .folders import Part, require_ours
 from .results import Result
@@ -195,6 +195,8 @@ def _as_one(parts: tuple[Part, ...]) -> Job | None:
     """The parts as seeds of one problem; None if their settings cannot be traced."""
     problem = joined([part.config for part in parts])
     validate(problem)
+    for part in parts[1:]:  # the problem has the first one's fields
+        require_plan(part.config)
     if not can_trace(problem):
         return None
     name = hashlib.sha256(" ".join(p.workdir.name for p in parts).encode())

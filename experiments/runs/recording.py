@@ -105,9 +105,9 @@ class Recorder:
                 self._rank_of_epoch(moment)
             if "conflict" in self.names and moment.task > 0:
                 if moment.what == "begin":
-                    self._conflict(moment, "start")
+                    self._conflict(moment, "start", 0)
                 elif moment.what == "epoch" and moment.epoch == 0:
-                    self._conflict(moment, "first epoch")
+                    self._conflict(moment, "first epoch", 1)
         seconds = self.found.setdefault(measured.SECONDS, np.zeros(self.tasks + 1))
         seconds[moment.task + 1] += time.monotonic() - began
         if self.write:
@@ -168,9 +168,9 @@ class Recorder:
             moved = jax.vmap(features.feature_drift)(first, now[layer])
             measured.put(self.found, f"weight_drift/{layer}", (trained,), moved)
 
-    def _conflict(self, moment: Moment, when: str) -> None:
+    def _conflict(self, moment: Moment, when: str, epoch: int) -> None:
         given = (moment.mine, moment.cache)
-        shared = (moment.base, self._number(moment.task))
+        shared = (moment.base, self._number(moment.task), self._number(epoch))
         found = self.mesh.gather(self.use.conflict(moment.trained, given, shared))
         for quantity, values in found.items():
             measured.put(self.found, f"{quantity}/{when}", (moment.task,), values)

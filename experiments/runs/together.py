@@ -67,4 +67,6 @@ def joined(found: Sequence[ConfigDict]) -> Problem:
 def _traced(config: ConfigDict) -> list[str]:
     """The config's fields that can be traced, so that they may differ in a group."""
     own = [f"method.{k}" for k, v in config.method.items() if isinstance(v, float)]
-    return own + (["optimizer.lr"] if config.optimizer.name in OPTIMIZERS else [])
+    # A floor is a rate of its own: it would be scaled with the first config's.
+    free = config.optimizer.name in OPTIMIZERS and not config.optimizer.lr_floor
+    return own + (["optimizer.lr"] if free else [])

@@ -72,6 +72,7 @@ class _Wandb:
             name=configs.method_of(config).label,
             id=own,
             resume="allow",
+            reinit="create_new",  # settings of a sweep are open at the same time
             dir=str(folder),
             config=configs.spelled_out(config),
         )

@@ -81,17 +81,23 @@ def cut_classes(
 def numbers_of(
     names: Sequence[str], classes: Sequence[int | str], what: str
 ) -> np.ndarray:
-    """Labels of classes given by name or number; text is read as a name first."""
-    number = {str(i): i for i in range(len(names))} | {
-        n: i for i, n in enumerate(names)
-    }
+    """Labels of classes given by name or number; text is read as a name first.
+
+    Where all names are numbers, as in one's own labels 1, 2, 3, a number is a name.
+    """
+    number = {n: i for i, n in enumerate(names)}
+    numeric = all(n.removeprefix("-").isdigit() for n in names)
+    if not numeric:
+        number = {str(i): i for i in range(len(names))} | number
     rule = f"be one of {', '.join(ORDERS)}, or " if what == "class_order" else ""
     labels: list[int] = []
     for one in classes:
-        label = number.get(one, -1) if isinstance(one, str) else int(one)
+        by_name = numeric or isinstance(one, str)
+        label = number.get(str(one), -1) if by_name else int(one)
         require(
             0 <= label < len(names),
-            f"{what} must {rule}name classes of 0 to {len(names) - 1} ("
+            f"{what} must {rule}name classes"
+            f"{'' if numeric else f' of 0 to {len(names) - 1}'} ("
             f"{', '.join(names[:20])}{', …' if len(names) > 20 else ''}), got {one!r}",
         )
         require(label not in labels, f"{what}: class {one!r} is there twice")

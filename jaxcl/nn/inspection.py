@@ -92,8 +92,8 @@ def inspect(
     Returns:
       A `Description`. A layer that projection and gating cannot treat (grouped or
       dilated convolution, a kernel or bias used more than once, a class with a product
-      of its own, a layer inside jit, scan or checkpoint) says why in ``refusal``; see
-      `require_treatable`.
+      of its own, inputs of which an example is not one row, a layer inside jit, scan or
+      checkpoint) says why in ``refusal``; see `require_treatable`.
 
     Raises:
       ValueError: the declared wiring names other layers than the model has, or two
@@ -103,7 +103,9 @@ def inspect(
     for name in products.named(program.jaxpr) - set(seen.taps):
         # Inside a jit traced earlier: no call was made that a capture could see.
         seen.elsewhere.setdefault(name, Tag(name, "dense"))
-    specs = {call.tag.name: _spec(call, leaves) for call in seen.calls}
+    specs = {
+        call.tag.name: _spec(call, leaves, example.shape[0]) for call in seen.calls
+    }
     if declared is not None and set(declared) != set(specs) | set(seen.elsewhere):
         raise ValueError(
             f"wiring of {model} names {sorted(declared)}, its layers are "
@@ -114,22 +116,17 @@ def inspect(
     biases = Counter(s.bias_path for s in specs.values() if s.bias_path)
     for name, spec in specs.items():
         others = len({s.name for s in specs.values() if s.path == spec.path})
-        used = readers(program, spec.path)
+        used, refusal = readers(program, spec.path), spec.refusal
         if calls[name] > 1 or kernels[spec.path] > 1:
-            times = max(calls[name], others)
-            specs[name] = spec._replace(
-                refusal=f"its kernel is shared by {times} calls"
-            )
-        elif used and not spec.refusal:
-            specs[name] = spec._replace(
-                refusal=f"its kernel is read outside it too, by {used[0]}"
-            )
-        elif spec.bias_path and not spec.refusal:
+            refusal = f"its kernel is shared by {max(calls[name], others)} calls"
+        elif used and not refusal:
+            refusal = f"its kernel is read outside it too, by {used[0]}"
+        elif spec.bias_path and not refusal:
             used = readers(program, spec.bias_path)
             if biases[spec.bias_path] > 1 or used:
                 by = used[0] if used else "another layer"
                 refusal = f"its bias is read outside it too, by {by}"
-                specs[name] = spec._replace(refusal=refusal)
+        specs[name] = spec._replace(refusal=refusal)
     norms = tuple(NormSpec(n.name, n.kind, n.path, n.follows) for n in seen.norms)
     specs = _wired(specs, seen, program, declared)
     for name, tag in seen.elsewhere.items():
@@ -192,7 +189,7 @@ def _wired(specs, seen, program: Program, declared) -> dict[str, LayerSpec]:
     return specs
 
 
-def _spec(call: Call, leaves: Leaves) -> LayerSpec:
+def _spec(call: Call, leaves: Leaves, examples: int) -> LayerSpec:
     tag, shape, kernel = call.tag, call.x.shape, call.kernel.shape
     path = tag.path or leaves.paths.get(id(call.kernel))
     refusal = tag.refusal
@@ -201,6 +198,8 @@ def _spec(call: Call, leaves: Leaves) -> LayerSpec:
         refusal = "its kernel is made of parameters, it is not one itself"
     elif call.bias is not None and known is None:
         refusal = refusal or "its bias is made of parameters, it is not one itself"
+    elif shape[0] != examples:
+        refusal = refusal or "its first axis is not that of the examples"
     window, positions = (1, 1), math.prod(shape[1:-1])
     if tag.kind == "conv":
         first = tag.axis == 0

@@ -36,8 +36,14 @@ def map_where_given(
     parts = flatten_up_to(tree, updates, name, "updates")
     same = isinstance(axis, int)
     axes = [axis] * len(leaves) if same else flatten_up_to(tree, axis, name, "axis")
+    for space, part in zip(leaves, parts, strict=True):
+        if space is not None and not is_masked(part) and not hasattr(part, "shape"):
+            raise ValueError(
+                f"{name} must be a tree like the updates (None for what passes); it "
+                f"has one value where the updates have a {type(part).__name__}"
+            )
     new = [
-        part if space is None or is_masked(part) else one(space, part, ax)
+        part if space is None or is_masked(part) else one(jnp.asarray(space), part, ax)
         for space, part, ax in zip(leaves, parts, axes, strict=True)
     ]
     return jax.tree.unflatten(tree, new)

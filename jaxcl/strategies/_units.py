@@ -42,6 +42,13 @@ def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
             f"{setup.heads}"
         )
     require_treatable(setup.layers, "hat")
+    ends = {x.name: set(x.feeds_on or ()) for x in setup.layers if is_head(setup, x)}
+    for inner in ends.keys() & set().union(*ends.values()):
+        raise ValueError(
+            f"hat: layer {inner!r} is part of the classifier that setup.heads names, "
+            "and another layer reads it; it would have no gates, and every task would "
+            "change it: let heads name the last layer alone"
+        )
     if np.asarray(setup.logit_mask).sum(0).max() > 1:
         raise ValueError(
             "hat needs the task of every example, at test time too, and outputs that "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require_range
+from jaxcl.checks import require_range, told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_layers, head_mask
 from jaxcl.nn.by_example import outputs_by_example
@@ -66,7 +66,9 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
 
     def learns(ctx):
         first = ctx.task == 0
-        return first if epochs is None else first & (ctx.epoch < epochs)
+        if not epochs:  # the whole task, or nothing of it
+            return first & (epochs is None)
+        return first & (told(ctx.epoch, "frozen", "epoch") < epochs)
 
     def never_learns(task):
         return task >= (1 if epochs != 0 else 0)
@@ -130,7 +132,12 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
         net = jax.tree.map(mask, updates.net, head_mask(setup, updates.net))
         return updates._replace(net=net), state
 
-    return strategy(before_task=before_task, forward=forward, updates=updates)
+    return strategy(
+        before_task=before_task,
+        forward=forward,
+        updates=updates,
+        needs_every_task=epochs != 0,
+    )
 
 
 def _readable(setup: Setup) -> LayerSpec | None:

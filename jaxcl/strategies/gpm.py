@@ -243,6 +243,7 @@ def gpm(
         after_task=after_task,
         report=report,
         needs_linear=where == "grads",
+        needs_every_task=True,  # biases and norms learn in the first task only
         in_chain=in_chain,
         **hooks,
     )

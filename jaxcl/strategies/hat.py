@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxcl.checks import told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
@@ -134,8 +135,8 @@ def hat(
         return HATState(used, *({n: zeros() for n in used} for _ in range(2)))
 
     def slope(ctx) -> jax.Array:
-        batches = epoch_progress == "batches"
-        return anneal(ctx.epoch_progress if batches else ctx.epoch_fraction, s_max)
+        field = "epoch_progress" if epoch_progress == "batches" else "epoch_fraction"
+        return anneal(told(getattr(ctx, field), "hat", field), s_max)
 
     def open_gates(aux, task, s) -> Used:
         return {name: gate(e[task], s, derivative) for name, e in aux.items()}

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import shares_all_outputs
 from jaxcl.losses import distillation, soft_divergence
@@ -82,11 +83,20 @@ def lwf(
       gates, PCA) its outputs are not those of the network that learned.
 
     Raises:
-      ValueError: an argument out of range, with its value.
+      ValueError: an argument out of range, with its value; a normalisation per task.
 
     Differs from the official code, which first trains the new head alone and sums over
     two heads only; from van de Ven's by a factor t on the whole loss, and by τ².
     """
+
+    for norm in setup.norms:
+        require(
+            norm.kind != "batch_per_task",
+            f"lwf cannot keep the outputs of earlier tasks under {norm.name!r}, which "
+            "normalises each task by statistics of its own: on the new task's inputs "
+            "it would keep other outputs than those that are tested; use norm 'none', "
+            "'batch', 'group' or 'layer'",
+        )
 
     def init(params):
         # No statistics yet: before the first task's end the teacher has no weight.

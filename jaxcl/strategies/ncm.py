@@ -86,4 +86,6 @@ def ncm(setup: Setup, *, chunk: Count = 512) -> Strategy:
         done = tasks_done(state.done, task)
         return params, NCMState(means, nearest_mean(means), done)
 
-    return strategy(init=init, forward=forward, after_task=after_task)
+    return strategy(
+        init=init, forward=forward, after_task=after_task, needs_every_task=True
+    )

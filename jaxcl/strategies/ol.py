@@ -11,9 +11,9 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.nn import inspection
-from jaxcl.nn.inspection import require_treatable
 from jaxcl.nn.products import is_channels_first
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
 from jaxcl.ops.sampling import batch_positions
@@ -78,25 +78,24 @@ def ol(
     Returns:
       A `Strategy` with an `OLState`. While heads train, the extractor runs in
       evaluation mode: heads are trained on the features that they are tested on. Select
-      the last weights: no validation data can tell which weights of an extractor are
-      best.
+      the last weights: validation data cannot tell which extractor is best.
 
     Raises:
       ValueError: an argument out of range; layers that are no sequence, or that cannot
         be treated, by name; on init, a parameter that belongs to no layer.
 
-    The note gives the loss and the order. How steps are divided, and that the extractor
-    is in evaluation mode under its heads, is this project's choice.
+    The note gives loss and order. How steps are divided, and that the extractor is in
+    evaluation mode under its heads, is ours.
     """
     check_form(norm, of)
     stages = stages_of(setup)
     heads = len(stages)
 
     def stage(ctx: Context) -> jax.Array:
-        number = jnp.floor(heads * ctx.task_progress / jnp.maximum(extractor, 1e-9))
-        number = jnp.where(ctx.task_progress < extractor, number, heads)
-        if later == "freeze":
-            number = jnp.where(ctx.task > 0, heads, number)
+        done = told(ctx.task_progress, "ol", "task_progress")
+        number = jnp.floor(heads * done / jnp.maximum(extractor, 1e-9))
+        frozen = (ctx.task > 0) & (later == "freeze")
+        number = jnp.where((done < extractor) & ~frozen, number, heads)
         return jnp.clip(number, 0, heads).astype(jnp.int32)
 
     def only(net: PyTree, number: int) -> PyTree:
@@ -184,6 +183,7 @@ def ol(
         updates=updates,
         after_task=after_task,
         report=report,
+        needs_every_task=later == "freeze",
     )
 
 
@@ -193,7 +193,7 @@ def stages_of(setup: Setup) -> tuple[Stage, ...]:
     Raises:
       ValueError: the layers form no sequence; the message names the place.
     """
-    require_treatable(setup.layers, "ol")
+    inspection.require_treatable(setup.layers, "ol")
     heads = [x for x in setup.layers if starts_with(x.path, setup.heads)]
     hidden = [x for x in setup.layers if x not in heads]
     if not heads or not hidden:
@@ -217,7 +217,7 @@ def stages_of(setup: Setup) -> tuple[Stage, ...]:
                 f"alone, got {layer.name!r} fed by {layer.feeds_on} and "
                 f"{above.name!r} by {above.feeds_on} (the model's property 'wiring')"
             )
-        norms = [n.path for n in setup.norms if n.follows == layer.name]
+        norms = (n.path for n in setup.norms if n.follows == layer.name)
         stages.append(Stage(layer, above.name, (layer.path[:-1], *norms)))
         below = (layer.name,)
     return tuple(stages)

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, rls_update
 from jaxcl.schema import Count, NonNegative, OneOf, Positive, checked
@@ -68,7 +69,7 @@ def owm(
     """Takes weight steps that hardly change layer outputs for past batch-mean inputs.
 
     At every step, also in the first task, for each layer with kernel [d, n_out], the
-    batch's mean input x̄ and the progress l in [0, 1]:
+    batch's mean input x̄ and the progress l in [0, 1):
 
         α = alpha · alpha_decay^l
         P ← P − k kᵀ/(α + x̄ᵀk),  k = P x̄     (at first P = I)
@@ -81,7 +82,8 @@ def owm(
       setup: the run's `Setup`.
       alpha: > 0, for all layers or one per layer, in the order they run.
       alpha_decay: > 0, the factor at the end of the progress; likewise.
-      progress: of the "epoch" or the "task".
+      progress: l is the share of the "task"'s steps that are done, (n − 1)/N at step n
+        of N, or follows the "epoch", (b − 1)/(B − 1) at batch b of B, which reaches 1.
       window_stride: ≥ 1; 2 as the official code, 1 takes every window. A window left
         out is protected only as far as it resembles those taken; P fills more slowly.
       norm_penalty: λ ≥ 0, adds λ Σ ‖W‖, not squared, over the projected kernels.
@@ -129,8 +131,10 @@ def owm(
         return OWMState({layer.name: jnp.eye(layer.d_in) for layer in layers})
 
     def grown(state: OWMState, layer: LayerSpec, tap, ctx: Context) -> jax.Array:
-        share = ctx.epoch_progress if progress == "epoch" else ctx.task_progress
-        now = start[layer.name] * decay[layer.name] ** share
+        now, falls = start[layer.name], decay[layer.name]
+        if not isinstance(falls, float | int) or falls != 1:
+            field = "epoch_progress" if progress == "epoch" else "task_progress"
+            now = now * falls ** told(getattr(ctx, field), "owm", field)
         weight = ctx.batch.weight
         # The first rows are the batch's; replayed examples may follow them.
         tap = jax.lax.stop_gradient(tap[: len(weight)])

@@ -100,7 +100,9 @@ def slda(setup: Setup, *, shrinkage: Shrinkage = 1e-4, chunk: Count = 512) -> St
         )
         return params, _taken_in(state, examples, shrinkage, lambda x: x)
 
-    return strategy(init=init, forward=forward, after_task=after_task)
+    return strategy(
+        init=init, forward=forward, after_task=after_task, needs_every_task=True
+    )
 
 
 @checked
@@ -169,7 +171,9 @@ def random_features(
         new = _taken_in(state.slda, examples, shrinkage, phi)
         return params, RandomFeaturesState(projection, new)
 
-    return strategy(init=init, forward=forward, after_task=after_task)
+    return strategy(
+        init=init, forward=forward, after_task=after_task, needs_every_task=True
+    )
 
 
 def _empty(setup: Setup, width: int) -> SLDAState:

@@ -15,7 +15,15 @@ import optax
 from jaxcl.contract import Strategy, strategy
 from jaxcl.inputs import array_data, context
 from jaxcl.tasks import after_task, before_task
-from jaxcl.testing.loop import Moment, examples, make_step, own_loop, parts, start
+from jaxcl.testing.loop import (
+    Moment,
+    examples,
+    make_step,
+    own_loop,
+    parts,
+    start,
+    step_of,
+)
 from jaxcl.testing.problem import BATCH, small_problem
 from jaxcl.training import protocol
 from jaxcl.training.problem import Problem
@@ -104,7 +112,8 @@ class StrategyContract:
             moved = jax.tree.map(lambda leaf: leaf + 0.01, net)
             data = array_data(x, y + 2, 1)
             cache = before_task(method, params, opt_state, data, task=1)
-            ctx = context(x[:BATCH], y[:BATCH] + 2, task=1, step=1, cache=cache)
+            when = {"step": 1, "cache": cache} | step_of(0)
+            ctx = context(x[:BATCH], y[:BATCH] + 2, task=1, **when)
             step = jax.jit(make_step(method, tx, setup))
             stepped.append(step(params._replace(net=moved), opt_state, ctx)[0].net)
         chex.assert_trees_all_close(*stepped, rtol=1e-7, atol=1e-6)

@@ -143,6 +143,7 @@ def make_epoch(
                 batch = batch._replace(
                     x=change(batch.x, change_key), index=jnp.full_like(batch.index, -1)
                 )
+            progress = number / reduce(jnp.minimum, limits)
             ctx = context_of(
                 batch,
                 task=task,
@@ -151,13 +152,13 @@ def make_epoch(
                 epoch=epoch,
                 epoch_progress=i / jnp.maximum(per_epoch - 1, 1),
                 epoch_fraction=i * plan.batch_size / data.size,
-                task_progress=number / reduce(jnp.minimum, limits),
+                task_progress=progress,
                 model_state=carry[1],
                 cache=cache,
             )
             scale = before.lr_scale
             if rate is not None:
-                scale = scale * rate(ctx.task_progress, task)
+                scale = scale * rate(jnp.float32(progress), task)
             new, loss = step(carry, ctx, scale)
             if masked:
                 live = i < steps

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxcl import features
-from jaxcl.heads import head_mask, shares_all_outputs
+from jaxcl.heads import shared_weights
 from jaxcl.hooks import hook_in
 from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import shuffled
@@ -26,7 +26,7 @@ from jaxcl.training.problem import PerSeed, Problem, setup_of
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import scale_by_lr
-from jaxcl.types import Batch, PyTree, Setup
+from jaxcl.types import Batch, PyTree
 
 NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict", "told")
 HELD_OUT = 0.2  # share of a probe's training examples, to choose its strength
@@ -43,7 +43,8 @@ class Instruments(NamedTuple):
     ranks: Callable[..., Any]  # (seed, mine, (base, task)) -> layer -> float32[]
     first: Callable[..., Any]  # (seed, mine, (base, current)) -> layer -> [N, D]
     compare: Callable[..., Any]  # (features, features, ()) -> quantities
-    conflict: Callable[..., Any]  # (seed, (mine, cache), (base, task)) -> quantities
+    # (seed, (mine, cache), (base, task, epochs done)) -> quantities
+    conflict: Callable[..., Any]
 
 
 def make_instruments(
@@ -171,7 +172,7 @@ def make_instruments(
         return found
 
     def conflict(seed, given, shared):
-        (mine, cache), (base, task) = given, shared
+        (mine, cache), (base, task, epoch) = given, shared
         strategy = problem.make_strategy(setup, **mine.settings)
         forward = make_forward(setup, strategy)
 
@@ -181,23 +182,31 @@ def make_instruments(
                 given = (params, seed.model_state, seed.strategy_state)
                 return setup.task_loss(forward(*given, batch, task).logits, batch, task)
 
-            return _shared_weights(setup, jax.grad(loss)(seed.params.net))
+            return shared_weights(setup, jax.grad(loss)(seed.params.net))
 
         inner = optax.chain(problem.optimizer, scale_by_lr())
         update = make_update(setup, strategy, hook_in(strategy, inner, setup))
         batch = batch_of(base, mine, "train", task)
+        if problem.joint:  # the cache is of all tasks' examples, in another order
+            batch = batch._replace(index=jnp.full_like(batch.index, -1))
+        epochs, steps = problem.plan.epochs, problem.plan.max_steps
+        done = epoch / epochs if epochs else seed.progress.step / (steps or 1)
         ctx = context_of(
             batch,
             task=task,
             key=jax.random.key(0),
             step=seed.progress.step,
+            epoch=epoch,
+            epoch_progress=0.0,
+            epoch_fraction=0.0,
+            task_progress=done,
             model_state=seed.model_state,
             cache=cache,
         )
         state = (seed.params, seed.model_state, seed.opt_state)
         updates, *_ = update(*state, ctx, seed.progress.lr_scale)
         new = gradient(batch)
-        step = jax.tree.map(jnp.negative, _shared_weights(setup, updates.net))
+        step = jax.tree.map(jnp.negative, shared_weights(setup, updates.net))
 
         def with_old(old):
             def look():
@@ -232,17 +241,6 @@ def _probes(names, x: jax.Array, y: jax.Array, num_classes: int) -> dict:
             *parts, num_classes=num_classes
         )
     return found
-
-
-def _shared_weights(setup: Setup, net: PyTree) -> PyTree:
-    """Sets the classifier's leaves to 0 if tasks have outputs of their own."""
-    if shares_all_outputs(setup):
-        return net
-    return jax.tree.map(
-        lambda is_head, leaf: jnp.zeros_like(leaf) if is_head else leaf,
-        head_mask(setup, net),
-        net,
-    )
 
 
 def _fewest(problem: Problem, part: str) -> int:

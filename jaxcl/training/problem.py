@@ -172,6 +172,11 @@ def validate(problem: Problem) -> None:
     for i in range(len(problem.seeds) if problem.settings else 1):
         chosen = {name: values[i] for name, values in problem.settings.items()}
         strategy = problem.make_strategy(setup, **chosen)
+        if problem.joint_once and strategy.needs_every_task:
+            raise ValueError(
+                "joint_once=True trains once, on all tasks: the method must be trained "
+                "on the first task, or see the end of each; use joint_once=False"
+            )
         if i == 0:
             warn_unless_linear(strategy, problem.optimizer)
             trainer = make_trainer(

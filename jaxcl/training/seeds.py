@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import random
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxcl.ops.trees import is_key
 from jaxcl.types import PyTree
 
 MODES = ("auto", "map", "vmap")
@@ -79,9 +81,10 @@ class SeedMesh:
         """Copies host arrays [S, ...] to the devices, padded with the last seed's."""
 
         def pad(leaf):
-            leaf = np.asarray(leaf)
+            whole = _plain(leaf)
             extra = self.padded - self.num_seeds
-            return np.concatenate([leaf, np.repeat(leaf[-1:], extra, axis=0)])
+            whole = np.concatenate([whole, np.repeat(whole[-1:], extra, axis=0)])
+            return _like(leaf, whole)
 
         return self._place(jax.tree.map(pad, tree), PartitionSpec("seeds"))
 
@@ -93,18 +96,24 @@ class SeedMesh:
         sharding = NamedSharding(self.mesh, spec)
 
         def place(leaf):
-            leaf = np.asarray(leaf)
-            return jax.make_array_from_callback(
-                leaf.shape, sharding, lambda index: leaf[index]
+            whole = _plain(leaf)
+            placed = jax.make_array_from_callback(
+                whole.shape, sharding, lambda index: whole[index]
             )
+            return _like(leaf, placed)
 
         return jax.tree.map(place, tree)
 
     def gather(self, tree: PyTree) -> PyTree:
-        """Copies device arrays to numpy [S, ...], on every host."""
+        """Copies device arrays to numpy [S, ...], on every host; keys stay keys."""
+        plain = jax.tree.map(lambda a: random.key_data(a) if is_key(a) else a, tree)
         if jax.process_count() > 1:
-            tree = multihost_utils.process_allgather(tree, tiled=True)
-        return jax.tree.map(lambda leaf: np.asarray(leaf)[: self.num_seeds], tree)
+            plain = multihost_utils.process_allgather(plain, tiled=True)
+
+        def own(leaf, whole):
+            return _like(leaf, np.asarray(whole)[: self.num_seeds])
+
+        return jax.tree.map(own, tree, plain)
 
     def over_seeds(
         self, fn: Callable[..., Any], name: str, donate: bool = False
@@ -143,6 +152,17 @@ class SeedMesh:
 
         counted.__name__ = name
         return jax.jit(counted, donate_argnums=(0,) if donate else ())
+
+
+def _plain(leaf) -> np.ndarray:
+    """An array on this host; a typed key's numbers."""
+    return np.asarray(random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def _like(leaf, array):
+    """The array, as keys of the leaf's kind if that is one."""
+    kind = random.key_impl(leaf) if is_key(leaf) else None
+    return array if kind is None else random.wrap_key_data(array, impl=kind)
 
 
 def _strong(leaf: jax.Array) -> jax.Array:
