@@ -264,7 +264,8 @@ def test_a_test_is_between_runs_of_one_network_and_data(config, apart):
     row = scores.rows(found)[1]
     assert row.test is None and row.apart == apart
     (note,) = tables.footnotes([row])
-    assert f"OWM: not tested against BP, from which it differs in {apart[0]}" in note
+    assert f": not tested against BP, from which it differs in {apart[0]}" in note
+    assert note.startswith("OWM (valid)" if apart == ("measure",) else "OWM:")
     # If there is a BP with its own setting, it is tested against that.
     found.insert(1, make("bp", shift=0.01, config=config))
     tested = scores.rows(found)[2]
