@@ -14,6 +14,7 @@ from test_contract import CASES
 
 import jaxcl
 from jaxcl.strategies import make
+from jaxcl.testing.loop import step_of
 
 BATCH, STEPS = 8, 4
 CHOICES = {
@@ -110,7 +111,8 @@ def test_every_method_with_any_model(row):
             cache = jaxcl.before_task(method, params, opt_state, data, task=task)
         for i in range(STEPS):
             rows = slice(i * BATCH, (i + 1) * BATCH)
-            ctx = jaxcl.context(x[rows], target[rows], task=task, step=i, cache=cache)
+            given = {"step": i, "cache": cache} | step_of(0)
+            ctx = jaxcl.context(x[rows], target[rows], task=task, **given)
             params, opt_state = step(params, opt_state, ctx)
         chex.assert_trees_all_equal_shapes_and_dtypes(first, (params, opt_state))
         after = made.take(params.net)

@@ -17,6 +17,7 @@ from jaxcl.heads import cross_entropy
 from jaxcl.nn import capture, models
 from jaxcl.strategies import agem, er, finetune, gpm, make
 from jaxcl.strategies.agem import reference_gradient
+from jaxcl.testing.loop import step_of
 
 MODEL = models.MLP((8,), 6)
 SETUP = make_setup(MODEL, scenario="task")._replace(model_state={})
@@ -56,7 +57,8 @@ def train(method, tasks, steps=6, optimizer=PUSHING, setup=SETUP):
         cache = jaxcl.before_task(method, params, opt_state, data, task=task)
         opt_state = opt_state._replace(inner=tx.init(params).inner)
         for i in range(steps):
-            ctx = jaxcl.context(X + task, Y + 2 * task, task=task, step=i, cache=cache)
+            given = {"step": i, "cache": cache} | step_of(0)
+            ctx = jaxcl.context(X + task, Y + 2 * task, task=task, **given)
             params, opt_state = step(params, opt_state, ctx)
         params, opt_state = jaxcl.after_task(method, params, opt_state, data, task=task)
         history.append(params.net)

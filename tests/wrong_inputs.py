@@ -426,7 +426,7 @@ COMMANDS = [
     (
         "heads",
         ["--config=digits", "--workdir={d}/w", "--config.model.head=hidden_0"],
-        "model.head",
+        "names no parameter whose last axis is the 10 outputs",
     ),
     ("memory", ["--config=digits", "--tasks=x"], "--tasks must be numbers"),
     ("memory", ["--config=digits", "--strategies=bp,bp"], "bp, bp"),
