@@ -41,7 +41,7 @@ from jaxcl import strategies
 from jaxcl.features import Probe, lda, ncm, ridge_probe
 from jaxcl.heads import head_layers
 from jaxcl.ops import discriminant
-from jaxcl.training.problem import setup_of
+from jaxcl.training.problem import setup_of, validate
 from jaxcl.training.protocol import Interrupted
 
 from . import config as configs
@@ -159,9 +159,8 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
             mean = values.mean() if len(values) else math.nan
             cells.append(f"{mean:.2f} ± {std:.2f}")
         failed = len(found) - len(_healthy(found, "softmax"))
-        label = f"{_label(row)} ({failed} of {len(found)} seeds failed)"
-        label = label if failed else _label(row)
-        lines.append(f"| {escape(label)} | " + " | ".join(cells) + " |")
+        note = f" ({failed} of {len(found)} seeds failed)" if failed else ""
+        lines.append(f"| {escape(_label(row) + note)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -203,7 +202,8 @@ def _label(row: str) -> str:
 
 def _require_head(config: ConfigDict) -> None:
     """Refuses a network whose classifier's input is not one layer's."""
-    found = head_layers(setup_of(configs.problem(config)))
+    validate(problem := configs.problem(config))
+    found = head_layers(setup_of(problem))
     if len(found) != 1 or found[0].refusal:
         names = ", ".join(layer.name for layer in found) or "none"
         raise machine.UsageError(

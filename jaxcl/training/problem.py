@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import optax
 from jaxcl.assembly import adapted, linen
 from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
+from jaxcl.heads import shares_all_outputs, with_gradient
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.nn import capture
 from jaxcl.nn.building import Built
@@ -166,6 +168,8 @@ def validate(problem: Problem) -> None:
     net, model_state = jax.eval_shape(init, jax.random.key(0))
     room.require_weights_fit(problem.model, net, len(problem.seeds))
     setup = setup_of(problem)
+    if not shares_all_outputs(setup):  # heads not in play are held still: which?
+        jax.eval_shape(partial(with_gradient, setup), net)
     together = mesh.padded if mesh.mode == "vmap" else mesh.mesh.size
     room.require_activations_fit(setup, net, model_state, together)
     _require_batches_to_normalise(setup, stream, plan)
