@@ -129,7 +129,7 @@ def test_two_projections_of_one_layers_input_are_refused():
 def test_replayed_rows_are_not_the_batchs(replay):
     """OWM's mean input and OL's loss are over the batch, wherever replay stands."""
     setup = setup_of()
-    ctx = jaxcl.context(X[:B], Y[:B], task=0)
+    ctx = jaxcl.context(X[:B], Y[:B], task=0, task_progress=0.0)
     alone = owm(setup, alpha=0.01)
     _, wanted, _ = one_step(alone, setup, ctx, network())
     for members in ((replay(setup), alone), (alone, replay(setup))):

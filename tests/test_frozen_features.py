@@ -64,6 +64,7 @@ def trained(method, parts, cached, task=1, poisoned=False):
         ctx = jaxcl.context(
             *(x[index], y[index]),
             **dict(task=task, step=i, index=index, model_state=statistics),
+            **dict(epoch=0, epoch_progress=0.0),
             cache=cache if cached else (),
         )
         g, out = jax.grad(loss, has_aux=True)(params, opt_state.strategy, ctx)

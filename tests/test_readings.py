@@ -15,7 +15,9 @@ class Network:
     """A run whose features show the class in one of D directions, or are 0."""
 
     seeds = (0, 1)
-    result = SimpleNamespace(device="cpu", versions={"commit": "abc"}, wall_s=2.0)
+    result = SimpleNamespace(
+        device="cpu", versions={"commit": "abc"}, wall_s=2.0, status=["ok", "ok"]
+    )
 
     def __init__(self, directions, dead=0.0):
         self.directions, self.dead = directions, dead
