@@ -69,7 +69,7 @@ def owm(
     """Takes weight steps that hardly change layer outputs for past batch-mean inputs.
 
     At every step, also in the first task, for each layer with kernel [d, n_out], the
-    batch's mean input x̄ and the progress l in [0, 1):
+    batch's mean input x̄ and the progress l in [0, 1]:
 
         α = alpha · alpha_decay^l
         P ← P − k kᵀ/(α + x̄ᵀk),  k = P x̄     (at first P = I)
