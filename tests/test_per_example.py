@@ -114,24 +114,35 @@ def test_parameters_of_no_layer_are_summed_too(problem, norm, model, h):
 
 
 def mixing(setup, net, state, x, h):
-    """An example's logits depend on the others: each is differentiated in the batch."""
-    cotangents = jax.random.normal(jax.random.key(1), (B, setup.logit_mask.shape[1]))
-    zero = jnp.zeros(B, jnp.int32)
-    made = make_pass(setup, setup.apply_fn, net, state, KEY, h)(
-        jaxcl.Batch(x, zero, zero, WEIGHT, zero)
-    )
-    got = made.sums(cotangents, WEIGHT)
+    """An example's logits depend on the others: each is differentiated in the batch.
 
-    def of(net, b):
-        out = setup.apply_fn(net, state, x, zero, KEY, False)
-        return (out.logits[b] * cotangents[b]).sum()
+    In float64: a float32 sum of squares of 30 is a few 1e-5 off on some machines.
+    """
+    with jax.enable_x64(True):
+        net, x, weight = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64), (net, x, WEIGHT)
+        )
+        cotangents = jax.random.normal(
+            jax.random.key(1), (B, setup.logit_mask.shape[1]), jnp.float64
+        )
+        zero = jnp.zeros(B, jnp.int32)
+        made = make_pass(setup, setup.apply_fn, net, state, KEY, h)(
+            jaxcl.Batch(x, zero, zero, weight, zero)
+        )
+        got = made.sums(cotangents, weight)
 
-    total = jax.tree.map(jnp.zeros_like, net)
-    for b in range(B):
-        g = jax.grad(of)(net, b)
-        own = jax.tree.map(lambda a, w=WEIGHT[b]: w * h(a), g)
-        total = jax.tree.map(jnp.add, total, own)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-6, 1e-5), got, total)
+        def of(net, b):
+            out = setup.apply_fn(net, state, x, zero, KEY, False)
+            return (out.logits[b] * cotangents[b]).sum()
+
+        total = jax.tree.map(jnp.zeros_like, net)
+        for b in range(B):
+            g = jax.grad(of)(net, b)
+            own = jax.tree.map(lambda a, w=weight[b]: w * h(a), g)
+            total = jax.tree.map(jnp.add, total, own)
+        for ours, theirs in zip(*map(jax.tree.leaves, (got, total)), strict=True):
+            assert theirs.dtype == jnp.float64
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_a_network_behind_gates(problem):
