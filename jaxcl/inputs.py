@@ -33,7 +33,8 @@ def context(
       x: [B, ...] inputs.
       y: int[B] targets.
       task: the task that the examples belong to, which is the one in training.
-      step: the step's number since the task's start.
+      step: the step's number since the task's start. Without it, and without a key, all
+        steps of a task have one key: the same dropout, the same draws from a memory.
       seed: of the run; the step's default key is drawn from it.
       key: a typed key of this step's own; by default one that differs between seeds,
         tasks and steps.
