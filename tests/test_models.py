@@ -44,7 +44,8 @@ def test_convolution_and_both_gradients(window, strides, padding):
 @pytest.mark.parametrize("window", [(3, 3), (2, 5), (1, 2)])
 def test_strips_of_several_windows_give_the_same_convolution(window, strides):
     key = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(key[0], (2, 9, 12, 3))
+    width = 11 * strides[1] + window[1]  # of which twelve columns come
+    x = jax.random.normal(key[0], (2, 9, width, 3))
     kernel = jax.random.normal(key[1], (*window, 3, 5))
     y, pull = jax.vjp(lambda k: lax_conv(x, k, strides, "VALID"), kernel)
     dy = jax.random.normal(key[2], y.shape)
@@ -65,12 +66,14 @@ def test_strips_of_several_windows_give_the_same_convolution(window, strides):
 
 
 def test_strips_are_taken_where_channels_are_few():
-    assert strips.columns((4, 4, 3, 16), 29) == 6  # a quarter AlexNet's first layer
-    assert strips.columns((4, 4, 3, 64), 29) == 2
+    assert strips.columns((4, 4, 3, 16), 30) == 6
+    assert strips.columns((4, 4, 3, 64), 30) == 2
+    assert strips.columns((4, 4, 3, 16), 28) == 4  # they fill the width
+    assert strips.columns((4, 4, 3, 16), 29) == 1  # a quarter AlexNet's first layer
     assert strips.columns((3, 3, 20, 20), 32) == 2  # a reduced ResNet-18
     assert strips.columns((3, 3, 3, 16), 4) == 4  # no more columns than there are
     for kernel in ((1, 1, 3, 16), (3, 3, 16, 32), (3, 3, 64, 64)):
-        assert strips.columns(kernel, 29) == 1
+        assert strips.columns(kernel, 30) == 1
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME"])
