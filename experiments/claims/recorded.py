@@ -48,8 +48,10 @@ def keep_trials(recorded: Path, trials: Scores) -> None:
     }
     kept = {key: kept[key] for key in sorted(kept) if key not in known}
     file = recorded / TRIALS
-    if kept or file.exists():
+    if kept:
         files.write_whole(file, json.dumps(kept, indent=1) + "\n")
+    else:
+        file.unlink(missing_ok=True)
 
 
 def on_pages(recorded: Path) -> Scores:
