@@ -28,8 +28,8 @@ PICTURES = {
     "methods' paths in it (`experiments.plane`)",
     "attention": "where two networks look in the same images after each task "
     "(`experiments.attention`)",
-    "heads": "the softmax beside heads in closed form on the same features "
-    "(`experiments.heads`)",
+    "heads_split_mnist": "class-incremental split MNIST: the softmax beside heads in "
+    "closed form on the same features (`experiments.heads`)",
 }
 """Folder -> what its picture shows."""
 
