@@ -148,16 +148,19 @@ def show(
     """
     alike = require_pair(runs)
     first = next(iter(runs.values()))
-    x, y = first.data(first.seeds[0], 0, "test")
-    given = _places(images, len(x))
-    spread = np.linspace(0, len(x) - 1, min(measured, len(x))).astype(int)
-    maps, seconds = measure(runs, [*given, *spread], workdir / "attention.npz")
+    seeds, bad = rows.sound_seeds(runs), rows.failed(runs)
+    x, y = first.data(seeds[0], 0, "test")
+    count = min(len(first.data(seed, 0, "test")[0]) for seed in seeds)
+    given = _places(images, count)
+    spread = np.linspace(0, count - 1, min(measured, count)).astype(int)
+    maps, seconds = measure(runs, seeds, [*given, *spread], workdir / "attention.npz")
     shown = len(given)
     found = numbers({row: m.maps[:, :, shown:] for row, m in maps.items()}, alike)
     colours = {
         row: strategies.method(row).colour or SPARE[i] for i, row in enumerate(runs)
     }
-    accuracy = {row: run.result.matrix[:, :, 0] for row, run in runs.items()}
+    at = [first.seeds.index(seed) for seed in seeds]
+    accuracy = {row: run.result.matrix[at][:, :, 0] for row, run in runs.items()}
     methods = [
         Seen(
             *(strategies.label(row), m.maps[0, :, :shown], m.chance[0, :, :shown]),
@@ -171,7 +174,9 @@ def show(
         "images": given,
         "classes": y[given].tolist(),
         "images_measured": len(spread),
-        "seed_shown": first.seeds[0],
+        "seed_shown": seeds[0],
+        "seeds_measured": seeds,
+        "failed": bad,
         "accuracy": {
             row: m.astype(float).round(4).tolist() for row, m in accuracy.items()
         },
@@ -188,6 +193,8 @@ def show(
         )
         picture.write(workdir, "attention", made, about)
         print(f"{table(found)}\npicture and numbers: {workdir}")
+        if any(bad.values()):
+            print(f"without the seeds that failed in a run: {rows.in_words(bad)}")
     return about
 
 

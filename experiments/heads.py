@@ -160,7 +160,8 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
             cells.append(f"{mean:.2f} ± {std:.2f}")
         failed = len(found) - len(_healthy(found, "softmax"))
         note = f" ({failed} of {len(found)} seeds failed)" if failed else ""
-        lines.append(f"| {escape(_label(row) + note)} | " + " | ".join(cells) + " |")
+        name = escape(strategies.label(row) + note)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -189,20 +190,19 @@ def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
         for y, found in enumerate(rows.values()):
             each = [100 * seed[name] for seed in found]
             ax.plot(each, [y] * len(each), "|", ms=5, color=look.get("color", "k"))
-    ax.set_yticks(range(len(rows)), [plain(_label(row)) for row in rows])
+    ax.set_yticks(range(len(rows)), [plain(strategies.label(row)) for row in rows])
     ax.invert_yaxis()
     ax.set_xlabel("accuracy on all tasks after the last, %")
     figure.legend(fontsize=7, ncols=len(NAMES), loc="outside upper center")
     return figure
 
 
-def _label(row: str) -> str:
-    return strategies.label(row)
-
-
 def _require_head(config: ConfigDict) -> None:
-    """Refuses a network whose classifier's input is not one layer's."""
+    """Refuses a classifier whose input is not one layer's, and no validation data."""
     validate(problem := configs.problem(config))
+    if not problem.stream.capacity("valid"):
+        told = "chosen on validation images: set --config.data.valid_fraction"
+        raise machine.UsageError(f"the oracle probe's strength is {told}")
     found = head_layers(setup_of(problem))
     if len(found) != 1 or found[0].refusal:
         names = ", ".join(layer.name for layer in found) or "none"

@@ -185,7 +185,7 @@ def show(
     Args:
       runs: row -> its run, one of them joint.
       workdir: exists.
-      seed: which seed; None: the first.
+      seed: which seed; None: the first that has failed in no run.
       points: how many, along the grid's longer side.
 
     Returns:
@@ -197,7 +197,10 @@ def show(
     """
     first, joint = corners_of({row: run.config.joint for row, run in runs.items()})
     base = runs[first]
-    seed = base.seeds[0] if seed is None else seed
+    bad = rows.failed(runs)
+    seed = rows.sound_seeds(runs)[0] if seed is None else seed
+    if any(seed in of for of in bad.values()):
+        raise machine.UsageError(f"{rows.in_words(bad)}; name another seed with --seed")
     runs = {first: base, **runs}
     tasks = tasks_of(base, seed)
     require_alike(runs, seed, tasks)
@@ -232,7 +235,9 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/plane/NAME.")
     _ROWS = flags.DEFINE_list("strategies", None, f"Rows; by default {','.join(ROWS)}.")
     _RUNS = flags.DEFINE_list("runs", None, "Folders of runs, in place of --config.")
-    _SEED = flags.DEFINE_integer("seed", None, "Of which seed; by default the first.")
+    _SEED = flags.DEFINE_integer(
+        "seed", None, "By default the first that has not failed."
+    )
     _POINTS = flags.DEFINE_integer(
         "points", 25, "Of the grid, along the longer side.", lower_bound=3
     )

@@ -57,6 +57,9 @@ FORMS = (
 READINGS = [(norm, of, on) for norm, of in FORMS for on in ("post", "pre")]
 IMAGES = ("digits 0 and 1", "all digits")
 RANKED, FITTED, HELD = 1000, 5000, 1000
+VALID_FRACTION = 0.1
+LEAST = math.ceil((FITTED + HELD) / (1 - VALID_FRACTION))
+"""Training images that leave enough for the probe without those of validation."""
 BATCH = 1000  # images per forward pass
 
 
@@ -81,7 +84,7 @@ def config_of(images: str, reading: tuple[str, str, str], seeds, number) -> Conf
         config.data.tasks = (0, 1)
     else:
         config.data.update(stream="permuted", num_tasks=1, first_permuted=False)
-        config.data.train_per_task = number
+        config.data.update(train_per_task=number, valid_fraction=VALID_FRACTION)
     return config
 
 
@@ -213,6 +216,6 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/readings.")
     _SEEDS = flags.DEFINE_integer("seeds", 5, "How many.", lower_bound=2)
     _IMAGES = flags.DEFINE_integer(
-        "images", 20000, "Training images of all digits.", lower_bound=FITTED + HELD
+        "images", 20000, "Training images of all digits.", lower_bound=LEAST
     )
     launch.run(main)

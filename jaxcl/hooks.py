@@ -21,7 +21,7 @@ from jaxcl.heads import (
     with_gradient,
 )
 from jaxcl.linearity import warn_unless_linear
-from jaxcl.ops.trees import leaf_names
+from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
 
 
@@ -74,7 +74,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
     Returns:
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
       ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
-      lacks the model's running statistics or the strategy's hook gives anything else,
+      lacks the model's running statistics, the model does not give logits [B, K], or
+      the strategy's hook gives anything else,
       and, called outside jit, for a task or a target out of range.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
@@ -88,6 +89,12 @@ def transform_loss(strategy: Strategy, setup: Setup):
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
             f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
+            shape = (c.batch.x.shape[0], setup.logit_mask.shape[1])
+            require(
+                out.logits.shape == shape,
+                f"the model has to give logits {list(shape)}, it gives "
+                f"{list(out.logits.shape)}",
+            )
             return setup.task_loss(out.logits, c.batch, c.task), out
 
         found = strategy.loss(bare, state)(params, ctx)
@@ -198,9 +205,21 @@ def hook_in(
         updates, state = strategy.updates(
             updates, state, params, grads=new, ctx=ctx, out=out
         )
+        for finite in _finite(inner_state):  # a step that is not taken is not kept
+            state = tree_where(finite, state, old)
         return updates, OptState(inner_state, state, reached)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _finite(state: PyTree) -> list[jax.Array]:
+    """Whether each `optax.apply_if_finite` in an optimizer took its last step."""
+
+    def guards(node: Any) -> bool:
+        return isinstance(node, optax.ApplyIfFiniteState)
+
+    nodes = jax.tree.leaves(state, is_leaf=guards)
+    return [node.last_finite for node in nodes if guards(node)]
 
 
 def _gathers(state: PyTree) -> bool:

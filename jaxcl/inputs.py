@@ -49,11 +49,14 @@ def context(
       A `Context` in which every example has weight 1.
 
     Raises:
-      ValueError: x and y differ in length; a task, a target or an index is out of
-        range. Tracers are not checked: inside jit such a value is clipped without a
-        warning.
+      ValueError: x and y differ in length; y is no vector of whole numbers; a task, a
+        target or an index is out of range. The range of tracers is not checked: inside
+        jit such a value is clipped without a warning.
     """
+    if not hasattr(x, "shape"):
+        raise ValueError(f"inputs x are one array, got a {type(x).__name__}")
     n = x.shape[0]
+    _require_classes(y)
     _require_labels(x, y, task, setup)
     if index is not None:
         require_range("index", index, np.iinfo(np.int32).max)
@@ -139,10 +142,13 @@ def array_data(
       A `TaskData` of N examples.
 
     Raises:
-      ValueError: x and y differ in length, or are empty; a task or a target is out of
+      ValueError: x and y differ in length, or are empty; y is no vector of whole
+        numbers; a task or a target is out of
         range. Tracers are not checked.
     """
-    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    x = jnp.asarray(x)
+    _require_classes(y)
+    y = jnp.asarray(y, jnp.int32)
     if x.shape[0] != y.shape[0] or x.shape[0] == 0:
         raise ValueError(
             f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
@@ -160,6 +166,15 @@ def array_data(
         )
 
     return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
+
+
+def _require_classes(y) -> None:
+    """Refuses targets that are no vector of whole numbers: one-hot, or fractions."""
+    shape, dtype = jnp.shape(y), jnp.result_type(y)
+    if len(shape) != 1 or jnp.issubdtype(dtype, jnp.inexact):
+        raise ValueError(
+            f"targets y are numbers of classes, int[B], got {dtype}{list(shape)}"
+        )
 
 
 def _require_labels(x, y, task, setup: Setup | None) -> None:

@@ -126,7 +126,7 @@ def sign_flip_test(values: ArrayLike) -> float:
       values: differences [S], NaN ones left out.
 
     Returns:
-      p; NaN without a value.
+      p; NaN without a value, or with an infinite one.
 
     Raises:
       ValueError: not one-dimensional, or more than 24 values: 2²⁴ sums take 134 MB.
@@ -135,7 +135,7 @@ def sign_flip_test(values: ArrayLike) -> float:
     x = x[~np.isnan(x)]
     if x.size > 24:
         raise ValueError(f"an exact test takes at most 24 values, got {x.size}")
-    if not x.size:
+    if not x.size or np.isinf(x).any():
         return float("nan")
     sums = np.zeros(1)
     for value in x:

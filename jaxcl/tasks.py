@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxcl.contract import Strategy
 from jaxcl.hooks import OptState
@@ -52,6 +53,7 @@ def after_task(
     task: int | jax.Array,
     key: jax.Array | None = None,
     model_state: PyTree | None = None,
+    optimizer: optax.GradientTransformation | None = None,
 ) -> tuple[Params, OptState]:
     """Ends a task in your own training loop.
 
@@ -64,10 +66,13 @@ def after_task(
       key: a typed key for random draws (examples of a Fisher); by default one that
         differs between tasks.
       model_state: the model's running statistics, by default none.
+      optimizer: the one given to `transform_optimizer`, if it is to begin anew with
+        the next task, as in this project's runs. By default its state is unchanged;
+        momentum then carries steps of the old task, which nothing projects, into the
+        new one: GPM with momentum protects old tasks only where it begins anew.
 
     Returns:
-      The parameters and the state that the next task starts from. The optimizer's own
-      part is unchanged; to restart it, use ``opt_state._replace(inner=...)``.
+      The parameters and the state that the next task starts from.
     """
     params, state = strategy.after_task(
         params,
@@ -77,4 +82,5 @@ def after_task(
         task=jnp.asarray(task, jnp.int32),
         key=jax.random.key(task) if key is None else key,
     )
-    return params, opt_state._replace(strategy=state)
+    inner = opt_state.inner if optimizer is None else optimizer.init(params)
+    return params, opt_state._replace(strategy=state, inner=inner)

@@ -88,6 +88,10 @@ def make_outcome(name, last, **options):
         ((-4.9, 5.1), (-5.0, 5.0), "undecided"),
         ((5.1, 6.0), (-5.0, 5.0), "did not hold"),
         ((math.nan, 6.0), above(0.0), "undecided"),
+        ((36.4, math.inf), above(1.5), "held"),
+        ((math.inf, math.inf), above(1.5), "held"),
+        ((-math.inf, -7.0), below(-5.0), "held"),
+        ((-math.inf, -math.inf), above(0.0), "did not hold"),
     ],
 )
 def test_an_interval_decides_by_the_side_of_the_margin_it_lies_on(

@@ -169,7 +169,7 @@ def test_errors():
     with pytest.raises(ValueError, match="at least one strategy"):
         jaxcl.chain()
     with pytest.raises(ValueError, match="got 3 and 2"):
-        jaxcl.array_data(jnp.zeros((3, 1)), jnp.zeros(2))
+        jaxcl.array_data(jnp.zeros((3, 1)), jnp.zeros(2, int))
     with pytest.raises(ValueError, match="strength must be at least 0, got -1"):
         jaxcl.losses.quadratic_penalty(sum, anchor=(), importance=(), strength=-1)
     with pytest.raises(ValueError, match="5 outputs"):

@@ -68,6 +68,26 @@ def test_energy_rank(x, share):
         (k for k in range(1, len(s) + 1) if held[k - 1] >= share * held[-1]), 0
     )
     assert features.energy_rank(x, share) == (expected if s[0] > 0 else 0)
+    assert np.isnan(features.energy_rank(jnp.asarray(x).at[0].set(jnp.nan), share))
+
+
+@pytest.mark.parametrize("size", [1e-20, 1.0, 1e20])
+def test_drift_and_noise_do_not_depend_on_the_scale(size):
+    x = jax.random.normal(jax.random.key(0), (20, 5))
+    assert features.feature_drift(size * x, 2 * size * x) == pytest.approx(1)
+    kept = [
+        features.noise_kept(lambda v, s=s: s * v, x, jax.random.key(1), scale=0.1)
+        for s in (1.0, size)
+    ]
+    assert kept[1].features == pytest.approx(float(kept[0].features), rel=1e-5)
+
+
+def test_a_probe_of_features_that_are_not_finite_has_no_accuracy():
+    x, y = jnp.full((6, 3), jnp.nan), jnp.array([0, 0, 0, 0, 1, 2])
+    probe = features.ncm(x, y, num_classes=3)
+    assert np.isnan(features.accuracy(probe, x, y))
+    sound = features.ncm(jnp.eye(6, 3), y, num_classes=4)  # one class has no examples
+    assert np.isfinite(features.accuracy(sound, jnp.eye(6, 3), y))
 
 
 @every_input

@@ -96,3 +96,16 @@ def test_the_table_and_the_figure(run):
     assert lines[2].startswith(f"| BP | {mean:.2f} ± ")
     ax = heads.draw(rows).axes[0]
     assert {text.get_text() for text in ax.get_yticklabels()} == {"BP"}
+
+
+def test_without_validation_images_nothing_is_trained(command, tmp_path):
+    status, _, errors = command(
+        "heads",
+        "--config=configs/digits.py",
+        "--strategies=bp",
+        "--config.data.scenario=class",
+        "--config.data.valid_fraction=0",
+        f"--workdir={tmp_path / 'heads'}",
+    )
+    assert status == 2 and "set --config.data.valid_fraction" in errors
+    assert not (tmp_path / "heads").exists()

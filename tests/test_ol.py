@@ -93,6 +93,7 @@ def test_examples_of_weight_0_do_not_count(norm, of):
     y = jnp.asarray(np.random.default_rng(3).normal(size=(8, 12)), jnp.float32)
     weight = jnp.asarray([1, 1, 1, 1, 1, 1, 0, 0], jnp.float32)
     padded = orthogonal_loss(y, norm=norm, of=of, weight=weight)
+    assert np.isfinite(orthogonal_loss(y, norm=norm, of=of, weight=0 * weight))
     alone = orthogonal_loss(y[:6], norm=norm, of=of)
     np.testing.assert_allclose(padded, alone, rtol=1e-5)
 

@@ -82,6 +82,8 @@ def test_kept_weights_are_those_that_gave_the_accuracies(hat_run):
                 assert run.accuracy(weights, seed, task) == pytest.approx(found)
                 row = result.baseline if after < 0 else result.matrix[:, after]
                 np.testing.assert_allclose(found, row[k, task], atol=1e-6)
+    diverged = jax.tree.map(lambda leaf: leaf * np.nan, weights.params)
+    assert np.isnan(run.accuracy(weights._replace(params=diverged), seed, 2))
     assert set(out.taps) == {"hidden_0", "hidden_1", "head"}
     np.testing.assert_allclose(out.taps["hidden_0"], x.reshape(len(x), -1), atol=1e-6)
 

@@ -1,5 +1,6 @@
 """The commands `plane` and `attention`, and their pure functions in float64."""
 
+import copy
 import json
 
 import jax
@@ -352,3 +353,57 @@ def test_runs_that_cannot_be_compared_are_refused(runs, tmp_path):
         attention.show({"bp": runs["bp"]}, tmp_path, None, 4)
     with pytest.raises(machine.UsageError, match=r"places in 0\.\.\d+, got 99999"):
         attention.show(pair, tmp_path, ["99999"], 4)
+
+
+def with_failures(run, *seeds):
+    """A run as if some of its seeds had failed in task 2."""
+    changed, result = copy.copy(run), run.result
+    status, matrix = list(result.status), result.matrix.copy()
+    for seed in seeds:
+        place = run.seeds.index(seed)
+        status[place], matrix[place, 1] = "failed: task 2, epoch 1", np.nan
+    changed.result = result._replace(status=status, matrix=matrix)
+    return changed
+
+
+def test_a_plane_is_of_a_seed_that_has_not_failed(planar, tmp_path):
+    bad = {**planar, "bp": with_failures(planar["bp"], 3)}
+    with pytest.raises(machine.UsageError, match="bp, seed 3: failed: task 2, epoch 1"):
+        plane.show(bad, tmp_path, 3, 2)
+    none = {**planar, "bp": with_failures(planar["bp"], 3, 5)}
+    with pytest.raises(machine.UsageError, match="no seed is without a failure"):
+        plane.show(none, tmp_path, None, 2)
+    plane.show(bad, tmp_path, None, 2)
+    assert json.loads((tmp_path / "plane.json").read_text())["seed"] == 5
+
+
+def test_maps_are_of_seeds_that_have_not_failed(runs, looked, tmp_path, capsys):
+    whole, _ = looked
+    pair = {"bp": with_failures(runs["bp"], 3), "hat": runs["hat"]}
+    shown = attention.show(pair, tmp_path, ["0", "5"], 20)
+    assert "bp, seed 3: failed: task 2, epoch 1" in capsys.readouterr().out
+    written = json.loads((tmp_path / "attention.json").read_text())
+    assert written["failed"] == {"bp": {"3": "failed: task 2, epoch 1"}, "hat": {}}
+    assert (shown["seed_shown"], shown["seeds_measured"]) == (5, [5])
+    assert shown["accuracy"] == {r: a[1:] for r, a in whole["accuracy"].items()}
+    pair["hat"] = with_failures(runs["hat"], 5)
+    with pytest.raises(machine.UsageError, match="no seed is without a failure"):
+        attention.show(pair, tmp_path, None, 20)
+
+
+def test_images_shown_are_images_that_every_seed_has(runs, tmp_path):
+    """Where seeds draw their classes, their tests differ in size."""
+
+    def shorter(run):
+        changed = copy.copy(run)
+
+        def data(seed, task, part="test"):
+            last = 30 if seed == 5 else None
+            return tuple(v[:last] for v in run.data(seed, task, part))
+
+        changed.data = data
+        return changed
+
+    pair = {row: shorter(runs[row]) for row in ("bp", "hat")}
+    shown = attention.show(pair, tmp_path, None, 4)
+    assert max(shown["images"]) < 30 and shown["images_measured"] == 4

@@ -20,6 +20,7 @@ def test_sign_flips_are_counted_one_by_one(n):
 
 def test_five_seeds_that_agree_give_a_sixteenth():
     assert statistics.sign_flip_test([0.1, 0.2, 0.3, 0.1, 0.2]) == 0.0625
+    assert np.isnan(statistics.sign_flip_test([np.inf, 1.0, 2.0]))
     assert statistics.sign_flip_test([0.0] * 5) == 1.0
     assert statistics.sign_flip_test(np.ones(20)) == 2 / 2**20
     assert np.isnan(statistics.sign_flip_test([]))

@@ -52,11 +52,15 @@ def verdict_of(estimate: Estimate, claimed: tuple[float, float]) -> str:
     low, high = estimate.low, estimate.high
     if estimate.failed or math.isnan(low) or math.isnan(high):
         return UNDECIDED
-    if claimed[0] < low and high < claimed[1]:
-        return HELD
-    if high <= claimed[0] or low >= claimed[1]:
+    # A ratio may be infinite, and a range without an end holds what is.
+    at_least, at_most = claimed
+    if at_least != -math.inf and high <= at_least:
         return NOT
-    return UNDECIDED
+    if at_most != math.inf and low >= at_most:
+        return NOT
+    above = at_least == -math.inf or low > at_least
+    below = at_most == math.inf or high < at_most
+    return HELD if above and below else UNDECIDED
 
 
 def combined(verdicts: Sequence[str], rule: str = "every") -> str:

@@ -104,6 +104,8 @@ def share(stream: str, optimizer: str, row: str) -> Effect:
             learned(outcomes[name_of(stream, optimizer, row, r)].result, chance)
             for r in (TOO_HIGH, best)
         )
+        # A best rate at which a seed learned nothing has no share: the seed failed.
+        there = np.where(there > 0, there, np.nan)
         return mean_of(here / there)
 
     return Effect(

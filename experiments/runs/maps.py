@@ -85,12 +85,13 @@ def window_of(shape: Sequence[int]) -> int:
 
 
 def measure(
-    runs: Mapping[str, Run], places: Sequence[int], file: Path
+    runs: Mapping[str, Run], seeds: Sequence[int], places: Sequence[int], file: Path
 ) -> tuple[dict[str, Maps], float]:
     """The maps of every row, seed and task; maps that the file holds are not repeated.
 
     Args:
       runs: row -> its run.
+      seeds: which of the runs' seeds.
       places: positions of the images among the test images of task 1.
       file: keeps the maps measured so far.
 
@@ -104,7 +105,7 @@ def measure(
     jobs = [
         (row, run, seed, task)
         for row, run in runs.items()
-        for seed in run.seeds
+        for seed in seeds
         for task in range(run.num_tasks)
     ]
     measures = {row: _maps_of(run) for row, run in runs.items()}
@@ -130,7 +131,7 @@ def measure(
 
     def stacked(row: str, run: Run, what: str) -> NDArray:
         own = [v for name, v in found.items() if name.startswith(f"{what}/{row}/")]
-        return np.stack(own).reshape(len(run.seeds), run.num_tasks, *own[0].shape)
+        return np.stack(own).reshape(len(seeds), run.num_tasks, *own[0].shape)
 
     rows = {
         row: Maps(stacked(row, run, "maps"), stacked(row, run, "chance"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ class Run:
           told: class-incremental, the classes of the examples' task alone are in play.
 
         Returns:
-          In [0, 1]; as in `result.matrix` with the weights and the test data of then.
+          In [0, 1]; as in `result.matrix` with the weights and the test data of then,
+          if the seed has not failed. NaN if a logit is not finite.
           All examples are one batch, which a norm of the batch's own statistics sees.
 
         Raises:
@@ -181,6 +183,8 @@ class Run:
         x, y = self.data(seed, task, part)
         current = task if current is None else current
         logits = self.apply(weights, x, task, current).logits
+        if not jnp.isfinite(logits).all():
+            return math.nan
         of = jnp.full(len(x), task)
         shown = mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
         return float((np.asarray(shown).argmax(1) == y).mean())
@@ -209,7 +213,7 @@ class Run:
 
         @jax.jit
         def run(weights: Weights, x, task, current) -> Output:
-            batch = context(x, jnp.zeros(len(x)), task=task).batch
+            batch = context(x, jnp.zeros(len(x), int), task=task).batch
             # A state that the forward pass does not read was not kept: zeros will do.
             state = self._shapes.strategy_state
             if weights.strategy_state is not None:

@@ -12,6 +12,7 @@ from ..config import folder
 from . import machine
 from .execute import carry_out, finished, prepare
 from .opened import Run, load_run
+from .results import OK
 
 
 def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
@@ -47,6 +48,41 @@ def given(folders: Sequence[str]) -> dict[str, Run]:
             )
         found[run.config.row] = run
     return found
+
+
+def failed(runs: Mapping[str, Run]) -> dict[str, dict[int, str]]:
+    """Row -> its failed seeds, each with what failed and when."""
+    return {
+        row: {
+            seed: status
+            for seed, status in zip(run.seeds, run.result.status, strict=True)
+            if status != OK
+        }
+        for row, run in runs.items()
+    }
+
+
+def sound_seeds(runs: Mapping[str, Run]) -> list[int]:
+    """The seeds, in the first run's order, that have failed in no run.
+
+    Raises:
+      UsageError: there is none.
+    """
+    bad = failed(runs)
+    first = next(iter(runs.values()))
+    found = [seed for seed in first.seeds if not any(seed in of for of in bad.values())]
+    if not found:
+        raise machine.UsageError(f"no seed is without a failure: {in_words(bad)}")
+    return found
+
+
+def in_words(bad: Mapping[str, Mapping[int, str]]) -> str:
+    """Failed seeds in one line."""
+    return "; ".join(
+        f"{row}, seed {seed}: {status}"
+        for row, of in bad.items()
+        for seed, status in of.items()
+    )
 
 
 def origin(runs: Mapping[str, Run], arguments: Sequence[str]) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def feature_drift(before: jax.Array, after: jax.Array) -> jax.Array:
             f"{after.shape}"
         )
     x, y = (jnp.asarray(v, jnp.float32) for v in (before, after))
+    size = or_one(jnp.abs(x).max(initial=0))  # squares of small numbers would be 0
+    x, y = x / size, y / size
     norm = jnp.linalg.norm(x.ravel())
     moved = jnp.linalg.norm((y - x).ravel())
     return jnp.where(norm > 0, moved / or_one(norm), jnp.nan)

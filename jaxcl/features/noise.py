@@ -53,6 +53,8 @@ def noise_kept(
 
 def _share(clean: jax.Array, noisy: jax.Array) -> jax.Array:
     clean, noisy = flat(clean), flat(noisy)
+    size = or_one(jnp.abs(clean).max())  # squares of small numbers would be 0
+    clean, noisy = clean / size, noisy / size
     moved = jnp.sum(jnp.square(noisy - clean), axis=1).mean()
     # The mean over pairs i ≠ j of ‖fᵢ − fⱼ‖² is 2/(N − 1) Σ‖fᵢ − mean‖².
     spread = 2 / (len(clean) - 1) * jnp.sum(jnp.square(clean - clean.mean(axis=0)))

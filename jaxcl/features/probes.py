@@ -38,9 +38,11 @@ def accuracy(probe: Probe, x: jax.Array, y: jax.Array) -> jax.Array:
       y: int[N] classes from 0.
 
     Returns:
-      float32[].
+      float32[]; NaN if a score is not finite: then the largest says nothing.
     """
-    return jnp.mean(_scores(probe, flat(x)).argmax(-1) == y)
+    scores = _scores(probe, flat(x))
+    right = jnp.mean(scores.argmax(-1) == y)
+    return jnp.where(jnp.isfinite(scores).all(), right, jnp.nan)
 
 
 def ridge_probe(

@@ -88,7 +88,7 @@ def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
       share: in (0, 1).
 
     Returns:
-      int32[]; 0 for a matrix of zeros. Not centred.
+      float32[]; 0 for a matrix of zeros, NaN if x has a NaN. Not centred.
 
     Raises:
       ValueError: share outside (0, 1). At 1, only rounding would decide.
@@ -103,7 +103,7 @@ class Ranks(NamedTuple):
 
     effective: jax.Array  # float32[]
     stable: jax.Array  # float32[]
-    energy: jax.Array  # int32[] at a share of 99 %
+    energy: jax.Array  # float32[] at a share of 99 %
 
 
 @jax.jit
@@ -152,4 +152,5 @@ def _stable(sigma: jax.Array) -> jax.Array:
 def _energy(sigma: jax.Array, share: float) -> jax.Array:
     held = jnp.cumsum(jnp.square(sigma / or_one(sigma[0])))
     rank = 1 + jnp.sum(held < share * held[-1])
-    return jnp.where(sigma[0] == 0, 0, rank).astype(jnp.int32)
+    rank = jnp.where(sigma[0] == 0, 0, rank).astype(jnp.float32)
+    return jnp.where(jnp.isfinite(sigma[0]), rank, jnp.nan)

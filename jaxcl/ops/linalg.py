@@ -31,6 +31,7 @@ def span_update(
         crossing = True:   k = #{j ≥ 1: h_{j−1} < threshold}
 
     so "crossing" says whether the direction that crosses the threshold is also taken.
+    At threshold 1 every direction is taken.
     False is GPM's rule after the first task (with an empty basis) and True its rule
     after later tasks. Shapes are static: the basis is padded with zero columns. Works
     under jit, vmap and `jax.lax.map`.
@@ -103,7 +104,8 @@ def _span_update(basis, count, samples, threshold, crossing):
     before = jnp.concatenate([held[None], after[:-1]])
     reached = jnp.where(crossing, before, after)
     noise = 8 * jnp.finfo(r.dtype).eps * jnp.sqrt(total)
-    wanted = jnp.sum((reached < threshold) & (sigma > noise)).astype(jnp.int32)
+    wanted = (reached < threshold) | (threshold >= 1)  # a sum of 1 may round to less
+    wanted = jnp.sum(wanted & (sigma > noise)).astype(jnp.int32)
     added = jnp.minimum(wanted, min(d, capacity) - count).astype(jnp.int32)
 
     # A direction of little energy has the rounding error of R̂, which is relative to R,

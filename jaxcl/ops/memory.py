@@ -141,6 +141,13 @@ def _write(memory: Memory, slot, batch: Batch, codec: Codec, extra: PyTree) -> M
         return old.at[slot].set(new.astype(old.dtype), mode="drop")
 
     x = codec.encode(batch.x)
+    if jnp.issubdtype(x.dtype, jnp.inexact) and not jnp.issubdtype(
+        memory.x.dtype, jnp.inexact
+    ):
+        raise ValueError(
+            f"a memory of {memory.x.dtype}, as the setup's example is, cannot hold "
+            f"inputs of {x.dtype}: make the setup with an example of theirs"
+        )
     return memory._replace(
         x=put(memory.x, x.reshape(x.shape[0], -1)),
         y=put(memory.y, batch.y),

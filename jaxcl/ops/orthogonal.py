@@ -79,7 +79,7 @@ def orthogonal_loss(
     if weight is not None:
         real = (weight > 0).astype(y.dtype)
         y = y * real[:, None]
-    count = real.sum()
+    count = jnp.maximum(real.sum(), 1)  # without an example there is nothing to average
     if norm == "rows":
         axis = 1 if of == "examples" else 0
         square = jnp.sum(y * y, axis, keepdims=True)

@@ -78,7 +78,8 @@ def gpm(
 
     and at the task's end U grows by `jaxcl.ops.linalg.span_update` until it holds
     threshold + threshold_step · t (t from 0) of the energy of the layer's inputs on
-    `samples` random training examples. A convolution's inputs are its windows.
+    `samples` random training examples (a convolution's inputs: windows); in the first
+    task, as in the official code, without the direction that crosses the threshold.
 
     Args:
       setup: the run's `Setup`.
@@ -87,7 +88,7 @@ def gpm(
       threshold_step: added to the threshold with every task.
       samples: examples that represent a task, for all layers or one per layer.
       where: "grads" projects before the optimizer, as the paper does, exact under SGD
-        with or without momentum; "updates" projects the updates, exact under all.
+        (momentum: if begun anew per task); "updates" projects updates, always exact.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
         (the first layer's once per task, if it reads the data unchanged) and the
         gradient elsewhere; "gradient" always projects the gradient, as "auto" does

@@ -44,7 +44,7 @@ def forward_reads_state(problem: Problem) -> bool:
 
     def answers(state, params, model_state):
         x = jnp.zeros(setup.example.shape, setup.example.dtype)
-        batch = context(x, jnp.zeros(len(x)), task=0).batch
+        batch = context(x, jnp.zeros(len(x), int), task=0).batch
         out = forward(params, model_state, state, batch, jnp.zeros((), jnp.int32))
         return out.logits, out.taps
 
