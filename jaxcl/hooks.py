@@ -75,8 +75,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
       ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
       lacks the model's running statistics, the model does not give logits [B, K], or
-      the strategy's hook gives anything else,
-      and, called outside jit, for a task or a target out of range.
+      the strategy's hook gives anything else, and, called outside jit, for a task or a
+      target out of range.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
@@ -213,13 +213,14 @@ def hook_in(
 
 
 def _finite(state: PyTree) -> list[jax.Array]:
-    """Whether each `optax.apply_if_finite` in an optimizer took its last step."""
+    """Whether each `optax.apply_if_finite` in an optimizer took this step.
 
-    def guards(node: Any) -> bool:
-        return isinstance(node, optax.ApplyIfFiniteState)
-
-    nodes = jax.tree.leaves(state, is_leaf=guards)
-    return [node.last_finite for node in nodes if guards(node)]
+    One that acts on several steps' gradients together says nothing of a single step.
+    """
+    guard = optax.ApplyIfFiniteState
+    ends = guard | optax.MultiStepsState | optax.ApplyEvery
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, ends))
+    return [node.last_finite for node in nodes if isinstance(node, guard)]
 
 
 def _gathers(state: PyTree) -> bool:

@@ -143,8 +143,7 @@ def array_data(
 
     Raises:
       ValueError: x and y differ in length, or are empty; y is no vector of whole
-        numbers; a task or a target is out of
-        range. Tracers are not checked.
+        numbers; a task or a target is out of range, unless they are tracers.
     """
     x = jnp.asarray(x)
     _require_classes(y)

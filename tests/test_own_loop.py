@@ -114,10 +114,23 @@ def test_a_step_that_is_not_taken_leaves_no_trace(make):
     assert np.isfinite(step(params, state, ctx)[2])
 
 
+def test_a_step_of_several_is_kept_whatever_became_of_the_last_update():
+    setup = setup_of()
+    guarded = optax.apply_if_finite(optax.sgd(0.1), 9)
+    params, state, step = stepper(
+        er(setup, capacity=99, batch_size=2), optax.MultiSteps(guarded, 2), setup
+    )
+    for i in range(4):
+        x = X * jnp.nan if i == 1 else X
+        ctx = jaxcl.context(x, Y, task=0, step=i, epoch=0)
+        params, state, _ = step(params, state, ctx)
+    assert state.strategy.memory.seen == 4 * len(X)
+
+
 def test_a_model_that_gives_no_logits_per_class_is_refused():
     setup = jaxcl.setup_for(
         lambda params, x: network(params, x)[:, 0],
-        *(X,),
+        X,
         num_outputs=4,
         num_tasks=2,
         heads=(("head",),),

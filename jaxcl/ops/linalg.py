@@ -31,7 +31,6 @@ def span_update(
         crossing = True:   k = #{j ≥ 1: h_{j−1} < threshold}
 
     so "crossing" says whether the direction that crosses the threshold is also taken.
-    At threshold 1 every direction is taken.
     False is GPM's rule after the first task (with an empty basis) and True its rule
     after later tasks. Shapes are static: the basis is padded with zero columns. Works
     under jit, vmap and `jax.lax.map`.

@@ -32,8 +32,8 @@ def columns(kernel: tuple[int, ...], width: int) -> int:
         most = min(max(WIDE // outputs, 2), 6)
     else:
         most = 2 if channels <= 24 and outputs <= 24 else 1
-    # Only strips that fill the width: cutting columns off the result, and adding them
-    # to its gradient, costs more than is saved (a tenth of AlexNet's step, 29 columns).
+    # Only strips that fill the width: to cut columns off the result, and to add them to
+    # its gradient, costs more than is saved (AlexNet's 29: a tenth of its step).
     return next(q for q in range(most, 0, -1) if width % q == 0)
 
 

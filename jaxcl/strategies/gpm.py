@@ -87,8 +87,8 @@ def gpm(
         order they run.
       threshold_step: added to the threshold with every task.
       samples: examples that represent a task, for all layers or one per layer.
-      where: "grads" projects before the optimizer, as the paper does, exact under SGD
-        (momentum: if begun anew per task); "updates" projects updates, always exact.
+      where: "grads" projects before the optimizer, as the paper does: exact under SGD,
+        and with momentum that starts anew per task; "updates" after it: always exact.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
         (the first layer's once per task, if it reads the data unchanged) and the
         gradient elsewhere; "gradient" always projects the gradient, as "auto" does
