@@ -32,9 +32,8 @@ def project_out(
     The subspaces are an argument of ``update``, so one compiled step serves while they
     grow. Before an optimizer, gradients are projected; this keeps *parameters* out of
     the subspace only if the optimizer preserves linear subspaces, as SGD and momentum
-    do (see `keeps_subspace`), and starts anew when the subspace grows: momentum holds
-    steps of before. Last in the chain, the updates themselves are projected,
-    which is exact whatever comes before.
+    do (see `keeps_subspace`), and starts anew when the subspace grows. Last in the
+    chain, the updates themselves are projected: exact whatever comes before.
 
     Args:
       given: what ``subspace`` holds: "basis", U [d, r] with orthonormal columns and any
