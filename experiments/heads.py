@@ -16,7 +16,8 @@ the test images of all tasks:
 
 The gap between an oracle and its streamed head is due to drift of the features. The gap
 between the oracle probe and the softmax is what the classifier forgot and the features
-kept. An oracle is no method: it sees all data again.
+kept. An oracle is no method: it sees all data again. Joint training with `joint_once`
+has no features of single tasks: nothing is streamed.
 
 Each row is a run in a folder of its own under the workdir (by default
 results/heads/NAME); finished runs are not run again. The workdir gets `heads.md`,
@@ -27,10 +28,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from absl import flags
@@ -38,7 +37,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from jaxcl import strategies
-from jaxcl.features import Probe, lda, ncm, ridge_probe
+from jaxcl.features import Probe
 from jaxcl.heads import head_layers
 from jaxcl.ops import discriminant
 from jaxcl.training.problem import setup_of, validate
@@ -52,89 +51,30 @@ from .reporting.tables import escape, write_csv
 from .runs import machine
 from .runs.execute import execute, finished
 from .runs.opened import Run, load_run
+from .runs.readout import features, oracles, streamed
 from .runs.results import OK
 
 ROWS = ("bp", "bp_star_star", "er", "joint", "random_frozen", "linear")
 NAMES = ("softmax", "NCM", "SLDA", "oracle NCM", "oracle SLDA", "oracle probe")
 MARKS = ("k*", "o", "s", "o", "s", "D")  # an oracle's is hollow
-SHRINKAGE = 1e-4
-CHUNK = 500  # images per forward pass
-
-
-class Features(NamedTuple):
-    """The features of one task's images under one seed's weights."""
-
-    x: jax.Array  # float32[N, D]
-    y: np.ndarray  # int32[N]
-
-
-def features(run: Run, weights, seed: int, task: int, part: str) -> Features:
-    """The classifier's input for a task's images, in evaluation mode."""
-    (head,) = (layer.name for layer in head_layers(setup_of(run.problem)))
-    x, y = run.data(seed, task, part)
-    parts = [
-        run.apply(weights, x[i : i + CHUNK], task).taps[head]
-        for i in range(0, len(x), CHUNK)
-    ]
-    return Features(jnp.concatenate(parts).reshape(len(x), -1), y)
-
-
-def streamed(run: Run, seed: int) -> dict[str, discriminant.LinearHead]:
-    """Heads fitted to the features as each task left them, as the strategies do."""
-    outputs = run.problem.stream.num_outputs
-    means, scatter = None, jnp.zeros(())
-    for task in range(run.num_tasks):
-        x, y = features(run, run.weights(seed, task), seed, task, "train")
-        means = means or discriminant.no_means(outputs, x.shape[1])
-        means, rows = _absorb(means, x, jnp.asarray(y))
-        scatter = scatter + rows
-    assert means is not None  # a stream has a task
-    return {
-        "NCM": discriminant.nearest_mean(means),
-        "SLDA": discriminant.discriminant(means, scatter, SHRINKAGE),
-    }
-
-
-@jax.jit
-def _absorb(means, x, y):
-    means, rows = discriminant.absorb(means, x, y, jnp.ones(len(x)))
-    return means, discriminant.whole_gram(discriminant.half_gram(rows))
-
-
-def oracles(run: Run, seed: int) -> dict[str, Probe]:
-    """Heads fitted to the final features of all tasks' training images."""
-    final, tasks = run.weights(seed, run.num_tasks - 1), range(run.num_tasks)
-    outputs = run.problem.stream.num_outputs
-
-    def all_tasks(part: str) -> Features:
-        found = [features(run, final, seed, task, part) for task in tasks]
-        return Features(
-            jnp.concatenate([f.x for f in found]), np.concatenate([f.y for f in found])
-        )
-
-    x, y = all_tasks("train")
-    held = all_tasks("valid")
-    return {
-        "oracle NCM": ncm(x, y, num_classes=outputs),
-        "oracle SLDA": lda(x, y, num_classes=outputs, shrinkage=SHRINKAGE),
-        "oracle probe": ridge_probe(x, y, *held, num_classes=outputs),
-    }
 
 
 def measure(run: Run, seed: int) -> dict[str, float]:
     """Head -> one seed's mean accuracy over all tasks, after the last one.
 
-    NaN for a seed that has failed.
+    NaN for a seed that has failed, and for a head that the run cannot have.
     """
     if run.result.status[run.seeds.index(seed)] != OK:
         return dict.fromkeys(NAMES, math.nan)
     last, stream = run.num_tasks - 1, run.problem.stream
-    heads = {**streamed(run, seed), **oracles(run, seed)}
-    right: dict[str, list[float]] = {name: [] for name in NAMES}
-    place = run.seeds.index(seed)
+    heads = dict(oracles(run, seed))
+    if not run.problem.joint_once:
+        heads |= streamed(run, seed)
+    right: dict[str, list[float]] = {name: [] for name in ("softmax", *heads)}
+    final, place = run.weights(seed, last), run.seeds.index(seed)
     right["softmax"] = list(run.result.matrix[place, last])
     for task in range(run.num_tasks):
-        x, y = features(run, run.weights(seed, last), seed, task, "test")
+        x, y = features(run, final, seed, task, "test", last)
         row = task if stream.mask_by == "example" else last
         mask = np.asarray(stream.logit_mask)[row]
         for name, head in heads.items():
@@ -144,7 +84,8 @@ def measure(run: Run, seed: int) -> dict[str, float]:
                 scores = discriminant.logits(head, x)
             answer = np.where(mask, np.asarray(scores), -np.inf).argmax(1)
             right[name].append(float((answer == y).mean()))
-    return {name: float(np.mean(values)) for name, values in right.items()}
+    found = {name: float(np.mean(values)) for name, values in right.items()}
+    return dict.fromkeys(NAMES, math.nan) | found
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -152,17 +93,17 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
     lines = ["| Method | " + " | ".join(NAMES) + " |"]
     lines.append("| --- |" + " ---: |" * len(NAMES))
     for row, found in rows.items():
-        cells = []
-        for name in NAMES:
-            values = 100 * _healthy(found, name)
-            std = values.std(ddof=1) if len(values) > 1 else math.nan
-            mean = values.mean() if len(values) else math.nan
-            cells.append(f"{mean:.2f} ± {std:.2f}")
+        cells = [_cell(100 * _healthy(found, name)) for name in NAMES]
         failed = len(found) - len(_healthy(found, "softmax"))
         note = f" ({failed} of {len(found)} seeds failed)" if failed else ""
         name = escape(strategies.label(row) + note)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(values: np.ndarray) -> str:
+    std = values.std(ddof=1) if len(values) > 1 else math.nan
+    return f"{values.mean():.2f} ± {std:.2f}" if len(values) else "–"
 
 
 def _healthy(found: list[dict[str, float]], name: str) -> np.ndarray:
@@ -219,7 +160,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         for row, config in zip(names, launch.row_configs(names), strict=True):
             config.keep_weights = "tasks"
-            config.joint_once = False  # joint training too has features of each task
             _require_head(config)
             if finished(config, workdir / folder(row)) is None:
                 execute(config, workdir / folder(row))

@@ -78,14 +78,28 @@ def test_a_failed_seed_has_no_accuracy_and_is_counted(run):
     heads.draw({"bp": found})
 
 
-def test_joint_training_is_measured_after_each_task(command, tmp_path):
+def test_one_joint_training_has_oracles_and_streams_nothing(command, tmp_path):
     given = [f"--config.{k}={v}" for k, v in FIELDS.items()]
     status, out, err = command(
         *("heads", "--config=digits", "--strategies=joint", f"--workdir={tmp_path}"),
         *("--config.joint_once=True", *given),
     )
     assert status == 0, err
-    assert "| Joint |" in out and (tmp_path / "heads.csv").is_file()
+    line = next(line for line in out.splitlines() if line.startswith("| Joint |"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+    streamed = [n for n, c in zip(heads.NAMES, cells, strict=True) if c == "–"]
+    assert streamed == ["NCM", "SLDA"] and "nan" not in line
+    assert (tmp_path / "heads.csv").is_file() and (tmp_path / "heads.png").is_file()
+
+
+def test_joint_training_task_by_task_streams_as_the_others(command, tmp_path):
+    given = [f"--config.{k}={v}" for k, v in FIELDS.items()]
+    status, out, err = command(
+        *("heads", "--config=digits", "--strategies=joint", f"--workdir={tmp_path}"),
+        *given,
+    )
+    assert status == 0, err
+    assert "–" not in next(line for line in out.splitlines() if "| Joint |" in line)
 
 
 def test_the_table_and_the_figure(run):
