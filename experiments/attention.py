@@ -39,6 +39,7 @@ from jaxcl import strategies
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
+from .launch_rows import define_rows, row_configs
 from .reporting import picture
 from .reporting.attention_figure import Curve, Seen, draw
 from .reporting.style import SPARE
@@ -101,7 +102,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
         )
     if _RUNS.value is not None:
         return rows.given(_RUNS.value), _workdir()
-    configs = launch.row_configs(_ROWS.value or list(ROWS))
+    configs = row_configs(_ROWS.value or list(ROWS))
     require_two([config.row for config in configs])
     for config in configs:
         if config.keep_weights != "epochs":
@@ -217,7 +218,7 @@ if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string(
         "workdir", None, "By default results/attention/NAME."
     )
-    _ROWS = flags.DEFINE_list("strategies", None, f"Two; by default {','.join(ROWS)}.")
+    _ROWS = define_rows(None, f"Two; by default {','.join(ROWS)}.")
     _RUNS = flags.DEFINE_list("runs", None, "Folders of two runs, not --config.")
     _IMAGES = flags.DEFINE_list(
         "images", None, "Which test images of task 1 are shown; by default four."

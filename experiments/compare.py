@@ -29,10 +29,10 @@ from absl import flags
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
-from .config import folder, in_effect, set_field
+from .config import folder, in_effect
+from .launch_rows import define_rows, row_configs
 from .reporting.build import build, console_table
 from .runs import machine
-from .runs.arguments import for_rows
 from .runs.execute import carry_out, prepare
 
 
@@ -40,9 +40,7 @@ def main(argv: Sequence[str]) -> int:
     shared = _CONFIG.value
     rows = _ROWS.value or list(shared.rows)
     workdir = launch.folder(_WORKDIR.value, shared.name)
-    configs = launch.row_configs(rows)
-    for place, field, value in for_rows(_FOR.value, rows):
-        set_field(configs[place], field, value)
+    configs = row_configs(rows)
     if _PRINT.value:
         print("\n\n".join(map(in_effect, configs)))
         return 0
@@ -61,10 +59,7 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME.")
-    _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the config's own.")
-    _FOR = flags.DEFINE_multi_string(
-        "for", [], "ROW:FIELD=VALUE, a field of one row alone; may be given many times."
-    )
+    _ROWS = define_rows(None, "Rows; by default the config's own.")
     _CONFIG = launch.define_config("variant")
     _PRINT = flags.DEFINE_bool("print_config", False, "Print configs, run nothing.")
     launch.run(main)

@@ -46,6 +46,7 @@ from jaxcl.training.protocol import Interrupted
 from . import config as configs
 from . import launch
 from .config import folder
+from .launch_rows import define_rows, row_configs
 from .reporting.style import DPI, STYLE, plain
 from .reporting.tables import escape, write_csv
 from .runs import machine
@@ -158,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = launch.folder(_WORKDIR.value, "heads", _CONFIG.value.name)
     rows: dict[str, list[dict[str, float]]] = {}
     try:
-        for row, config in zip(names, launch.row_configs(names), strict=True):
+        for row, config in zip(names, row_configs(names), strict=True):
             config.keep_weights = "tasks"
             _require_head(config)
             if finished(config, workdir / folder(row)) is None:
@@ -185,6 +186,6 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/heads/NAME.")
-    _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default the six above.")
+    _ROWS = define_rows(None, "Rows; by default the six above.")
     _CONFIG = launch.define_config("variant")
     launch.run(main)

@@ -15,14 +15,13 @@ from jax.errors import JaxRuntimeError
 from ml_collections import ConfigDict, config_flags
 
 from jaxcl import _interrupts
-from jaxcl.benchmark import load
 from jaxcl.data.cache import DataError, cache_root
 from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
-from .config import replace_model, set_field
+from .config import replace_model
 from .runs import hosts
-from .runs.arguments import one_line, split, unknown_field, without_logging, written_out
+from .runs.arguments import one_line, unknown_field, without_logging, written_out
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
 
@@ -148,37 +147,6 @@ def config_file() -> tuple[Path, str]:
     named = config_flags.get_config_filename(flags.FLAGS["config"])
     file, _, argument = named.partition(":")
     return Path(file), argument
-
-
-def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
-    """The config of each row: the file's, changed by the command line.
-
-    A field on the command line applies to every row. A setting of a method,
-    ``--config.method.x``, applies only to the row that ``--config=FILE:ROW`` names.
-
-    Raises:
-      ValueError: a field that a row's config does not have; settings of a method that
-        is not among the rows.
-    """
-    if len(set(rows)) < len(rows) or not rows or not all(rows):
-        raise ValueError(f"rows must be distinct, at least one, got {', '.join(rows)}")
-    file, argument = config_file()
-    named, variants = split(argument)
-    given = config_flags.get_override_values(flags.FLAGS["config"])
-    if named not in rows and any(key.startswith("method.") for key in given):
-        raise ValueError(
-            f"--config.method... is set for {named!r}, which is not among the rows: "
-            f"{', '.join(rows)}"
-        )
-    module, found = load(file), []
-    for row in rows:
-        config = module.get_config(",".join([row, *variants]))
-        for key, value in given.items():
-            if not key.startswith("method.") or row == named:
-                set_field(config, key, value)
-        replace_model(config, _MODEL.value)
-        found.append(config)
-    return found
 
 
 def model_fields() -> list[str]:

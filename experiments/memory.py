@@ -33,6 +33,7 @@ from jaxcl.strategies import label
 
 from . import launch
 from .config import set_field
+from .launch_rows import define_rows, row_configs
 from .runs import machine
 from .runs.arguments import counts, split
 from .runs.resident import known, peak, small
@@ -76,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = launch.folder(_WORKDIR.value, "memory")
     seeds, numbers_of_tasks = (counts(f.name, f.value) for f in (_SEEDS, _TASKS))
     rows = _ROWS.value
-    configs = dict(zip(rows, launch.row_configs(rows), strict=True))
+    configs = dict(zip(rows, row_configs(rows), strict=True))
     file, argument = launch.config_file()
     named, variants = split(argument)
     given = config_flags.get_override_values(flags.FLAGS["config"])
@@ -131,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     launch.define_config("variant")
-    _ROWS = flags.DEFINE_list("strategies", ["bp", "ewc", "gpm", "hat"], "Rows.")
+    _ROWS = define_rows(["bp", "ewc", "gpm", "hat"], "Rows.")
     _SEEDS = flags.DEFINE_list("seeds", ["1", "5", "20"], "How many.")
     _TASKS = flags.DEFINE_list("tasks", ["10", "50", "200"], "How many.")
     _IMAGES = flags.DEFINE_integer("images", 100, "Per task.", lower_bound=10)

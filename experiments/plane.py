@@ -40,6 +40,7 @@ from jaxcl.features import Plane, place_in, plane_through, point_of
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
+from .launch_rows import define_rows, row_configs
 from .reporting import picture
 from .reporting.plane_figure import Surface, Walk, best, draw
 from .reporting.style import SPARE
@@ -134,7 +135,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
         )
     if _RUNS.value is not None:
         return rows.given(_RUNS.value), _workdir()
-    configs = launch.row_configs(_ROWS.value or list(ROWS))
+    configs = row_configs(_ROWS.value or list(ROWS))
     corners_of({config.row: config.joint for config in configs})
     for config in configs:
         config.keep_weights = "epochs"
@@ -233,7 +234,7 @@ def show(
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/plane/NAME.")
-    _ROWS = flags.DEFINE_list("strategies", None, f"Rows; by default {','.join(ROWS)}.")
+    _ROWS = define_rows(None, f"Rows; by default {','.join(ROWS)}.")
     _RUNS = flags.DEFINE_list("runs", None, "Folders of runs, in place of --config.")
     _SEED = flags.DEFINE_integer(
         "seed", None, "By default the first that has not failed."

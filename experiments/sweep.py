@@ -26,6 +26,7 @@ from jaxcl.benchmark import load
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
+from .launch_rows import define_rows, row_configs
 from .reporting.sweeps import csv_table, rank, text_table
 from .runs import grid, machine
 from .runs.results import OK
@@ -36,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     rows = _ROWS.value or list(whole)
     workdir = launch.folder(_WORKDIR.value, f"{_CONFIG.value.name}_sweep")
     by_row = {row: grid.row_grid(whole, row) for row in rows}
-    found = grid.points(by_row, launch.row_configs(rows))
+    found = grid.points(by_row, row_configs(rows))
     prepared = grid.prepare_points(found, workdir)
     try:
         results = grid.run_points(prepared, strict=launch.strict())
@@ -77,7 +78,7 @@ def _grid(rows: Sequence[str] | None, given: Sequence[str]) -> grid.Grid:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME_sweep.")
-    _ROWS = flags.DEFINE_list("strategies", None, "Rows; by default all of sweep().")
+    _ROWS = define_rows(None, "Rows; by default all of sweep().")
     _GRID = flags.DEFINE_multi_string(
         "grid", [], "FIELD=VALUE,VALUE,...; several make every combination."
     )

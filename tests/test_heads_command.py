@@ -1,6 +1,7 @@
 """Heads in closed form on the features that a run has kept: what forgets?"""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -97,8 +98,11 @@ def test_joint_training_task_by_task_streams_as_the_others(command, tmp_path):
     status, out, err = command(
         *("heads", "--config=digits", "--strategies=joint", f"--workdir={tmp_path}"),
         *given,
+        "--for=joint:optimizer.lr=0.02",
     )
     assert status == 0, err
+    config = json.loads((tmp_path / "joint" / "config.json").read_text())
+    assert config["optimizer"]["lr"] == 0.02 != config_of("joint").optimizer.lr
     assert "–" not in next(line for line in out.splitlines() if "| Joint |" in line)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from configs import digits, split_cifar100
 from experiments.config import in_effect, replace_model
-from experiments.launch import written_out
+from experiments.runs.arguments import written_out
 from jaxcl.nn.building import Built, build_model
 from jaxcl.nn.models import AlexNet, ResNet18
 from jaxcl.strategies import make

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.launch import load
+from jaxcl.benchmark import load
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 VARIANTS = ("", "wide", "half", "class", "toy", "fast", "task", "domain", "online")

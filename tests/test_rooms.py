@@ -10,7 +10,15 @@ import jaxcl
 
 ROOT = Path(experiments.__file__).parent
 # A room may import from itself and from the rooms before it.
-ROOMS = ("config", "runs", "reporting", "launch", "claims", "command")
+ROOMS = (
+    "config",
+    "runs",
+    "reporting",
+    "launch",
+    "launch_rows",
+    "claims",
+    "command",
+)
 # Of `runs`, reporting may import only the results that runs have written.
 LEFT = {"runs.results"}
 

@@ -274,6 +274,11 @@ COMMANDS = [
     ("compare", [*_BOTH, "--for=ewc:row=bp"], "row is no field of one row alone"),
     ("compare", [*_BOTH, "--for=ewc:model.name=alexnet"], "model.name is no field"),
     ("compare", [*_BOTH, "--for=ewc:data.tasks={{[1]}}"], "data.tasks"),
+    *(
+        (command, [*_BOTH, "--for=gpm:optimizer.lr=0.1"], "the rows are ewc, hat")
+        for command in ("heads", "plane", "attention", "sweep")
+    ),
+    ("heads", [*_BOTH, "--for=hat:optimizer.lr=-1"], POSITIVE),
     (
         "sweep",
         ["--config=digits", "--grid=data.tasks={{[1]}}", "--workdir={d}/w"],
