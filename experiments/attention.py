@@ -108,7 +108,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
         if config.keep_weights != "epochs":
             config.keep_weights = "tasks"
     workdir = _workdir()
-    return rows.trained(configs, workdir), workdir
+    return rows.trained(configs, workdir, strict=launch.strict()), workdir
 
 
 def _workdir() -> Path:

@@ -43,14 +43,14 @@ from jaxcl.ops import discriminant
 from jaxcl.training.problem import setup_of, validate
 from jaxcl.training.protocol import Interrupted
 
-from . import config as configs
 from . import launch
 from .config import folder
+from .config import problem as problem_of
 from .launch_rows import define_rows, row_configs
 from .reporting.style import DPI, STYLE, plain
 from .reporting.tables import escape, write_csv
 from .runs import machine
-from .runs.execute import execute, finished
+from .runs.execute import carry_out, finished, prepare
 from .runs.opened import Run, load_run
 from .runs.readout import features, oracles, streamed
 from .runs.results import OK
@@ -141,7 +141,7 @@ def draw(rows: dict[str, list[dict[str, float]]]) -> Figure:
 
 def _require_head(config: ConfigDict) -> None:
     """Refuses a classifier whose input is not one layer's, and no validation data."""
-    validate(problem := configs.problem(config))
+    validate(problem := problem_of(config))
     if not problem.stream.capacity("valid"):
         told = "chosen on validation images: set --config.data.valid_fraction"
         raise machine.UsageError(f"the oracle probe's strength is {told}")
@@ -157,13 +157,17 @@ def _require_head(config: ConfigDict) -> None:
 def main(argv: Sequence[str]) -> int:
     names = _ROWS.value or list(ROWS)
     workdir = launch.folder(_WORKDIR.value, "heads", _CONFIG.value.name)
+    configs = dict(zip(names, row_configs(names), strict=True))
+    for config in configs.values():
+        config.keep_weights = "tasks"
+        _require_head(config)
+    # Mistakes in any row are found before the first one runs.
+    jobs = {row: prepare(c, workdir / folder(row)) for row, c in configs.items()}
     rows: dict[str, list[dict[str, float]]] = {}
     try:
-        for row, config in zip(names, row_configs(names), strict=True):
-            config.keep_weights = "tasks"
-            _require_head(config)
-            if finished(config, workdir / folder(row)) is None:
-                execute(config, workdir / folder(row))
+        for row, job in jobs.items():
+            if finished(configs[row], workdir / folder(row)) is None:
+                carry_out(job, strict=launch.strict())
             run = load_run(workdir / folder(row))
             rows[row] = [measure(run, seed) for seed in run.seeds]
             print(table({row: rows[row]}).splitlines()[-1], flush=True)

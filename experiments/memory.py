@@ -35,7 +35,7 @@ from . import launch
 from .config import set_field
 from .launch_rows import define_rows, row_configs
 from .runs import machine
-from .runs.arguments import counts, split
+from .runs.arguments import counts, for_rows, split
 from .runs.resident import known, peak, small
 
 MIB = 2**20
@@ -81,19 +81,21 @@ def main(argv: Sequence[str]) -> int:
     file, argument = launch.config_file()
     named, variants = split(argument)
     given = config_flags.get_override_values(flags.FLAGS["config"])
+    alone = for_rows(flags.FLAGS["for"].value, rows)
     model = [f"--model={field}" for field in launch.model_fields()]
     about: dict[str, Any] = {
         "config": f"{file.stem}{':' if variants else ''}{','.join(variants)}",
         "images": _IMAGES.value,
         "given": {key: repr(value) for key, value in given.items()},
         "model": model,
+        "for": flags.FLAGS["for"].value,
         "device": machine.device(),
         "versions": dict(machine.versions()),
     }
     workdir.mkdir(parents=True, exist_ok=True)
     record = workdir / "memory.json"
     before = json.loads(record.read_text()) if record.exists() else {}
-    if {k: before.get(k, v) for k, v in about.items()} != about:
+    if before and {key: before.get(key, []) for key in about} != about:
         raise machine.UsageError(f"{record} has another command's or commit's figures")
     about["libraries"] = before.get("libraries")
     about["lines"] = lines = before.get("lines", [])
@@ -104,6 +106,7 @@ def main(argv: Sequence[str]) -> int:
             for key, value in given.items()
             if row == named or not key.startswith("method.")
         }
+        of_row |= {f: value for place, f, value in alone if rows[place] == row}
         return [
             f"--config={file}:{','.join([row, *variants])}",
             *(f"--config.{key}={value}" for key, value in (of_row | fields).items()),

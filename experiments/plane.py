@@ -143,7 +143,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
         if config.data.tasks is None:
             config.data.tasks = (0, 2)
     workdir = _workdir()
-    return rows.trained(configs, workdir), workdir
+    return rows.trained(configs, workdir, strict=launch.strict()), workdir
 
 
 def _workdir() -> Path:

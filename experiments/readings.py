@@ -182,7 +182,7 @@ def main(argv: Sequence[str]) -> int:
                 config = config_of(images, reading, seeds, _IMAGES.value)
                 folder = workdir / config.name / "_".join(reading)
                 if finished(config, folder) is None:
-                    execute(config, folder)
+                    execute(config, folder, strict=launch.strict())
                 runs[images, reading] = load_run(folder)
     except Interrupted:
         return launch.stopped(workdir)

@@ -116,6 +116,15 @@ def test_the_table_and_the_figure(run):
     assert {text.get_text() for text in ax.get_yticklabels()} == {"BP"}
 
 
+def test_a_later_rows_mistake_is_found_before_the_first_is_trained(command, tmp_path):
+    status, _, errors = command(
+        *("heads", "--config=digits", "--strategies=bp,er"),
+        *("--for=er:optimizer.lr=-1", f"--workdir={tmp_path / 'heads'}"),
+    )
+    assert status == 2 and "optimizer.lr must be greater than 0" in errors
+    assert not (tmp_path / "heads").exists()
+
+
 def test_without_validation_images_nothing_is_trained(command, tmp_path):
     status, _, errors = command(
         "heads",

@@ -276,7 +276,7 @@ COMMANDS = [
     ("compare", [*_BOTH, "--for=ewc:data.tasks={{[1]}}"], "data.tasks"),
     *(
         (command, [*_BOTH, "--for=gpm:optimizer.lr=0.1"], "the rows are ewc, hat")
-        for command in ("heads", "plane", "attention", "sweep")
+        for command in ("heads", "plane", "attention", "memory")
     ),
     ("heads", [*_BOTH, "--for=hat:optimizer.lr=-1"], POSITIVE),
     (

@@ -15,7 +15,9 @@ from .opened import Run, load_run
 from .results import OK
 
 
-def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
+def trained(
+    configs: Sequence[ConfigDict], workdir: Path, *, strict: bool = False
+) -> dict[str, Run]:
     """Row -> its run, in a folder of its own; finished runs are not run again.
 
     Raises:
@@ -25,7 +27,7 @@ def trained(configs: Sequence[ConfigDict], workdir: Path) -> dict[str, Run]:
     jobs = [prepare(config, homes[config.row]) for config in configs]
     for config, job in zip(configs, jobs, strict=True):
         if finished(config, homes[config.row]) is None:
-            carry_out(job)
+            carry_out(job, strict=strict)
     return {row: load_run(home) for row, home in homes.items()}
 
 
