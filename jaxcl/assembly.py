@@ -19,15 +19,48 @@ Mask = tuple[jax.Array, str]
 """The outputs of each task, bool[T, K], and which row applies; see `scenario_mask`."""
 
 
-def even_scenario(scenario: str, num_tasks: int, num_outputs: int) -> Mask:
-    """The `Mask` of a scenario in which T tasks share K outputs evenly."""
+def shared_outputs(
+    scenario: str,
+    num_tasks: int,
+    num_outputs: int,
+    classes_per_task: Sequence[int] | None = None,
+) -> Mask:
+    """The `Mask` of a scenario in which T tasks share K outputs.
+
+    Args:
+      scenario: one of `jaxcl.heads.SCENARIOS`.
+      num_tasks: T.
+      num_outputs: K.
+      classes_per_task: of each task, in the order of the outputs; None: evenly many.
+
+    Raises:
+      ValueError: an unknown scenario; K below 2; K that T tasks cannot share evenly;
+        classes that are not one number of at least 1 per task, with the sum K.
+    """
     require(num_tasks >= 1, f"num_tasks must be at least 1, got {num_tasks}")
-    share = num_outputs if scenario == "domain" else num_outputs // num_tasks
-    if scenario in ("task", "class") and share * num_tasks != num_outputs:
-        raise ValueError(
-            f"{num_outputs} outputs cannot be split over {num_tasks} tasks"
+    # The softmax of one output is 1 whatever the weights: its loss has no gradient.
+    require(num_outputs >= 2, f"num_outputs must be at least 2, got {num_outputs}")
+    if scenario not in ("task", "class"):  # domain, or refused there
+        require(
+            classes_per_task is None,
+            f"classes_per_task={classes_per_task} needs scenario task or class, got "
+            f"{scenario!r}: all tasks share all outputs",
         )
-    return scenario_mask(scenario, num_tasks, [share] * num_tasks)
+        return scenario_mask(scenario, num_tasks, [num_outputs] * num_tasks)
+    if classes_per_task is None:
+        require(
+            num_outputs % num_tasks == 0,
+            f"{num_outputs} outputs cannot be split evenly over {num_tasks} tasks: "
+            "give classes_per_task",
+        )
+        classes_per_task = [num_outputs // num_tasks] * num_tasks
+    each = [int(n) for n in classes_per_task]
+    require(
+        len(each) == num_tasks and min(each) >= 1 and sum(each) == num_outputs,
+        f"classes_per_task must be {num_tasks} numbers of at least 1 with the sum "
+        f"{num_outputs}, got {each}",
+    )
+    return scenario_mask(scenario, num_tasks, each)
 
 
 def adapted(

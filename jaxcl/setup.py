@@ -5,7 +5,7 @@ Your own training loop makes it here; this project's loop does too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,10 +14,10 @@ from jaxcl.assembly import (
     Heads,
     adapted,
     assembled,
-    even_scenario,
     linen,
     require_logits,
     shapes,
+    shared_outputs,
 )
 from jaxcl.nn import inspection, treatment
 from jaxcl.nn.capture import LinenModel
@@ -32,6 +32,7 @@ def setup_for(
     num_tasks: int,
     heads: Heads,
     scenario: str = "domain",
+    classes_per_task: Sequence[int] | None = None,
     net: PyTree | None = None,
     layers: tuple[LayerSpec, ...] = (),
     axis: int = -1,
@@ -43,10 +44,12 @@ def setup_for(
       forward: ``(net, x) -> logits [B, K]``, any pure function. Methods that treat
         layers need it to compute them by `jaxcl.nn.dense` and `jaxcl.nn.conv`.
       example: an input batch, an array or a ShapeDtypeStruct.
-      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_outputs: K ≥ 2.
       num_tasks: T.
       heads: path prefixes of the classifier's leaves in ``net``.
       scenario: one of `jaxcl.heads.SCENARIOS`.
+      classes_per_task: task- and class-incremental: how many of the K outputs each task
+        has, in their order; by default all the same number.
       net: the parameters, or their shapes. With them the layers are found, and heads
         and signature are checked here. Without them, heads are checked as soon as
         parameters are given.
@@ -60,8 +63,8 @@ def setup_for(
       A `Setup`.
 
     Raises:
-      ValueError: unknown scenario; K that T tasks cannot share evenly; a head that
-        matches no parameter; a model with another call signature.
+      ValueError: unknown scenario; K that the tasks do not share; a head that matches
+        no parameter; a model with another call signature.
     """
 
     if isinstance(net, Mapping) and "params" in net and len(net) > 1:
@@ -84,7 +87,7 @@ def setup_for(
     return assembled(
         apply_fn,
         example,
-        even_scenario(scenario, num_tasks, num_outputs),
+        shared_outputs(scenario, num_tasks, num_outputs, classes_per_task),
         heads,
         net,
         layers=layers,
@@ -101,6 +104,7 @@ def setup_for_nnx(
     num_tasks: int,
     heads: Heads,
     scenario: str = "domain",
+    classes_per_task: Sequence[int] | None = None,
 ) -> Setup:
     """The `Setup` of a Flax NNX model.
 
@@ -109,10 +113,12 @@ def setup_for_nnx(
         if it takes them; see `jaxcl.nn.calling.arguments`. Its parameters and state are
         `jaxcl.nn.nnx.split`'s.
       example: an input batch, an array or a ShapeDtypeStruct.
-      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_outputs: K ≥ 2.
       num_tasks: T.
       heads: paths of the classifier, ("head",) of ``model.head``.
       scenario: one of `jaxcl.heads.SCENARIOS`.
+      classes_per_task: task- and class-incremental: how many of the K outputs each task
+        has, in their order; by default all the same number.
 
     Returns:
       A `Setup` with the model's layers and normalisations.
@@ -127,7 +133,7 @@ def setup_for_nnx(
         nnx.apply_fn(model),
         (net, state),
         example,
-        even_scenario(scenario, num_tasks, num_outputs),
+        shared_outputs(scenario, num_tasks, num_outputs, classes_per_task),
         heads,
         type(model),
     )
@@ -141,6 +147,7 @@ def setup_for_equinox(
     num_tasks: int,
     heads: Heads,
     scenario: str = "domain",
+    classes_per_task: Sequence[int] | None = None,
 ) -> Setup:
     """The `Setup` of an Equinox model.
 
@@ -148,10 +155,12 @@ def setup_for_equinox(
       model: an `equinox.Module`, whole, called on one example, ``model(x) -> logits
         [K]`` or ``model(x, key=key)``. Its parameters are `jaxcl.nn.equinox.split`'s.
       example: an input batch, an array or a ShapeDtypeStruct.
-      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_outputs: K ≥ 2.
       num_tasks: T.
       heads: paths of the classifier, ("layers", 2) of ``model.layers[2]``.
       scenario: one of `jaxcl.heads.SCENARIOS`.
+      classes_per_task: task- and class-incremental: how many of the K outputs each task
+        has, in their order; by default all the same number.
 
     Returns:
       A `Setup` with the model's layers. Kernels are laid out [outputs, inputs].
@@ -166,7 +175,7 @@ def setup_for_equinox(
         equinox.apply_fn(model),
         (equinox.split(model), {}),
         example,
-        even_scenario(scenario, num_tasks, num_outputs),
+        shared_outputs(scenario, num_tasks, num_outputs, classes_per_task),
         heads,
         type(model),
         axis=0,
@@ -181,6 +190,7 @@ def setup_for_linen(
     num_tasks: int,
     heads: Heads,
     scenario: str = "domain",
+    classes_per_task: Sequence[int] | None = None,
 ) -> Setup:
     """The `Setup` of a Flax Linen model.
 
@@ -189,10 +199,12 @@ def setup_for_linen(
         task and mode if it takes them; see `jaxcl.nn.calling.arguments`. Its parameters
         are ``model.init(...)["params"]``.
       example: an input batch, an array or a ShapeDtypeStruct.
-      num_outputs: K; task- and class-incremental scenarios split it evenly.
+      num_outputs: K ≥ 2.
       num_tasks: T.
       heads: paths of the classifier, ("head",) of a module with that name.
       scenario: one of `jaxcl.heads.SCENARIOS`.
+      classes_per_task: task- and class-incremental: how many of the K outputs each task
+        has, in their order; by default all the same number.
 
     Returns:
       A `Setup` with the model's layers and normalisations.
@@ -202,5 +214,5 @@ def setup_for_linen(
     """
     if not isinstance(model, LinenModel):
         raise ValueError(f"a flax.linen.Module is needed, built, got {model!r:.100}")
-    mask = even_scenario(scenario, num_tasks, num_outputs)
+    mask = shared_outputs(scenario, num_tasks, num_outputs, classes_per_task)
     return linen(model, example, mask, heads)

@@ -211,3 +211,16 @@ def test_in_float64():
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
+
+
+@pytest.mark.parametrize("scenario", ["task", "class"])
+@pytest.mark.parametrize("name", four.FRAMEWORKS)
+def test_tasks_with_unequal_numbers_of_classes(name, scenario):
+    """A task has its own outputs, or class-incrementally those of all so far."""
+    net = four.initial("mlp", np.float32)
+    made = four.framework(
+        name, "mlp", net, 4, num_tasks=2, scenario=scenario, classes_per_task=(1, 5)
+    )
+    mask = [[True] + [False] * 5, [scenario == "class"] + [True] * 5]
+    np.testing.assert_array_equal(made.setup.logit_mask, mask)
+    assert made.setup.mask_by == ("example" if scenario == "task" else "task")

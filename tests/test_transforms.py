@@ -290,13 +290,22 @@ def test_scenarios_that_cannot_be_made_are_told():
     for options, told in (
         ({"scenario": "foo", "num_tasks": 3}, "scenario must be one of"),
         ({"scenario": "task", "num_tasks": 0}, "num_tasks must be at least 1"),
-        ({"scenario": "task", "num_tasks": 3}, "cannot be split over 3 tasks"),
+        ({"scenario": "task", "num_tasks": 3}, "cannot be split evenly over 3 tasks"),
+        ({"num_outputs": 1, "num_tasks": 1}, "at least 2, got 1"),
+        *(
+            ({"scenario": kind, "num_tasks": 3, "classes_per_task": given}, told)
+            for kind, given, told in (
+                ("task", (1, 1, 1), r"with the sum 4, got \[1, 1, 1\]"),
+                ("class", (4, 0, 0), "3 numbers of at least 1"),
+                ("class", (2, 2), "3 numbers of at least 1"),
+                ("domain", (2, 1, 1), "needs scenario task or class"),
+            )
+        ),
     ):
         with pytest.raises(ValueError, match=told):
             jaxcl.setup_for(
                 lambda net, x: x @ net["w"],
                 jnp.zeros((2, 3)),
-                net={"w": jnp.zeros((3, 4))},
-                **build,
-                **options,
+                net={"w": jnp.zeros((3, options.get("num_outputs", 4)))},
+                **(build | options),
             )
