@@ -219,8 +219,8 @@ if __name__ == "__main__":
         "workdir", None, "By default results/attention/NAME."
     )
     _ROWS = define_rows(None, f"Two; by default {','.join(ROWS)}.")
-    _RUNS = flags.DEFINE_list("runs", None, "Folders of two runs, not --config.")
-    _IMAGES = flags.DEFINE_list(
+    _RUNS = launch.define_list("runs", None, "Folders of two runs, not --config.")
+    _IMAGES = launch.define_list(
         "images", None, "Which test images of task 1 are shown; by default four."
     )
     _MEASURED = flags.DEFINE_integer(

@@ -83,6 +83,9 @@ def main(argv: Sequence[str]) -> int:
         )
     if _ROUNDS.value < 1:
         raise machine.UsageError(f"--rounds must be at least 1, got {_ROUNDS.value}")
+    out = _OUT.value and Path(_OUT.value)
+    if out and (out.is_dir() or not out.parent.is_dir()):
+        raise machine.UsageError(f"--out must be a file in a folder, got {out}")
     console = Console(width=100)
     rows = []
     for name in _CASES.value:
@@ -118,18 +121,18 @@ def main(argv: Sequence[str]) -> int:
         us, images = f"{r['us_per_step_and_seed']:,.0f}", f"{r['images_per_s']:,.0f}"
         table.add_row(r["case"], r["what"], us, images, *ratios)
     console.print(table)
-    if _OUT.value:
+    if out:
         record = {
             "device": machine.device(),
             "versions": machine.versions(),
             "rows": rows,
         }
-        files.write_whole(Path(_OUT.value), json.dumps(record, indent=1) + "\n")
+        files.write_whole(out, json.dumps(record, indent=1) + "\n")
     return 0
 
 
 if __name__ == "__main__":
-    _CASES = flags.DEFINE_list("cases", ["mlp10", "mlp64", "alexnet"], "What to time.")
+    _CASES = launch.define_list("cases", ["mlp10", "mlp64", "alexnet"], "What to time.")
     _ROUNDS = flags.DEFINE_integer("rounds", 5, "Alternating rounds.")
     _SEED_MODE = flags.DEFINE_string("seed_mode", "auto", "Seeds: auto, map or vmap.")
     _OUT = flags.DEFINE_string("out", None, "Also write the figures to this JSON file.")

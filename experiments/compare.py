@@ -34,6 +34,8 @@ from .launch_rows import define_rows, row_configs
 from .reporting.build import build, console_table
 from .runs import machine
 from .runs.execute import carry_out, prepare
+from .runs.foreign import require_own
+from .runs.results import CONFIG_NAME
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,7 +46,13 @@ def main(argv: Sequence[str]) -> int:
     if _PRINT.value:
         print("\n\n".join(map(in_effect, configs)))
         return 0
-    # Mistakes, and folders that belong to other runs, are found before anything runs.
+    # Mistakes, and folders that belong to others, are found before anything runs.
+    require_own(workdir)
+    if (workdir / CONFIG_NAME).exists():
+        raise machine.UsageError(
+            f"{workdir} is a run's own folder: its tables would be written over; use "
+            "another --workdir"
+        )
     jobs = [prepare(config, workdir / folder(config.row)) for config in configs]
     try:
         results = [r for job in jobs for r in carry_out(job, strict=launch.strict())]

@@ -81,7 +81,7 @@ def spelled_out(config: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     """
     fields = dict(flat(_as_json(config)))
     try:
-        default = neutral(fields.get("strategy", "finetune"))
+        default = neutral(str(fields.get("strategy", "finetune")))
     except ValueError:  # a method whose file is gone: its run is still told from others
         default = neutral("finetune")
     return {**default, **fields}

@@ -160,6 +160,11 @@ def main(argv: Sequence[str]) -> int:
     configs = dict(zip(names, row_configs(names), strict=True))
     for config in configs.values():
         config.keep_weights = "tasks"
+        if config.measure != "test":
+            raise machine.UsageError(
+                f"measure must be test, got {config.measure}: heads are compared on "
+                "test images, and the probe's strength is chosen on validation images"
+            )
         _require_head(config)
     # Mistakes in any row are found before the first one runs.
     jobs = {row: prepare(c, workdir / folder(row)) for row, c in configs.items()}
@@ -178,7 +183,7 @@ def main(argv: Sequence[str]) -> int:
         lines = [
             (row, seed, *(values[name] for name in NAMES))
             for row, found in rows.items()
-            for seed, values in zip(_CONFIG.value.seeds, found, strict=True)
+            for seed, values in zip(configs[row].seeds, found, strict=True)
         ]
         text = write_csv(("row", "seed", *NAMES), lines)
         (workdir / "heads.csv").write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,7 +37,10 @@ _CLUSTER = flags.DEFINE_bool(
     "cluster", False, "Several hosts whose cluster tells JAX who they are."
 )
 _CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices", None, "Parts to split a CPU into; by default one a core."
+    "cpu_devices",
+    None,
+    "Parts to split a CPU into; by default one a core.",
+    lower_bound=1,
 )
 _MODEL = flags.DEFINE_multi_string(
     "model", [], "NAME=VALUE, what --config.model.NAME says of another model."
@@ -103,17 +107,32 @@ def ended(results: Sequence[Result]) -> int:
     return 1 if lost else 0
 
 
-def run(main: Callable[[Sequence[str]], int | None]) -> None:
+def define_list(
+    name: str, default: Sequence[str] | None, told: str
+) -> flags.FlagHolder:
+    """Defines a flag with a list of words; an empty one is refused, not "all"."""
+    holder = flags.DEFINE_list(name, default, told)
+    flags.register_validator(
+        name, lambda words: words is None or bool(words), "names nothing"
+    )
+    return holder
+
+
+def run(main: Callable[[Sequence[str]], int | None], *, words: bool = False) -> None:
     """Parses flags, prepares JAX, runs `main`.
 
     A user's mistake ends the command with one line and exit status 2.
+
+    Args:
+      main: takes the command line without its flags.
+      words: whether anything but flags may stand on the command line.
     """
     try:
         # ml_collections reads fields from sys.argv itself.
         sys.argv = written_out(sys.argv)
     except ValueError as error:
         fail(error)
-    app.run(_guarded(main), flags_parser=_parse)
+    app.run(_guarded(main), flags_parser=partial(_parse, words))
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -122,7 +141,7 @@ def fail(error: BaseException) -> NoReturn:
 
 
 @without_logging()
-def _parse(argv: list[str]) -> list[str]:
+def _parse(words: bool, argv: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & {*argv[1:]}:
         app.usage(shorthelp=True, writeto_stdout=True)
         sys.exit(0)
@@ -137,8 +156,8 @@ def _parse(argv: list[str]) -> list[str]:
         with suppress(Exception):
             fail(UsageError(unknown_field(argv)))
         fail(UsageError(one_line(e)))
-    if len(rest) > 1 and "config" in flags.FLAGS:
-        fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --config.x=y"))
+    if len(rest) > 1 and not words:
+        fail(UsageError(f"unexpected argument {rest[1]!r}; settings are --NAME=VALUE"))
     return rest
 
 
@@ -215,4 +234,8 @@ def prepare_jax() -> None:
     elif _COORDINATOR.value is not None:
         if _PROCESSES.value is None or _PROCESS.value is None:
             raise UsageError("--coordinator needs --num_processes and --process_id")
+        host, _, port = _COORDINATOR.value.rpartition(":")
+        if not (host and port.isdigit()):
+            given = _COORDINATOR.value
+            raise UsageError(f"--coordinator must be HOST:PORT, got {given!r}")
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)

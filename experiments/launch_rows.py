@@ -21,7 +21,7 @@ def define_rows(default: Sequence[str] | None, told: str) -> flags.FlagHolder:
     flags.DEFINE_multi_string(
         "for", [], "ROW:FIELD=VALUE, a field of one row alone; may be given many times."
     )
-    return flags.DEFINE_list("strategies", default, told)
+    return launch.define_list("strategies", default, told)
 
 
 def row_configs(rows: Sequence[str]) -> list[ConfigDict]:

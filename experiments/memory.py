@@ -36,6 +36,8 @@ from .config import set_field
 from .launch_rows import define_rows, row_configs
 from .runs import machine
 from .runs.arguments import counts, for_rows, split
+from .runs.foreign import require_page
+from .runs.plain_json import read_json
 from .runs.resident import known, peak, small
 
 MIB = 2**20
@@ -92,9 +94,10 @@ def main(argv: Sequence[str]) -> int:
         "device": machine.device(),
         "versions": dict(machine.versions()),
     }
-    workdir.mkdir(parents=True, exist_ok=True)
     record = workdir / "memory.json"
-    before = json.loads(record.read_text()) if record.exists() else {}
+    before = read_json(record) if record.exists() else {}
+    require_page(workdir / "README.md", "# Peak memory")
+    workdir.mkdir(parents=True, exist_ok=True)
     if before and {key: before.get(key, []) for key in about} != about:
         raise machine.UsageError(f"{record} has another command's or commit's figures")
     about["libraries"] = before.get("libraries")
@@ -136,8 +139,8 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     launch.define_config("variant")
     _ROWS = define_rows(["bp", "ewc", "gpm", "hat"], "Rows.")
-    _SEEDS = flags.DEFINE_list("seeds", ["1", "5", "20"], "How many.")
-    _TASKS = flags.DEFINE_list("tasks", ["10", "50", "200"], "How many.")
+    _SEEDS = launch.define_list("seeds", ["1", "5", "20"], "How many.")
+    _TASKS = launch.define_list("tasks", ["10", "50", "200"], "How many.")
     _IMAGES = flags.DEFINE_integer("images", 100, "Per task.", lower_bound=10)
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/memory.")
     launch.run(main)

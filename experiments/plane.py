@@ -44,20 +44,19 @@ from .launch_rows import define_rows, row_configs
 from .reporting import picture
 from .reporting.plane_figure import Surface, Walk, best, draw
 from .reporting.style import SPARE
-from .runs import machine, rows
-from .runs.landscape import Tasks, grid_of, measure, moments, require_alike, tasks_of
+from .runs import landscape, machine, rows
 from .runs.opened import Run
 
 ROWS = ("bp", "ewc", "gpm", "joint")
 
 
 def walks_of(
-    runs: Mapping[str, Run], seed: int, plane: Plane, tasks: Tasks
+    runs: Mapping[str, Run], seed: int, plane: Plane, tasks: landscape.Tasks
 ) -> dict[str, Walk]:
     """Row -> its path, and the accuracy of the row's own network at the end."""
     locate, found = jax.jit(place_in), {}
     for i, (row, run) in enumerate(runs.items()):
-        path = moments(run, seed)
+        path = landscape.moments(run, seed)
         places = [locate(plane, net) for net in path]
         found[row] = Walk(
             strategies.label(row),
@@ -69,7 +68,9 @@ def walks_of(
     return found
 
 
-def facts(surface: Surface, walks: Mapping[str, Walk], plane: Plane, tasks: Tasks):
+def facts(
+    surface: Surface, walks: Mapping[str, Walk], plane: Plane, tasks: landscape.Tasks
+):
     """The picture in numbers: accuracies as shares, distances between weights."""
     spot, there = best(surface)
     return {
@@ -103,23 +104,19 @@ def table(shown: Mapping[str, Any]) -> str:
     lines = [f"{'':<12}  task 1  task 2    mean  short of best  outside  in the plane"]
     spot = shown["best_of_the_plane"]["accuracy"]
     lines.append(
-        f"{'best point':<12}" + "".join(_cell(v) for v in (*spot, _mean(spot)))
+        f"{'best point':<12}" + "".join(_cell(v) for v in (*spot, np.mean(spot)))
     )
     for row, found in shown["rows"].items():
         own = found["accuracy"]
         shadow = found["nearest_point_accuracy"]
         lines.append(
             f"{strategies.label(row):<12}"
-            + "".join(_cell(v) for v in (*own, _mean(own)))
+            + "".join(_cell(v) for v in (*own, np.mean(own)))
             + f"{100 * found['short_of_best']:>15.1f}"
             + f"{100 * found['outside'][-1]:>8.1f}%"
-            + f"{100 * _mean(shadow):>14.1f}"
+            + f"{100 * np.mean(shadow):>14.1f}"
         )
     return "\n".join(lines)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
 
 
 def _cell(value: float) -> str:
@@ -137,6 +134,7 @@ def _runs() -> tuple[dict[str, Run], Path]:
         return rows.given(_RUNS.value), _workdir()
     configs = row_configs(_ROWS.value or list(ROWS))
     corners_of({config.row: config.joint for config in configs})
+    landscape.require_two_tasks(configs, _SEED.value)
     for config in configs:
         config.keep_weights = "epochs"
         config.joint_once = False  # joint training too continues from task 1
@@ -203,8 +201,8 @@ def show(
     if any(seed in of for of in bad.values()):
         raise machine.UsageError(f"{rows.in_words(bad)}; name another seed with --seed")
     runs = {first: base, **runs}
-    tasks = tasks_of(base, seed)
-    require_alike(runs, seed, tasks)
+    tasks = landscape.tasks_of(base, seed)
+    landscape.require_alike(runs, seed, tasks)
     corners = [
         base.weights(seed, 0),
         base.weights(seed, 1),
@@ -217,8 +215,10 @@ def show(
         )
     walks = walks_of(runs, seed, plane, tasks)
     at = np.array([place_in(plane, w.params.net).coordinates for w in corners], float)
-    x, y = grid_of(np.concatenate([at, *(w.xy for w in walks.values())]), points)
-    accuracy, seconds = measure(plane, x, y, tasks, workdir / "plane.npz")
+    x, y = landscape.grid_of(
+        np.concatenate([at, *(w.xy for w in walks.values())]), points
+    )
+    accuracy, seconds = landscape.measure(plane, x, y, tasks, workdir / "plane.npz")
     names = strategies.label(first), strategies.label(joint)
     surface = Surface(x, y, accuracy, at, names)
     shown = facts(surface, walks, plane, tasks)
@@ -235,12 +235,16 @@ def show(
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/plane/NAME.")
     _ROWS = define_rows(None, f"Rows; by default {','.join(ROWS)}.")
-    _RUNS = flags.DEFINE_list("runs", None, "Folders of runs, in place of --config.")
+    _RUNS = launch.define_list("runs", None, "Folders of runs, in place of --config.")
     _SEED = flags.DEFINE_integer(
         "seed", None, "By default the first that has not failed."
     )
     _POINTS = flags.DEFINE_integer(
-        "points", 25, "Of the grid, along the longer side.", lower_bound=3
+        "points",
+        25,
+        "Of the grid, along the longer side.",
+        lower_bound=3,
+        upper_bound=501,
     )
     _CONFIG = launch.define_config("variant", required=False)
     launch.run(main)

@@ -214,7 +214,9 @@ def _name(reading: tuple[str, str, str]) -> str:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/readings.")
-    _SEEDS = flags.DEFINE_integer("seeds", 5, "How many.", lower_bound=2)
+    _SEEDS = flags.DEFINE_integer(
+        "seeds", 5, "How many.", lower_bound=2, upper_bound=1000
+    )
     _IMAGES = flags.DEFINE_integer(
         "images", 20000, "Training images of all digits.", lower_bound=LEAST
     )

@@ -28,6 +28,7 @@ from . import launch
 from .reporting import results_page
 from .reporting.build import build, console_table
 from .runs import more_seeds
+from .runs.foreign import require_own, require_page
 from .runs.load import EXPECTED, find
 
 
@@ -35,12 +36,15 @@ def main(argv: Sequence[str]) -> int:
     folders = [launch.folder(arg) for arg in argv[1:]]
     if "page" in flags.FLAGS and flags.FLAGS.page is not None:
         root = launch.folder(flags.FLAGS.page)
-        files.write_whole(root / "README.md", results_page.page(root))
+        page = results_page.page(root)
+        require_page(root / "README.md", page.partition("\n")[0])
+        files.write_whole(root / "README.md", page)
         return 0
     if not folders:
         raise FileNotFoundError(f"no folder given; expected {EXPECTED}")
     found, pending = find(folders)
     out = folders[0] if flags.FLAGS.out is None else launch.folder(flags.FLAGS.out)
+    require_own(out)
     found = more_seeds.joined(found)
     build(found, out, pending)
     console_table(found, pending)
@@ -51,4 +55,4 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("out", None, "Output folder; by default the first DIR.")
     flags.DEFINE_string("page", None, "Folder of results that gets its README.md.")
-    launch.run(main)
+    launch.run(main, words=True)

@@ -40,6 +40,8 @@ from .runs.arguments import counts
 from .runs.arithmetic import Work, work
 from .runs.cases import CASES
 from .runs.devices import ACCELERATORS, Device, bound, this_machine
+from .runs.foreign import require_page
+from .runs.plain_json import read_json
 from .runs.timers import jax_step
 
 NETWORKS = {
@@ -58,11 +60,12 @@ def main(argv: Sequence[str]) -> int:
         raise machine.UsageError(f"unknown network {unknown[0]!r}; known: {known}")
     seeds = counts("seeds", _SEEDS.value)
     workdir = launch.folder(_WORKDIR.value, "roofline")
-    workdir.mkdir(parents=True, exist_ok=True)
     record = workdir / "roofline.json"
-    before = json.loads(record.read_text()) if record.exists() else {}
+    before = read_json(record) if record.exists() else {}
+    require_page(workdir / "README.md", "# What a step costs on paper")
+    workdir.mkdir(parents=True, exist_ok=True)
     versions = dict(machine.versions())
-    if before and before["versions"] != versions:
+    if before and before.get("versions") != versions:
         raise machine.UsageError(f"{record} has another commit's or version's figures")
     here = this_machine()._asdict()
     # The limits beside the timed steps are those of the machine as it was then.
@@ -111,10 +114,10 @@ def write(workdir: Path, about: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _NETWORKS = flags.DEFINE_list(
+    _NETWORKS = launch.define_list(
         "networks", ["mlp10", "alexnet", "resnet18"], f"Of {', '.join(NETWORKS)}."
     )
-    _SEEDS = flags.DEFINE_list("seeds", ["1", "5", "20"], "How many side by side.")
+    _SEEDS = launch.define_list("seeds", ["1", "5", "20"], "How many side by side.")
     _ROUNDS = flags.DEFINE_integer(
         "rounds", 3, "Timings of each step; 0 leaves them out.", lower_bound=0
     )

@@ -47,6 +47,16 @@ class _Known(NamedTuple):
         return is_row(value)
 
 
+class _Plain(NamedTuple):
+    """A rule: a name that may stand in the name of a folder."""
+
+    def __str__(self) -> str:
+        return "be a name, without / and control characters"
+
+    def holds(self, value: str) -> bool:
+        return value.isprintable() and "/" not in value and value not in (".", "..")
+
+
 def _named(names: Iterable[str]) -> Any:
     return Annotated[str, OneOf(tuple(names))]
 
@@ -55,11 +65,12 @@ _Channels = Annotated[tuple[schema.Share, ...], Length(1)]
 _Sizes: Any = Annotated[tuple[Count, ...], Length(1)]
 _Spreads = Annotated[tuple[schema.Positive, ...], Length(1)]
 _Row = Annotated[str, _Known()]
+_Folder = Annotated[str, _Plain()]
 _PATH = 'or "package.module:name"'
 
 # Every field that a config has, besides those of its model and of its method.
 FIELDS: dict[str, Field] = {
-    "name": Field("", str, "of the benchmark, in tables and folders"),
+    "name": Field("", _Folder, "of the benchmark, in tables and folders"),
     "row": Field("", str, "of the table of methods"),
     "strategy": Field("finetune", str, f"a registered name {_PATH}"),
     "seeds": Field((0, 1, 2, 3, 4), schema.Seeds, "distinct"),

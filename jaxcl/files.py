@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -14,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LOCK_NAME = ".lock"
+# orbax adds a suffix of its own to the folder that it is filling.
+_LEFT = re.compile(r"\.(.+\.)?\d+(\.old)?\.tmp(\.orbax-checkpoint-tmp.*)?")
 
 
 def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
@@ -56,9 +59,10 @@ def settle(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Removes files that killed writers left under a folder; hold its lock for this.
 
-    These are all names that begin with a dot and contain ``.tmp``.
+    These are `write_whole`'s, ``.NAME.PID.tmp``, and states that were being saved or
+    replaced, ``.STEP.tmp`` and ``.STEP.old.tmp``.
     """
-    for left in list(folder.rglob(".*.tmp*")):
+    for left in _left_under(folder):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
@@ -74,9 +78,13 @@ def tidy(folder: Path) -> None:
     for lock in [*folder.rglob(LOCK_NAME)]:
         with contextlib.suppress(InUse, OSError), Lock(lock.parent):
             pass  # releasing it removes the file
-    if any(folder.rglob(".*.tmp*")):
+    if _left_under(folder):
         with contextlib.suppress(InUse, OSError), Lock(folder):
             sweep(folder)
+
+
+def _left_under(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob(".*.tmp*") if _LEFT.fullmatch(path.name)]
 
 
 class InUse(RuntimeError):

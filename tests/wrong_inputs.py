@@ -279,6 +279,41 @@ COMMANDS = [
         for command in ("heads", "plane", "attention", "memory")
     ),
     ("heads", [*_BOTH, "--for=hat:optimizer.lr=-1"], POSITIVE),
+    ("heads", [*_BOTH, "--config.measure=valid"], "measure must be test"),
+    *(
+        (command, [*_BOTH[:1], "--strategies=", "--workdir={d}/w"], "names nothing")
+        for command in ("compare", "heads", "plane", "attention", "sweep")
+    ),
+    ("claims", ["--claim="], "names nothing"),
+    ("claims", ["--runs=nosuch*"], "is called 'nosuch*'"),
+    ("bench", ["--cases="], "names nothing"),
+    ("bench", ["--out=/nosuch/x.json"], "--out must be a file"),
+    *(
+        (command, ["word"], "unexpected argument 'word'")
+        for command in ("claims", "bench", "roofline", "readings")
+    ),
+    *(
+        ("run", ["--config=digits", *2 * (field,), "--workdir={d}/w"], "given twice")
+        for field in ("--config.model.widths=(9,)", "--config.seeds=(5,)")
+    ),
+    ("run", ["--config=digits", "--config=digits:ewc"], "--config is given twice"),
+    ("run", ["--config=digits", "--config.name=../x", "--workdir={d}/w"], "without /"),
+    ("run", ["--config=digits", "--cpu_devices=0"], "--cpu_devices"),
+    ("plane", ["--config=digits", "--seed=99", "--workdir={d}/w"], "has no seed 99"),
+    (
+        "plane",
+        ["--config=digits", "--config.data.tasks=(0,1)", "--workdir={d}/w"],
+        "a plane needs two tasks",
+    ),
+    ("plane", ["--config=digits", "--points=1000000000"], "--points"),
+    *(
+        ("sweep", ["--config=digits", f"--grid={text}", "--workdir={{d}}/w"], told)
+        for text, told in (
+            ("measure='test'", "no field 'measure' to vary"),
+            ("{{1:(1,)}}", "no field 1 to vary"),
+            ("train.epochs=1,1", "needs distinct values"),
+        )
+    ),
     (
         "sweep",
         ["--config=digits", "--grid=data.tasks={{[1]}}", "--workdir={d}/w"],

@@ -22,6 +22,7 @@ measurements. A recorded page is never replaced by one with fewer runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import filter as filter_
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -39,6 +40,8 @@ from .recorded import RECORDED
 from .report import report
 from .table import CLAIMS
 
+NO_RUN = "none"
+
 
 def main(argv: Sequence[str]) -> int:
     names = _CLAIMS.value or list(CLAIMS)
@@ -48,6 +51,13 @@ def main(argv: Sequence[str]) -> int:
             f"unknown claim {unknown[0]!r}; known: {', '.join(CLAIMS)}"
         )
     setting = _SETTING.value
+    known = {run.name for name in names for run in CLAIMS[name].runs(setting)}
+    unused = [p for p in _RUNS.value if p != NO_RUN and not filter_(known, p)]
+    if unused:
+        raise machine.UsageError(
+            f"no run of {', '.join(names)} is called {unused[0]!r}; runs: "
+            f"{', '.join(sorted(known))}; {NO_RUN}: only the pages are written"
+        )
     recorded = _recorded(setting)
     workdir = launch.folder(_WORKDIR.value, "claims", setting)
     machine.writable(workdir)
@@ -95,9 +105,9 @@ def _recorded(setting: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    _CLAIMS = flags.DEFINE_list("claim", None, "Names; by default all.")
+    _CLAIMS = launch.define_list("claim", None, "Names; by default all.")
     _SETTING = flags.DEFINE_enum("setting", "quick", SETTINGS, "How large.")
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/claims/….")
     _RECORDED = flags.DEFINE_bool("recorded", False, "Recorded runs count as run.")
-    _RUNS = flags.DEFINE_list("runs", "*", "Patterns; by default all.")
+    _RUNS = launch.define_list("runs", ["*"], "Patterns; by default all.")
     launch.run(main)

@@ -37,7 +37,8 @@ def one_line(error: Exception) -> str:
         return "--config is needed: not given, or its get_config() returned None"
     # ml_collections puts a traceback in some messages. The last line has the error
     # itself; the exception's name is cut off it.
-    return re.sub(r"^\s*(\w*Error: )?", "", text.splitlines()[-1])
+    last = text.splitlines()[-1] if "Traceback" in text else " ".join(text.split())
+    return re.sub(r"^\s*(\w*Error: )?", "", last)
 
 
 def written_out(argv: Sequence[str]) -> list[str]:
@@ -53,6 +54,7 @@ def written_out(argv: Sequence[str]) -> list[str]:
     """
     if taken(list(argv), "config.row")[1] is not None:
         raise ValueError("a row is named with --config=FILE:ROW, its settings with it")
+    _require_once(argv)
     argv, strategy = taken(of_data(of_model(list(argv))), "config.strategy")
     argv, config = taken(argv, "config")
     if config is None:
@@ -65,6 +67,15 @@ def written_out(argv: Sequence[str]) -> list[str]:
         argument = ",".join([row, *variants])
     written = f"--config={shipped(name)}" + (f":{argument}" if argument else "")
     return [*argv[:1], written, *argv[1:]]
+
+
+def _require_once(argv: Sequence[str]) -> None:
+    """Refuses a field or a config that is given twice: tuples would be joined."""
+    names = [word.lstrip("-").partition("=")[0] for word in argv[1:] if word[:1] == "-"]
+    once = [name for name in names if f"{name}.".startswith("config.")]
+    twice = [name for name in once if once.count(name) > 1]
+    if twice:
+        raise ValueError(f"--{twice[0]} is given twice")
 
 
 def split(argument: str) -> tuple[str, list[str]]:
@@ -149,7 +160,9 @@ def unknown_field(argv: list[str]) -> str:
         for i, part in enumerate(key.split(".")[1:], start=2):
             if not isinstance(at, ConfigDict) or part not in at:
                 known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else ""
-                known = known or "none; name the row that it is of, --config=FILE:ROW"
+                known = known or "none"
+                if key.startswith("config.method."):
+                    known += "; name the row that it is of, --config=FILE:ROW"
                 where = ".".join(key.split(".")[: i - 1])
                 return f"--{key}: {where} has no field {part!r}; it has: {known}"
             at = at[part]

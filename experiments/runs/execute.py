@@ -16,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcl import files
+from jaxcl.data.cache import DataError
 from jaxcl.training import protocol
 from jaxcl.training.fingerprint import fingerprint
 from jaxcl.training.problem import Problem, validate
@@ -61,9 +62,10 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
       UsageError: the folder belongs to another config, or another process is using it.
     """
     problem = configs.problem(config)
-    validate(problem)
     if ":" in config.strategy:
         _try_out(config.strategy, problem)
+    else:
+        validate(problem)
     job = Job(problem, (Part(config, workdir),), workdir / "checkpoints")
     writers.require(config.write_to)
     recording.require(config, problem)
@@ -73,9 +75,14 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
 
 def _try_out(strategy: str, problem: Problem) -> None:
     """Refuses a strategy from another package whose hooks cannot train a task."""
+    valid = False
     try:
+        validate(problem)
+        valid = True
         trace(problem)
     except Exception as error:
+        if not valid and isinstance(error, DataError | MemoryError | ValueError):
+            raise  # of the config, not of a hook
         why = str(error).partition("\n")[0]
         raise ValueError(
             f"strategy {strategy!r} has a hook that does not do what "

@@ -16,6 +16,7 @@ from jaxcl.training.fingerprint import FILE_OF, Fingerprint, foreign, otherwise_
 
 from .. import config as configs
 from . import machine
+from .foreign import require_own
 from .plain_json import read_json
 from .results import CONFIG_NAME, FILE_NAME
 
@@ -69,6 +70,7 @@ def require_ours(parts: Sequence[Part], state: Path) -> None:
         _compare(state, there, identity(parts))
         return
     for part in parts:
+        require_own(part.workdir)
         result, config = (part.workdir / n for n in (FILE_NAME, CONFIG_NAME))
         if result.exists() and not config.exists():
             raise machine.UsageError(

@@ -45,10 +45,16 @@ def require_grid(grid: Any, where: str) -> Grid:
     if not isinstance(grid, Mapping) or not grid:
         raise ValueError(f"{where} must be row -> field -> values, got {grid!r}")
     for row, fields in grid.items():
-        if not isinstance(fields, Mapping) or not fields:
+        if not isinstance(row, str) or not isinstance(fields, Mapping) or not fields:
             raise ValueError(
                 f"{where}: row {row!r} must be field -> values, got {fields!r}"
             )
+        for field in fields:
+            if not isinstance(field, str) or field == "measure":
+                raise ValueError(
+                    f"{where}: row {row!r} has no field {field!r} to vary; a sweep "
+                    "measures on validation data"
+                )
     return grid
 
 
@@ -108,6 +114,10 @@ def points(grid: Grid, configs: Sequence[ConfigDict]) -> list[Point]:
             if not isinstance(values, (tuple, list)) or not values:
                 raise ValueError(
                     f"sweep, {row}: {field} needs a list of values, got {values!r}"
+                )
+            if len({repr(value) for value in values}) < len(values):
+                raise ValueError(
+                    f"sweep, {row}: {field} needs distinct values, got {values!r}"
                 )
         for chosen in itertools.product(*fields.values()):
             config = of_row.copy_and_resolve_references()
@@ -222,5 +232,7 @@ def run_points(sweep: Sweep, *, strict: bool = False) -> list[Result]:
 
 def _plain(value: Any) -> str:
     """A value, written as in a folder's name."""
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        text = f"{value:g}"
     return text.replace("/", "_").replace(" ", "")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from jaxcl import strategies
 from jaxcl.features import Plane, point_of
@@ -68,6 +69,20 @@ def tasks_of(run: Run, seed: int) -> Tasks:
     )
 
 
+def require_two_tasks(configs: Sequence[ConfigDict], seed: int | None) -> None:
+    """Refuses configs whose runs could have no plane, before they are trained.
+
+    Raises:
+      UsageError: a row has one task, or lacks the seed that is asked for.
+    """
+    for config in configs:
+        row, seeds, tasks = config.row, config.seeds, config.data.tasks
+        if seed is not None and seed not in seeds:
+            raise machine.UsageError(f"{row} has no seed {seed}; its seeds: {seeds}")
+        if tasks is not None and tasks[1] - tasks[0] < 2:
+            raise machine.UsageError(f"a plane needs two tasks, {row} has {tasks}")
+
+
 def require_alike(runs: Mapping[str, Run], seed: int, tasks: Tasks) -> None:
     """Refuses a row with another network, or with answers that need more than weights.
 
@@ -75,6 +90,7 @@ def require_alike(runs: Mapping[str, Run], seed: int, tasks: Tasks) -> None:
       UsageError: the message names the row.
     """
     first = next(iter(runs.values()))
+    _require_same_tasks(runs, seed)
     like = jax.tree.map(jnp.shape, first.weights(seed, 1).params.net)
     x = first.data(seed, 0, "test")[0][:FEW]
     for row, run in runs.items():
@@ -89,6 +105,24 @@ def require_alike(runs: Mapping[str, Run], seed: int, tasks: Tasks) -> None:
             raise machine.UsageError(
                 f"{strategies.label(row)} answers by more than its weights (logits "
                 f"differ by {apart:.2g}): there is no place for it in the plane"
+            )
+
+
+def _require_same_tasks(runs: Mapping[str, Run], seed: int) -> None:
+    (name, first), *others = runs.items()
+    outputs = first.problem.stream.logit_mask
+    for row, run in others:
+        same = np.array_equal(run.problem.stream.logit_mask, outputs) and all(
+            np.array_equal(mine, theirs)
+            for task in (0, 1)
+            for mine, theirs in zip(
+                first.data(seed, task), run.data(seed, task), strict=True
+            )
+        )
+        if not same:
+            raise machine.UsageError(
+                f"{row} has other tasks, images or outputs than {name}: no plane has "
+                "both"
             )
 
 

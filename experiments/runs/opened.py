@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jaxcl.fields import require_fields
 from jaxcl.heads import mask_logits
 from jaxcl.inputs import context
+from jaxcl.schema import Range, broken
 from jaxcl.strategies import label
 from jaxcl.training.evaluation import make_forward
 from jaxcl.training.evaluation import told as as_told
@@ -93,6 +94,8 @@ class Run:
           FileNotFoundError: the run did not keep them.
         """
         self._require(task, least=-1)
+        if task == -1 and epoch is not None:
+            raise ValueError(f"the untrained network has no epochs, got epoch={epoch}")
         file = kept.file_of(self.workdir, task, epoch)
         if not file.is_file():
             raise FileNotFoundError(
@@ -146,10 +149,12 @@ class Run:
           after its nonlinearity, is the input of the next one: ``taps["head"]`` is what
           the classifier reads.
         """
-        self._require(task)
-        return self._forward(
-            weights, jnp.asarray(x), task, task if current is None else current
-        )
+        for each in (task, current := task if current is None else current):
+            self._require(each)
+        x, like = jnp.asarray(x), setup_of(self.problem).example.shape[1:]
+        if x.shape[1:] != like or not len(x):
+            raise ValueError(f"x must be [N, *{list(like)}], got {list(x.shape)}")
+        return self._forward(weights, x, task, current)
 
     def accuracy(
         self,
@@ -173,8 +178,8 @@ class Run:
 
         Returns:
           In [0, 1]; as in `result.matrix` with the weights and the test data of then,
-          if the seed has not failed. NaN if a logit is not finite.
-          All examples are one batch, which a norm of the batch's own statistics sees.
+          if the seed has not failed. NaN if a logit is not finite. All are one batch,
+          which a norm of the batch's own statistics sees.
 
         Raises:
           ValueError: as `data`; ``told`` of a run that is not class-incremental.
@@ -215,11 +220,9 @@ class Run:
         def run(weights: Weights, x, task, current) -> Output:
             batch = context(x, jnp.zeros(len(x), int), task=task).batch
             # A state that the forward pass does not read was not kept: zeros will do.
-            state = self._shapes.strategy_state
-            if weights.strategy_state is not None:
-                state = weights.strategy_state
-            else:
-                state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
+            state, like = weights.strategy_state, self._shapes.strategy_state
+            if state is None:
+                state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
             given = (weights.params, weights.model_state, state)
             return forward(*given, batch, jnp.asarray(current, jnp.int32))
 
@@ -231,10 +234,9 @@ class Run:
         return self.seeds.index(seed)
 
     def _require(self, task: int, least: int = 0) -> None:
-        if not least <= task < self.num_tasks:
-            raise ValueError(
-                f"task must lie in {least}..{self.num_tasks - 1}, got {task}"
-            )
+        last = self.num_tasks - 1
+        if broken(task, Annotated[int, Range(least, last)]):
+            raise ValueError(f"task must lie in {least}..{last}, got {task!r}")
 
 
 def _runs_in(folder: Path) -> str:

@@ -164,6 +164,8 @@ def load(path: str | os.PathLike[str]) -> Result:
             f"{file}: lacks {', '.join(missing)}; it is not a result of this version: "
             f"run the config again"
         )
+    if (own := (fields["config"] or fields).get("seeds")) != fields["seeds"]:
+        raise ValueError(f"{file} has seeds {fields['seeds']}, {beside} {own}")
     known = {k: v for k, v in fields.items() if k in Result._fields}
     return check(Result(**known), str(file))
 

@@ -1,0 +1,71 @@
+"""Files of somebody else in a folder: a run or a report does not write over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .machine import UsageError
+from .results import CONFIG_NAME
+
+FIGURES = ("bars", "tasks", "matrix", "space", "capacity", "rank", "cka", "probes")
+TABLES = ("table.csv", "table.md", "table.txt", "seeds.csv", "results.csv")
+WRITTEN = (
+    "metrics.jsonl",
+    "matrix.npy",
+    *TABLES,
+    "features.csv",
+    "features.txt",
+    *(f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")),
+)
+"""What a run and a report write over, or remove, by these names."""
+
+# How the tables of a report begin.
+_BEGINNINGS = {
+    "results.csv": "method,seed,after_task,on_task,accuracy",
+    "table.csv": "method,row,family,config",
+}
+
+
+def require_own(folder: Path) -> None:
+    """Refuses a folder where files of somebody else would be written over.
+
+    A folder is ours if it has a run's config or a report's tables. Other files in it,
+    as a log, do not matter.
+
+    Raises:
+      UsageError: the message names a file.
+    """
+    there = [name for name in WRITTEN if (folder / name).exists()]
+    ours = (folder / CONFIG_NAME).exists() or any(
+        _begins(folder / name, text) for name, text in _BEGINNINGS.items()
+    )
+    if there and not ours:
+        raise UsageError(
+            f"{folder / there[0]} is there and of no run or report, it would be "
+            "written over; use another folder"
+        )
+
+
+def require_page(file: Path, title: str) -> None:
+    """Refuses to write a page over a file that is no such page.
+
+    Args:
+      file: where the page is written.
+      title: its first line.
+
+    Raises:
+      UsageError: the file exists and begins otherwise.
+    """
+    if file.exists() and not _begins(file, title):
+        raise UsageError(
+            f"{file} is there and is no page of this command ({title}); use another "
+            "folder"
+        )
+
+
+def _begins(file: Path, text: str) -> bool:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as stream:
+            return stream.read(len(text)) == text
+    except OSError:
+        return False

@@ -1,0 +1,84 @@
+"""Somebody else's files are not written over, by a run, a report or a page."""
+
+import pytest
+
+from configs import digits
+from experiments.runs import foreign
+from experiments.runs.execute import execute
+from jaxcl import files
+
+RUN = ("--config=digits", "--config.seeds=(0,)", "--config.data.num_tasks=2")
+SHORT = ("--config.train.epochs=1", "--config.data.train_per_task=60")
+MINE = "mine\n"
+
+
+def of_somebody(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(MINE)
+    return {name: (folder / name) for name in names}
+
+
+@pytest.mark.parametrize("name", foreign.WRITTEN)
+def test_a_run_leaves_somebody_elses_folder(command, tmp_path, name):
+    there = of_somebody(tmp_path, name)
+    status, _, errors = command("run", *RUN, *SHORT, f"--workdir={tmp_path}")
+    assert status == 2 and name in errors and "use another folder" in errors
+    assert {p.name for p in tmp_path.iterdir()} == {name}
+    assert there[name].read_text() == MINE
+
+
+def test_compare_and_report_leave_it_too(command, tmp_path):
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    there = of_somebody(mine, "rank.png")
+    status, _, errors = command("compare", *RUN, *SHORT, f"--workdir={mine}")
+    assert status == 2 and "rank.png" in errors
+    assert command("run", *RUN, *SHORT, f"--workdir={run}")[0] == 0
+    status, _, errors = command("report", str(run), f"--out={mine}")
+    assert status == 2 and "rank.png" in errors
+    assert there["rank.png"].read_text() == MINE
+    status, _, errors = command("compare", *RUN, *SHORT, f"--workdir={run}")
+    assert status == 2 and "a run's own folder" in errors
+
+
+def test_other_files_do_not_matter_and_stay(command, tmp_path):
+    """A log, notes, hidden files of an editor: all are there afterwards."""
+    names = ("log.txt", ".notes.tmp", ".draft.tmp.md", "sub/.x.tmp", "sub/bars.png")
+    there = of_somebody(tmp_path, *names)
+    for _ in range(2):  # the second time the run is finished, and its folder tidied
+        assert command("run", *RUN, *SHORT, f"--workdir={tmp_path}")[0] == 0
+    assert command("report", str(tmp_path))[0] == 0
+    assert all(file.read_text() == MINE for file in there.values())
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    ours = (".result.json.4711.tmp", ".3.tmp", ".3.old.tmp")
+    of_somebody(tmp_path, *ours, ".mine.tmp")
+    files.sweep(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".mine.tmp"]
+
+
+def test_all_that_is_written_is_known(command, tmp_path):
+    """Every table and figure is in the list, so that none is written over."""
+    config = digits.get_config("hat")
+    config.update_from_flattened_dict(
+        {"seeds": (0,), "data.num_tasks": 2, "train.epochs": 1}
+        | {"features": "rank,probes,cka", "feature_examples": 20}
+    )
+    execute(config, tmp_path)
+    own = {p.name for p in tmp_path.iterdir()}
+    assert command("report", str(tmp_path))[0] == 0
+    written = {p.name for p in tmp_path.iterdir()} - own
+    assert written and written <= set(foreign.WRITTEN)
+    assert own & set(foreign.WRITTEN) >= {"metrics.jsonl", "matrix.npy"}
+
+
+@pytest.mark.parametrize("name", ["report", "memory", "roofline"])
+def test_a_page_does_not_replace_another_readme(command, tmp_path, name):
+    there = of_somebody(tmp_path, "README.md")
+    where = f"--page={tmp_path}" if name == "report" else f"--workdir={tmp_path}"
+    more = ["--config=digits"] if name == "memory" else []
+    status, _, errors = command(name, *more, where)
+    assert status == 2 and "is no page of this command" in errors
+    assert there["README.md"].read_text() == MINE
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
