@@ -360,6 +360,36 @@ def test_arrays_that_the_cache_does_not_have():
         load("arrays:0123456789abcdef")
 
 
+@pytest.mark.parametrize(
+    "name,what",
+    [
+        # Of these it was said that a folder, as the whole cache, has to be deleted.
+        ("arrays:.", "arrays:KEY with the 16 hex digits .*, got 'arrays:.'"),
+        ("arrays:..", "16 hex digits"),
+        ("arrays:/tmp", "16 hex digits"),
+        ("arrays:0123456789ABCDEF", "16 hex digits"),
+        ("arrays:0123456789abcdef/..", "16 hex digits"),
+        ("arrays:", "with text after the colon, got 'arrays:'"),
+        ("folder:", "with text after the colon, got 'folder:'"),
+        ("npz: ", "with text after the colon, got 'npz: '"),
+        ("tfds:", "with text after the colon, got 'tfds:'"),
+    ],
+)
+def test_names_that_lead_nowhere_or_elsewhere(name, what):
+    load("digits")  # there is a cache
+    with pytest.raises(ValueError, match=what) as error:
+        load(name)
+    assert "elete" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_may_be_the_current_one(tmp_path, monkeypatch):
+    for name in "ab":
+        for i in range(2):
+            one_colour(tmp_path / "x" / name, f"{i}.png")
+    monkeypatch.chdir(tmp_path / "x")
+    assert load("folder:.").class_names == ("a", "b")
+
+
 # --- TFDS by name ---------------------------------------------------------------------
 
 

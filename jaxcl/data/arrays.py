@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,16 @@ def from_cache(name: str, cache_dir: str | None) -> Source:
     """Reads the data set that `from_arrays` stored under the name "arrays:KEY".
 
     Raises:
+      ValueError: KEY is not one that `from_arrays` gives.
       DataError: the cache does not have it.
     """
-    folder = cache.cache_root(cache_dir) / "arrays" / name.partition(":")[2]
+    key = name.partition(":")[2]
+    require(  # "..", or a path, would lead out of the folder of arrays
+        re.fullmatch("[0-9a-f]{16}", key),
+        "dataset must be arrays:KEY with the 16 hex digits that jaxcl.data.from_arrays "
+        f"gives, got {name!r}",
+    )
+    folder = cache.cache_root(cache_dir) / "arrays" / key
     if not folder.is_dir():
         raise DataError(
             f"{name}: not in {folder.parent}; call jaxcl.data.from_arrays on the "

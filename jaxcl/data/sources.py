@@ -66,6 +66,10 @@ def load(
     """
     require_reading(reading)
     kind, colon, rest = name.partition(":")
+    require(
+        rest.strip() or not colon,
+        f"dataset must be {', '.join(KINDS)}, with text after the colon, got {name!r}",
+    )
     if name in SOURCES - {"digits"} or kind == "tfds":
         return prepared.from_tfds(rest or name, reading, data_dir, cache_dir)
     if kind == "folder":
