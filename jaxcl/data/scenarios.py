@@ -98,7 +98,8 @@ def make_stream(
 
     Raises:
       ValueError: an unknown name, or a number that the data set cannot give (the
-        message quotes it); domain-incremental tasks with unequal numbers of classes.
+        message quotes it); domain-incremental tasks with unequal numbers of classes; a
+        single output, unless each task has a head of its own.
 
     Source: permuted — Goodfellow et al., An empirical investigation of catastrophic
     forgetting, 2013, https://arxiv.org/abs/1312.6211. Rotated — Lopez-Paz and Ranzato,
@@ -130,6 +131,11 @@ def make_stream(
     require_augment(augment, shape)
     notes = [*source.notes, *_one_class(scenario, sizes)]
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
+    require(
+        mask.shape[1] > 1 or scenario == "task",
+        f"a {scenario}-incremental stream must have at least two outputs, got classes "
+        f"per task {sizes}: one output has nothing to learn, and is right untrained",
+    )
 
     views = [
         seed_view(
