@@ -311,12 +311,45 @@ def test_counts_that_are_rare_in_the_test_part_are_on_one_scale():
         ((IMAGES.astype(str), Y), "must be numbers"),
         ((IMAGES[:0], Y[:0]), "above 0"),
         ((IMAGES, np.arange(20)), "two examples"),
+        (
+            (np.ma.masked_greater(IMAGES, 254), Y),
+            f"x_train must have no masked entries, got {(IMAGES > 254).sum()}",
+        ),
+        ((IMAGES, np.ma.masked_equal(Y, 3)), "y_train must have no masked.*, got 5"),
+        ((IMAGES, np.array([b"a", b"\xff"])[Y % 2]), "y_train must be text in UTF-8"),
     ],
 )
 def test_arrays_that_contradict_each_other(arguments, what):
     with pytest.raises(ValueError, match=what) as error:
         jaxcl.data.from_arrays(*arguments)
     assert "\n" not in str(error.value) or "two examples" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names,what",
+    [
+        (("a", "b", "a", "c"), "class_names must differ, got a several times"),
+        (("a", b"a", "b", "c"), "class_names must differ, got a several times"),
+        (4, "class_names must be a sequence of names, got 4"),
+        ({"a"}, "class_names must be a sequence of names, got {'a'}"),
+        (("a", "b", "c"), r"labels lie in \[0, 3\), got \[3\]"),
+    ],
+)
+def test_names_of_classes_that_cannot_be(names, what):
+    with pytest.raises(ValueError, match=what):
+        jaxcl.data.from_arrays(IMAGES, Y, class_names=names)
+
+
+def test_labels_in_bytes_are_read_as_text():
+    for names in (["gnu", "Öre", "emu", "cat"], list("dcba")):
+        text = np.array(names)[Y]
+        found = jaxcl.data.from_arrays(IMAGES, np.char.encode(text, "utf-8"))
+        assert found.class_names == tuple(sorted(names))
+        np.testing.assert_array_equal(np.array(found.class_names)[found.test_y], names)
+        given = jaxcl.data.from_arrays(
+            IMAGES, Y, class_names=np.char.encode(names, "utf-8")
+        )
+        assert given.class_names == tuple(names)
 
 
 def test_npz_files(tmp_path):
@@ -327,6 +360,9 @@ def test_npz_files(tmp_path):
     np.savez(file, images=IMAGES, y_train=Y)
     with pytest.raises(ValueError, match="it holds y_train, images"):
         load(f"npz:{file}")
+    np.savez(file, x_train=IMAGES, y_train=Y, X_test=IMAGES, Y_test=Y)
+    with pytest.raises(ValueError, match="test, and no more; it .* X_test, Y_test$"):
+        load(f"npz:{file}")
     np.savez(file, x_train=IMAGES.astype(object), y_train=Y)
     with pytest.raises(DataError, match="cannot be read"):
         load(f"npz:{file}")
@@ -336,19 +372,26 @@ def test_npz_files(tmp_path):
 
 def test_functions(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(
-        "import numpy as np\n"
+        "import jaxcl, numpy as np\n"
         "x = np.arange(20 * 4).reshape(20, 2, 2)\n"
         "y = np.arange(20) % 4\n"
         "def two(): return x, y\n"
         "def four(): return x, y, x, y\n"
         "def named(): return {'x_train': x, 'y_train': y}\n"
         "def wrong(): return x\n"
+        "def test(): return named() | {'X_test': x, 'y_tset': y, 3: x}\n"
+        "def source(): return jaxcl.data.Source('s', x, y / 2, *[None] * 6)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     sizes = [len(load(f"my_data:{name}").test_x) for name in ("two", "four", "named")]
     assert sizes == [4, 20, 4]
     sys.modules.pop("my_data")
-    for name, what in (("wrong", "it gives ndarray"), ("none", "cannot be imported")):
+    for name, what in (
+        ("wrong", "it gives ndarray"),
+        ("none", "cannot be imported"),
+        ("test", "and no more; it holds x_train, y_train, X_test, y_tset, 3$"),
+        ("source", "s: class_names must be"),
+    ):
         with pytest.raises(ValueError, match=what):
             load(f"my_data:{name}")
     with pytest.raises(ValueError, match="image_size is for folder:PATH"):

@@ -13,6 +13,7 @@ import numpy as np
 from jaxcl.checks import called, imported, require
 from jaxcl.data import cache, readable
 from jaxcl.data.cache import DataError, Source, Split
+from jaxcl.data.consistent import require_alike, require_source
 from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
@@ -39,7 +40,7 @@ def from_arrays(
       x_test: [M, ...] like x_train; without it a share of each class is drawn for
         testing.
       y_test: [M].
-      class_names: names of label 0, 1, …; by default the labels themselves, in order.
+      class_names: distinct names of label 0, 1, …; by default the labels themselves, in order.
       reading: gives the share for testing and its seed.
       cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
 
@@ -99,38 +100,13 @@ def from_arrays(
     (x, _), (other, _) = parts
     if x.dtype != other.dtype:  # one has fractions or values outside [0, 255]
         x, other = x.astype(np.float32), other.astype(np.float32)
-    require(
-        x.shape[1:] == other.shape[1:],
-        f"x_train and x_test need examples of one shape, got {list(x.shape[1:])} and "
-        f"{list(other.shape[1:])}",
-    )
     for what, part in (("x_train", x), ("x_test", other)):
         bad = 0 if part.dtype == np.uint8 else int((~np.isfinite(part)).sum())
         require(not bad, f"{what} has {bad} values that are NaN or infinite")
-    _require_one_scale(x, other)
+    require_alike(x, other, ("x_train", "x_test"))
     return _stored([x, numbers[0], other, numbers[1]], names, cache_dir)
 
 
-def _require_one_scale(x: np.ndarray, other: np.ndarray) -> None:
-    """Refuses pixels of 0 to 255 beside pixels of 0 to 1, and the like."""
-    some = [np.asarray(p[:: len(p) // 1000 + 1], np.float32) for p in (x, other)]
-    sizes = [np.abs(part) for part in some]
-    largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
-    apart = all(max(pair) > _APART * min(pair) > 0 for pair in (largest, mean))
-    whole = [bool((part == np.round(part)).all()) for part in some]
-    # Whole numbers from 0 to 1 say nothing: they may be rare counts.
-    mixed = whole[0] != whole[1] and all(
-        part.max() > 1 if is_whole else 0 <= part.min() and part.max() <= 1
-        for part, is_whole in zip(some, whole, strict=True)
-    )
-    ends = [f"{part.min():g} to {part.max():g}" for part in (x, other)]
-    require(
-        not (apart or mixed),
-        f"x_train and x_test need one scale: x_train is {ends[0]}, x_test {ends[1]}",
-    )
-
-
-_APART = 50.0  # no two parts of one data set differ so in size, in maximum and mean
 _PAIRS = (NAMES[:2], NAMES[2:])
 
 
@@ -166,7 +142,7 @@ def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = {k: arrays[k] for k in NAMES if k in arrays}
-            others = sorted(set(arrays.files) - set(found))
+            others = [k for k in arrays.files if k not in found]
     except Exception as error:  # zipfile and numpy raise many kinds
         raise DataError(f"npz:{file} cannot be read: {error}") from error
     return _of(f"npz:{file}", found, others, reading, cache_dir)
@@ -179,11 +155,12 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
     tuple of these two or four, or a `Source`.
 
     Raises:
-      ValueError: the function cannot be imported or called, or returns something else;
-        as `from_arrays`.
+      ValueError: the function cannot be imported or called, or returns something else,
+        or a `Source` that contradicts itself; as `from_arrays`.
     """
     given = called(path, imported(path, "dataset"))
     if isinstance(given, Source):
+        require_source(given)
         return given
     if isinstance(given, tuple) and len(given) in (2, 4):
         given = dict(zip(NAMES, given, strict=False))
@@ -193,14 +170,16 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
             f"a mapping with these names, or a Source, it gives {type(given).__name__}"
         )
     found = {k: given[k] for k in NAMES if k in given}
-    return _of(path, found, sorted(set(given) - set(found)), reading, cache_dir)
+    others = [str(k) for k in given if k not in found]
+    return _of(path, found, others, reading, cache_dir)
 
 
 def _of(name: str, found: dict, others: list, reading: Reading, cache_dir) -> Source:
-    if not {"x_train", "y_train"} <= set(found):
+    # A test part under another name would be replaced by one that is drawn.
+    if others or not {"x_train", "y_train"} <= set(found):
         raise ValueError(
-            f"{name} has to hold x_train, y_train and perhaps x_test, y_test; it holds "
-            f"{', '.join([*found, *map(str, others)]) or 'nothing'}"
+            f"{name} has to hold x_train, y_train and perhaps x_test, y_test, and no "
+            f"more; it holds {', '.join([*found, *others]) or 'nothing'}"
         )
     try:
         source = from_arrays(**found, reading=reading, cache_dir=cache_dir)
