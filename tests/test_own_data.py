@@ -12,6 +12,7 @@ from PIL import Image
 
 import jaxcl
 from jaxcl.data import DataError, Reading, load
+from jaxcl.data.arrays import NAMES
 from jaxcl.data.pixels import Moments
 from jaxcl.data.reading import drawn_for_test
 from tests.made import CLASSES, make_images
@@ -211,11 +212,46 @@ def test_the_share_for_testing_is_each_classs_own():
         ({"image_size": (3, 3, 3)}, "image_size must be"),
         ({"test_fraction": 1.0}, r"test_fraction must lie in \(0, 1\), got 1.0"),
         ({"faulty": "keep"}, "one of skip, refuse, got 'keep'"),
+        ({"image_size": 8}, "image_size must be .* got 8"),
+        ({"image_size": ("a",)}, "image_size must be"),
+        ({"test_fraction": "a"}, "test_fraction must be a number, got 'a'"),
+        ({"test_seed": 1.5}, "test_seed must be an integer, got 1.5"),
+        ({"test_seed": -1}, "test_seed must be at least 0, got -1"),
+        # Without effect on what has its own test part, and no files.
+        ({"test_fraction": 0.3}, "without a test part, not for 'digits',.* got 0.3"),
+        ({"test_seed": 1}, "test_seed is for data without a test part.* got 1"),
+        ({"faulty": "refuse"}, "faulty is for folder:PATH, not for 'digits'; got 'ref"),
     ],
 )
 def test_a_reading_that_cannot_be_done(fields, what):
     with pytest.raises(ValueError, match=what):
         load("digits", reading=Reading(**fields))
+
+
+def test_what_is_no_name_and_no_reading_is_refused():
+    with pytest.raises(ValueError, match="dataset must be text, got None"):
+        load(None)
+    with pytest.raises(ValueError, match="must be a jaxcl.data.Reading, got None"):
+        load("digits", reading=None)
+    with pytest.raises(ValueError, match="must be a jaxcl.data.Reading, got None"):
+        jaxcl.data.from_arrays(IMAGES, Y, reading=None)
+
+
+def test_a_share_for_testing_is_refused_where_there_is_a_test_part(tmp_path):
+    whole, share = (IMAGES, Y, IMAGES, Y), Reading(test_fraction=0.3)
+    np.savez(tmp_path / "a.npz", **dict(zip(NAMES, whole, strict=True)))
+    np.savez(tmp_path / "b.npz", **dict(zip(NAMES, whole[:2], strict=False)))
+    for part in ("train", "test"):
+        for name in "ab":
+            one_colour(tmp_path / "x" / part / name, "0.png")
+    key = jaxcl.data.from_arrays(*whole).name
+    for name in (key, f"npz:{tmp_path / 'a.npz'}", f"folder:{tmp_path / 'x'}"):
+        with pytest.raises(ValueError, match="test_fraction is for data without a te"):
+            load(name, reading=share)
+    assert len(load(f"npz:{tmp_path / 'b.npz'}", reading=share).test_x) == 8
+    for fields in ({"image_size": (4,)}, {"faulty": "refuse"}):
+        with pytest.raises(ValueError, match="is for folder:PATH.* not for arrays; go"):
+            jaxcl.data.from_arrays(IMAGES, Y, reading=Reading(**fields))
 
 
 # --- arrays ---------------------------------------------------------------------------
@@ -505,6 +541,11 @@ def test_a_test_split_without_labels_is_passed_over(tmp_path, monkeypatch):
     prepare_tfds(tmp_path / "tfds", {"train": 6, "test": 3, "validation": 4})
     source = load("tfds:pebbles", reading=Reading(image_size=(4,)))
     assert len(source.test_x) == 4
+    for _ in range(2):  # prepared, and on a machine that has only the cache
+        with pytest.raises(ValueError, match="test_seed is for data without .* got 3"):
+            load("tfds:pebbles", reading=Reading(image_size=(4,), test_seed=3))
+        monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def test_a_shipped_set_by_its_tfds_name_is_the_same_copy(monkeypatch, tfds_dir):

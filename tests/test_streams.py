@@ -266,6 +266,18 @@ def test_a_source_of_other_arrays_is_read_alike(blobs):
         jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def test_tasks_and_parts_that_are_none_are_refused(blobs):
+    stream = _stream(blobs)
+    for first, stop in ((0.5, 2), ("a", 2), (0, None)):
+        with pytest.raises(ValueError, match=r"tasks must be .*an integer.* got \("):
+            stream.between(first, stop)
+    with pytest.raises(ValueError, match=r"0 <= first < stop <= 3, got \(2, 2\)"):
+        stream.between(2, 2)
+    for ask in (lambda p: stream.capacity(p), lambda p: _view(stream, p, 0)):
+        with pytest.raises(ValueError, match="part must be one of train, .* 'nosuch'"):
+            ask("nosuch")
+
+
 def test_masks_of_the_scenarios():
     mask, by = scenario_mask("task", 2, [2, 1])
     assert by == "example" and mask.tolist() == [[1, 1, 0], [0, 0, 1]]

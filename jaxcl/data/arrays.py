@@ -14,7 +14,14 @@ from jaxcl.checks import called, imported, require
 from jaxcl.data import cache, readable
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.consistent import require_alike, require_source
-from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
+from jaxcl.data.reading import (
+    AS_IT_LIES,
+    SPLIT,
+    Reading,
+    drawn_for_test,
+    require_effect,
+    require_reading,
+)
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 _FORMAT = 1
@@ -40,7 +47,8 @@ def from_arrays(
       x_test: [M, ...] like x_train; without it a share of each class is drawn for
         testing.
       y_test: [M].
-      class_names: distinct names of label 0, 1, …; by default the labels themselves, in order.
+      class_names: distinct names of label 0, 1, …; by default the labels themselves,
+        in order.
       reading: gives the share for testing and its seed.
       cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
 
@@ -78,10 +86,12 @@ def from_arrays(
     ['bars.png', 'bars.svg']
     """
     require_reading(reading)
+    require_effect(reading, "arrays", "image_size", "faulty")
     x, y = readable.images(x_train, "x_train"), readable.labels(y_train, "y_train")
     require((x_test is None) == (y_test is None), "x_test and y_test go together")
     parts = [(x, y)]
     if x_test is not None:
+        require_effect(reading, "arrays with x_test", *SPLIT)
         parts.append(
             (readable.images(x_test, "x_test"), readable.labels(y_test, "y_test"))
         )
@@ -161,6 +171,7 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
     given = called(path, imported(path, "dataset"))
     if isinstance(given, Source):
         require_source(given)
+        require_effect(reading, f"{path}, which gives a Source", *SPLIT)
         return given
     if isinstance(given, tuple) and len(given) in (2, 4):
         given = dict(zip(NAMES, given, strict=False))

@@ -20,7 +20,7 @@ import numpy as np
 from jaxcl.data import cache
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.listing import Found, add, listed, name_of
-from jaxcl.data.reading import Reading, drawn_for_test
+from jaxcl.data.reading import SPLIT, Reading, drawn_for_test, require_effect
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -92,6 +92,8 @@ def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
             f"folder:{path}: {root} has no folder in it, one per class, but {files} "
             f"file{'' if files == 1 else 's'}"
         )
+    if "test" in parts:
+        require_effect(reading, f"folder:{path}, which has one", *SPLIT)
     name = f"folder:{root.name}"
     folder = cache.cache_root(cache_dir) / "folder" / key
     if not folder.exists():
