@@ -129,11 +129,64 @@ def test_train_and_test_folders(tmp_path, test):
     assert "gnu" in told and "more" in told and "(dog), without a test image" in told
 
 
-def test_classes_called_train_are_classes(tmp_path):
-    for name in ("train", "plane"):
+@pytest.mark.parametrize(
+    "names,beside",
+    [
+        (("Train", "Test"), ""),
+        (("TRAIN", "Validation"), ""),
+        (("training", "testing"), ""),
+        (("Training", "test"), "more"),  # which holds no class, and is named
+        (("train", "Val"), ""),
+        (("train", "testing"), "val"),
+    ],
+)
+def test_the_parts_by_other_names(tmp_path, names, beside):
+    for part, count in zip(names, (2, 1), strict=True):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                one_colour(tmp_path / part / name, f"{i}.png", value=(label, i, 0))
+    (tmp_path / beside).mkdir(exist_ok=True)
+    source = load(f"folder:{tmp_path}")
+    assert source.class_names == ("cat", "dog")
+    assert (len(source.train_x), len(source.test_x)) == (4, 2)
+    left = f"folder:{tmp_path.name}: 1 entry is no image ({beside}), left out"
+    assert source.notes == ((left,) if beside else ())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("plane", "train"),
+        ("Train", "plane"),
+        ("Testing", "Training", "cooking"),
+        ("bus", "plane", "train"),
+        ("Test", "val"),
+    ],
+)
+def test_classes_called_train_are_classes(tmp_path, names):
+    for name in names:
         for i in range(2):
             one_colour(tmp_path / name, f"{i}.png")
-    assert load(f"folder:{tmp_path}").class_names == ("plane", "train")
+    assert load(f"folder:{tmp_path}").class_names == names
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
+    for name in "ab":
+        for i in range(2):
+            one_colour(tmp_path / name, f"{i}.png")
+    os.mkfifo(tmp_path / "a/pipe.png")
+    (tmp_path / "b/zero.png").symlink_to("/dev/zero")
+    source = load(f"folder:{tmp_path}")
+    assert len(source.train_x) + len(source.test_x) == 4
+    (told,) = source.notes
+    assert "2 entries are no images (a/pipe.png, b/zero.png), left out" in told
+
+
+def test_images_that_memory_cannot_hold_are_refused_before_they_are_made(tmp_path):
+    for name in "ab":
+        one_colour(tmp_path / name, "0.png")
+    with pytest.raises(ValueError, match="2 images of 200000 × 200000 need .* 240 GB"):
+        load(f"folder:{tmp_path}", reading=Reading(image_size=(200_000, 200_000)))
 
 
 def test_links_that_lead_round_about_end(tmp_path):
@@ -186,6 +239,13 @@ def test_a_folder_goes_by_its_content(tmp_path):
         (
             lambda root: [one_colour(root / n, "0.png") for n in "ab"],
             "none for testing",
+        ),
+        (
+            lambda root: [
+                one_colour(root / n, "0.png")
+                for n in ("train/a", "train/b", "test/gnu", "test/emu")
+            ],
+            "no class of the training folder: emu, gnu beside a, b$",
         ),
     ],
 )
@@ -539,6 +599,8 @@ def test_any_set_of_tfds(tmp_path, monkeypatch):
 def test_a_test_split_without_labels_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     prepare_tfds(tmp_path / "tfds", {"train": 6, "test": 3, "validation": 4})
+    with pytest.raises(ValueError, match="6 images of 200000 × 200000 need"):
+        load("tfds:pebbles", reading=Reading(image_size=(200_000,)))
     source = load("tfds:pebbles", reading=Reading(image_size=(4,)))
     assert len(source.test_x) == 4
     for _ in range(2):  # prepared, and on a machine that has only the cache

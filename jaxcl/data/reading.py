@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from jaxcl import schema
-from jaxcl.checks import require
+from jaxcl.checks import require, require_room
 from jaxcl.schema import Count, OneOf, Range
 
 FAULTY = ("skip", "refuse")
 SPLIT = ("test_fraction", "test_seed")
 """The fields for data without a test part."""
+_SMALL = 10**9  # bytes
 _KINDS = {
     "test_fraction": Annotated[float, Range(0, 1, "()")],
     "test_seed": Annotated[int, Range(0)],
@@ -92,6 +94,17 @@ def require_effect(reading: Reading, name: str, *fields: str) -> None:
             value == getattr(AS_IT_LIES, field),
             f"{field} is for {_FOR[field]}, not for {name}; got {value!r}",
         )
+
+
+def require_images_fit(name: str, shape: tuple[int, int, int, int]) -> None:
+    """Refuses images [N, H, W, C] that memory cannot hold, before they are decoded.
+
+    Raises:
+      ValueError: the memory is too small; the message gives both sizes.
+    """
+    n, height, width, _ = shape
+    if math.prod(shape) > _SMALL:  # else JAX is not asked: it would choose its devices
+        require_room(f"{name}: {n} images of {height} × {width}", math.prod(shape))
 
 
 def drawn_for_test(y: np.ndarray, reading: Reading) -> np.ndarray:
