@@ -87,11 +87,19 @@ def require_alike(x: np.ndarray, other: np.ndarray, names: tuple[str, str]) -> N
         f"{list(other.shape[1:])}",
     )
     rows = max(1, min(1000, _SAMPLE // x[0].size))
-    some = [np.asarray(p[:: len(p) // rows + 1], np.float32) for p in (x, other)]
+    some = [np.asarray(p[:: len(p) // rows + 1]) for p in (x, other)]
+    # Bytes, as most images are, take a tenth of the time if they stay bytes.
+    is_bytes = [part.dtype == np.uint8 for part in some]
+    some = [
+        p if is_it else np.float32(p) for p, is_it in zip(some, is_bytes, strict=True)
+    ]
     sizes = [np.abs(part) for part in some]
     largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
     apart = all(max(pair) > _APART * min(pair) > 0 for pair in (largest, mean))
-    whole = [bool((part == np.round(part)).all()) for part in some]
+    whole = [
+        is_it or bool((part == np.round(part)).all())
+        for part, is_it in zip(some, is_bytes, strict=True)
+    ]
     # Whole numbers from 0 to 1 say nothing: they may be rare counts.
     mixed = whole[0] != whole[1] and all(
         part.max() > 1 if is_whole else 0 <= part.min() and part.max() <= 1
