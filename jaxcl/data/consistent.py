@@ -91,7 +91,8 @@ def require_alike(x: np.ndarray, other: np.ndarray, names: tuple[str, str]) -> N
     # Bytes, as most images are, take a tenth of the time if they stay bytes.
     is_bytes = [part.dtype == np.uint8 for part in some]
     some = [
-        p if is_it else np.float32(p) for p, is_it in zip(some, is_bytes, strict=True)
+        p if is_it else p.astype(np.float32)
+        for p, is_it in zip(some, is_bytes, strict=True)
     ]
     sizes = [np.abs(part) for part in some]
     largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
