@@ -12,6 +12,7 @@ from PIL import Image
 
 import jaxcl
 from jaxcl.data import DataError, Reading, load
+from jaxcl.data.arrays import NAMES
 from jaxcl.data.pixels import Moments
 from jaxcl.data.reading import drawn_for_test
 from tests.made import CLASSES, make_images
@@ -128,11 +129,64 @@ def test_train_and_test_folders(tmp_path, test):
     assert "gnu" in told and "more" in told and "(dog), without a test image" in told
 
 
-def test_classes_called_train_are_classes(tmp_path):
-    for name in ("train", "plane"):
+@pytest.mark.parametrize(
+    "names,beside",
+    [
+        (("Train", "Test"), ""),
+        (("TRAIN", "Validation"), ""),
+        (("training", "testing"), ""),
+        (("Training", "test"), "more"),  # which holds no class, and is named
+        (("train", "Val"), ""),
+        (("train", "testing"), "val"),
+    ],
+)
+def test_the_parts_by_other_names(tmp_path, names, beside):
+    for part, count in zip(names, (2, 1), strict=True):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                one_colour(tmp_path / part / name, f"{i}.png", value=(label, i, 0))
+    (tmp_path / beside).mkdir(exist_ok=True)
+    source = load(f"folder:{tmp_path}")
+    assert source.class_names == ("cat", "dog")
+    assert (len(source.train_x), len(source.test_x)) == (4, 2)
+    left = f"folder:{tmp_path.name}: 1 entry is no image ({beside}), left out"
+    assert source.notes == ((left,) if beside else ())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("plane", "train"),
+        ("Train", "plane"),
+        ("Testing", "Training", "cooking"),
+        ("bus", "plane", "train"),
+        ("Test", "val"),
+    ],
+)
+def test_classes_called_train_are_classes(tmp_path, names):
+    for name in names:
         for i in range(2):
             one_colour(tmp_path / name, f"{i}.png")
-    assert load(f"folder:{tmp_path}").class_names == ("plane", "train")
+    assert load(f"folder:{tmp_path}").class_names == names
+
+
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path):
+    for name in "ab":
+        for i in range(2):
+            one_colour(tmp_path / name, f"{i}.png")
+    os.mkfifo(tmp_path / "a/pipe.png")
+    (tmp_path / "b/zero.png").symlink_to("/dev/zero")
+    source = load(f"folder:{tmp_path}")
+    assert len(source.train_x) + len(source.test_x) == 4
+    (told,) = source.notes
+    assert "2 entries are no images (a/pipe.png, b/zero.png), left out" in told
+
+
+def test_images_that_memory_cannot_hold_are_refused_before_they_are_made(tmp_path):
+    for name in "ab":
+        one_colour(tmp_path / name, "0.png")
+    with pytest.raises(ValueError, match="2 images of 200000 × 200000 need .* 240 GB"):
+        load(f"folder:{tmp_path}", reading=Reading(image_size=(200_000, 200_000)))
 
 
 def test_links_that_lead_round_about_end(tmp_path):
@@ -186,6 +240,13 @@ def test_a_folder_goes_by_its_content(tmp_path):
             lambda root: [one_colour(root / n, "0.png") for n in "ab"],
             "none for testing",
         ),
+        (
+            lambda root: [
+                one_colour(root / n, "0.png")
+                for n in ("train/a", "train/b", "test/gnu", "test/emu")
+            ],
+            "no class of the training folder: emu, gnu beside a, b$",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_read_is_one_line(tmp_path, build, what):
@@ -211,11 +272,46 @@ def test_the_share_for_testing_is_each_classs_own():
         ({"image_size": (3, 3, 3)}, "image_size must be"),
         ({"test_fraction": 1.0}, r"test_fraction must lie in \(0, 1\), got 1.0"),
         ({"faulty": "keep"}, "one of skip, refuse, got 'keep'"),
+        ({"image_size": 8}, "image_size must be .* got 8"),
+        ({"image_size": ("a",)}, "image_size must be"),
+        ({"test_fraction": "a"}, "test_fraction must be a number, got 'a'"),
+        ({"test_seed": 1.5}, "test_seed must be an integer, got 1.5"),
+        ({"test_seed": -1}, "test_seed must be at least 0, got -1"),
+        # Without effect on what has its own test part, and no files.
+        ({"test_fraction": 0.3}, "without a test part, not for 'digits',.* got 0.3"),
+        ({"test_seed": 1}, "test_seed is for data without a test part.* got 1"),
+        ({"faulty": "refuse"}, "faulty is for folder:PATH, not for 'digits'; got 'ref"),
     ],
 )
 def test_a_reading_that_cannot_be_done(fields, what):
     with pytest.raises(ValueError, match=what):
         load("digits", reading=Reading(**fields))
+
+
+def test_what_is_no_name_and_no_reading_is_refused():
+    with pytest.raises(ValueError, match="dataset must be text, got None"):
+        load(None)
+    with pytest.raises(ValueError, match="must be a jaxcl.data.Reading, got None"):
+        load("digits", reading=None)
+    with pytest.raises(ValueError, match="must be a jaxcl.data.Reading, got None"):
+        jaxcl.data.from_arrays(IMAGES, Y, reading=None)
+
+
+def test_a_share_for_testing_is_refused_where_there_is_a_test_part(tmp_path):
+    whole, share = (IMAGES, Y, IMAGES, Y), Reading(test_fraction=0.3)
+    np.savez(tmp_path / "a.npz", **dict(zip(NAMES, whole, strict=True)))
+    np.savez(tmp_path / "b.npz", **dict(zip(NAMES, whole[:2], strict=False)))
+    for part in ("train", "test"):
+        for name in "ab":
+            one_colour(tmp_path / "x" / part / name, "0.png")
+    key = jaxcl.data.from_arrays(*whole).name
+    for name in (key, f"npz:{tmp_path / 'a.npz'}", f"folder:{tmp_path / 'x'}"):
+        with pytest.raises(ValueError, match="test_fraction is for data without a te"):
+            load(name, reading=share)
+    assert len(load(f"npz:{tmp_path / 'b.npz'}", reading=share).test_x) == 8
+    for fields in ({"image_size": (4,)}, {"faulty": "refuse"}):
+        with pytest.raises(ValueError, match="is for folder:PATH.* not for arrays; go"):
+            jaxcl.data.from_arrays(IMAGES, Y, reading=Reading(**fields))
 
 
 # --- arrays ---------------------------------------------------------------------------
@@ -311,12 +407,45 @@ def test_counts_that_are_rare_in_the_test_part_are_on_one_scale():
         ((IMAGES.astype(str), Y), "must be numbers"),
         ((IMAGES[:0], Y[:0]), "above 0"),
         ((IMAGES, np.arange(20)), "two examples"),
+        (
+            (np.ma.masked_greater(IMAGES, 254), Y),
+            f"x_train must have no masked entries, got {(IMAGES > 254).sum()}",
+        ),
+        ((IMAGES, np.ma.masked_equal(Y, 3)), "y_train must have no masked.*, got 5"),
+        ((IMAGES, np.array([b"a", b"\xff"])[Y % 2]), "y_train must be text in UTF-8"),
     ],
 )
 def test_arrays_that_contradict_each_other(arguments, what):
     with pytest.raises(ValueError, match=what) as error:
         jaxcl.data.from_arrays(*arguments)
     assert "\n" not in str(error.value) or "two examples" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "names,what",
+    [
+        (("a", "b", "a", "c"), "class_names must differ, got a several times"),
+        (("a", b"a", "b", "c"), "class_names must differ, got a several times"),
+        (4, "class_names must be a sequence of names, got 4"),
+        ({"a"}, "class_names must be a sequence of names, got {'a'}"),
+        (("a", "b", "c"), r"labels lie in \[0, 3\), got \[3\]"),
+    ],
+)
+def test_names_of_classes_that_cannot_be(names, what):
+    with pytest.raises(ValueError, match=what):
+        jaxcl.data.from_arrays(IMAGES, Y, class_names=names)
+
+
+def test_labels_in_bytes_are_read_as_text():
+    for names in (["gnu", "Öre", "emu", "cat"], list("dcba")):
+        text = np.array(names)[Y]
+        found = jaxcl.data.from_arrays(IMAGES, np.char.encode(text, "utf-8"))
+        assert found.class_names == tuple(sorted(names))
+        np.testing.assert_array_equal(np.array(found.class_names)[found.test_y], names)
+        given = jaxcl.data.from_arrays(
+            IMAGES, Y, class_names=np.char.encode(names, "utf-8")
+        )
+        assert given.class_names == tuple(names)
 
 
 def test_npz_files(tmp_path):
@@ -327,6 +456,9 @@ def test_npz_files(tmp_path):
     np.savez(file, images=IMAGES, y_train=Y)
     with pytest.raises(ValueError, match="it holds y_train, images"):
         load(f"npz:{file}")
+    np.savez(file, x_train=IMAGES, y_train=Y, X_test=IMAGES, Y_test=Y)
+    with pytest.raises(ValueError, match="test, and no more; it .* X_test, Y_test$"):
+        load(f"npz:{file}")
     np.savez(file, x_train=IMAGES.astype(object), y_train=Y)
     with pytest.raises(DataError, match="cannot be read"):
         load(f"npz:{file}")
@@ -336,19 +468,26 @@ def test_npz_files(tmp_path):
 
 def test_functions(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(
-        "import numpy as np\n"
+        "import jaxcl, numpy as np\n"
         "x = np.arange(20 * 4).reshape(20, 2, 2)\n"
         "y = np.arange(20) % 4\n"
         "def two(): return x, y\n"
         "def four(): return x, y, x, y\n"
         "def named(): return {'x_train': x, 'y_train': y}\n"
         "def wrong(): return x\n"
+        "def test(): return named() | {'X_test': x, 'y_tset': y, 3: x}\n"
+        "def source(): return jaxcl.data.Source('s', x, y / 2, *[None] * 6)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     sizes = [len(load(f"my_data:{name}").test_x) for name in ("two", "four", "named")]
     assert sizes == [4, 20, 4]
     sys.modules.pop("my_data")
-    for name, what in (("wrong", "it gives ndarray"), ("none", "cannot be imported")):
+    for name, what in (
+        ("wrong", "it gives ndarray"),
+        ("none", "cannot be imported"),
+        ("test", "and no more; it holds x_train, y_train, X_test, y_tset, 3$"),
+        ("source", "s: class_names must be"),
+    ):
         with pytest.raises(ValueError, match=what):
             load(f"my_data:{name}")
     with pytest.raises(ValueError, match="image_size is for folder:PATH"):
@@ -358,6 +497,36 @@ def test_functions(tmp_path, monkeypatch):
 def test_arrays_that_the_cache_does_not_have():
     with pytest.raises(DataError, match="call jaxcl.data.from_arrays"):
         load("arrays:0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    "name,what",
+    [
+        # Of these it was said that a folder, as the whole cache, has to be deleted.
+        ("arrays:.", "arrays:KEY with the 16 hex digits .*, got 'arrays:.'"),
+        ("arrays:..", "16 hex digits"),
+        ("arrays:/tmp", "16 hex digits"),
+        ("arrays:0123456789ABCDEF", "16 hex digits"),
+        ("arrays:0123456789abcdef/..", "16 hex digits"),
+        ("arrays:", "with text after the colon, got 'arrays:'"),
+        ("folder:", "with text after the colon, got 'folder:'"),
+        ("npz: ", "with text after the colon, got 'npz: '"),
+        ("tfds:", "with text after the colon, got 'tfds:'"),
+    ],
+)
+def test_names_that_lead_nowhere_or_elsewhere(name, what):
+    load("digits")  # there is a cache
+    with pytest.raises(ValueError, match=what) as error:
+        load(name)
+    assert "elete" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_folder_may_be_the_current_one(tmp_path, monkeypatch):
+    for name in "ab":
+        for i in range(2):
+            one_colour(tmp_path / "x" / name, f"{i}.png")
+    monkeypatch.chdir(tmp_path / "x")
+    assert load("folder:.").class_names == ("a", "b")
 
 
 # --- TFDS by name ---------------------------------------------------------------------
@@ -430,8 +599,15 @@ def test_any_set_of_tfds(tmp_path, monkeypatch):
 def test_a_test_split_without_labels_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     prepare_tfds(tmp_path / "tfds", {"train": 6, "test": 3, "validation": 4})
+    with pytest.raises(ValueError, match="6 images of 200000 × 200000 need"):
+        load("tfds:pebbles", reading=Reading(image_size=(200_000,)))
     source = load("tfds:pebbles", reading=Reading(image_size=(4,)))
     assert len(source.test_x) == 4
+    for _ in range(2):  # prepared, and on a machine that has only the cache
+        with pytest.raises(ValueError, match="test_seed is for data without .* got 3"):
+            load("tfds:pebbles", reading=Reading(image_size=(4,), test_seed=3))
+        monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 def test_a_shipped_set_by_its_tfds_name_is_the_same_copy(monkeypatch, tfds_dir):

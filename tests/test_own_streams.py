@@ -51,6 +51,9 @@ def test_labels_that_are_numbers_are_named_by_number(blobs):
         ({"class_order": "5,4,3,2,1,0"}, [[5, 4], [3, 2], [1, 0]], ("f e", "d c")),
         ({"class_order": "b, a, 2"}, [[1], [0], [2]], ("b", "a")),
         ({"class_order": (3, 1, 0)}, [[3], [1], [0]], ("d", "b")),
+        ({"class_order": np.array([3, 1, 0])}, [[3], [1], [0]], ("d", "b")),
+        ({"class_order": np.array(["d", "b", "a"])}, [[3], [1], [0]], ("d", "b")),
+        ({"task_classes": np.array([[3], [1], [0]])}, [[3], [1], [0]], ("d", "b")),
         (
             {"task_classes": ((0, 1, 2), (5,), (4, 3))},
             [[0, 1, 2], [5], [4, 3]],
@@ -116,6 +119,22 @@ def test_classes_in_the_order_that_is_given(blobs, options, tasks, names):
             {"kind": "rotated", "angle_step": 1.0, "first_permuted": False},
             "for permuted streams",
         ),
+        (
+            {"kind": "rotated", "angles": (0.0, 0.0, 0.0)},
+            r"angles must rotate a task at least, got \(0.0, 0.0, 0.0\)",
+        ),
+        (
+            {"kind": "rotated", "angle_step": 3e38},
+            r"angle_step must leave the angles of 3 tasks finite .*got 3e\+38",
+        ),
+        (
+            {"task_classes": ((0,), (1,), (2,)), "scenario": "domain"},
+            r"at least two outputs, got classes per task \[1, 1, 1\]",
+        ),
+        ({"num_tasks": 1, "class_order": "b", "scenario": "class"}, "two outputs"),
+        ({"crop_padding": 5}, r"crop_padding must be at most 4.* \[4, 4, 1\], got 5"),
+        ({"crop_padding": 2_000_000_000}, "crop_padding must be at most 4"),
+        ({"class_order": np.array([0, 1, 6])}, "class_order must .*got 6"),
         ({"crop_padding": -1}, "crop_padding must be at least 0, got -1"),
         (
             {"mean": (0.5, 0.5, 0.5)},
@@ -357,6 +376,10 @@ def test_a_confusion_table_changes_its_classes_alone(blobs):
         ({"label_noise": 0.2, "confusion": ((1, 9),)}, "classes of 0 to .*got 9"),
         ({"label_noise": 0.2, "confusion": ((1, 0), (1, 2))}, "class 1 is there twice"),
         ({"label_noise": 0.2, "confusion": ((1, 0, 2),)}, "pairs"),
+        (
+            {"label_noise": 0.2, "confusion": ((5, 4),), "class_order": "0,1,2,3"},
+            r"confusion must be of classes in tasks, got \[5\], in no task",
+        ),
         ({"label_noise": 0.2, "num_tasks": 6}, "two classes per task"),
     ],
 )

@@ -196,6 +196,88 @@ def test_wrong_options_are_named(blobs, options, what):
         _stream(blobs, **options)
 
 
+def _x(source):
+    return np.asarray(source.test_x)
+
+
+@pytest.mark.parametrize(
+    "changed,what",
+    [
+        (lambda s: None, "source must be a jaxcl.data.Source, got NoneType"),
+        (lambda s: {"name": None}, "name must be text, got None"),
+        (
+            lambda s: {"test_x": _x(s).reshape(120, 2, 8, 1)},
+            r"one shape, got \[4, 4, 1",
+        ),
+        (lambda s: {"test_x": _x(s)[:, :3]}, r"got \[4, 4, 1\] and \[3, 4, 1\]"),
+        (
+            lambda s: {"test_x": _x(s) / 255},
+            "blobs: train_x and test_x need one scale: train_x is 0 to 255, test_x 0 ",
+        ),
+        (lambda s: {"test_x": np.ma.masked_less(_x(s), 9)}, "no masked entries, got"),
+        (lambda s: {"test_x": _x(s).tolist()}, "test_x must be .* got list"),
+        (lambda s: {"test_x": _x(s).ravel()}, r"test_x must be .* got uint8\[1920\]"),
+        (lambda s: {"test_x": _x(s).astype(str)}, "test_x must be an array of numbers"),
+        (lambda s: {"test_x": _x(s)[:0], "test_y": s.test_y[:0]}, "above 0, got 0"),
+        (
+            lambda s: {"test_y": s.test_y / 1},
+            r"whole numbers \[N\], got float64\[120\]",
+        ),
+        (lambda s: {"test_y": s.test_y.tolist()}, "test_y must be .* got list"),
+        (lambda s: {"test_y": s.test_y.astype(str)}, "test_y must be"),
+        (lambda s: {"test_y": s.test_y[:, None]}, r"test_y must be .* int32\[120, 1\]"),
+        (
+            lambda s: {"class_names": None},
+            r"class_names must be \(text, ...\), got None",
+        ),
+        (lambda s: {"class_names": range(6)}, "class_names must be"),
+        (lambda s: {"class_names": tuple(range(6))}, "class_names must be text in"),
+        (lambda s: {"class_names": tuple("abcdea")}, "class_names must differ"),
+        (lambda s: {"max_value": 0}, "max_value must be greater than 0, got 0"),
+        (lambda s: {"max_value": float("nan")}, "max_value must be finite"),
+        (lambda s: {"mean": None}, "mean must be .* got None"),
+        (lambda s: {"mean": (float("nan"),)}, "mean must be finite"),
+        (lambda s: {"mean": (0.5,) * 3}, "mean must have a value for each of 1"),
+        (lambda s: {"std": (-0.25,)}, "std must be greater than 0 in every entry"),
+        (lambda s: {"std": (0.0,)}, "std must be greater than 0 in every entry"),
+        (lambda s: {"std": (float("nan"),)}, "std must be finite"),
+        (lambda s: {"notes": "odd"}, "notes must be"),
+    ],
+)
+def test_a_source_that_contradicts_itself_is_refused(blobs, changed, what):
+    """Its own test images of another shape were scrambled; others gave tracebacks."""
+    fields = changed(blobs)
+    source = None if fields is None else blobs._replace(**fields)
+    with pytest.raises(ValueError, match=what) as error:
+        _stream(source, seeds=(0,))
+    assert "\n" not in str(error.value)
+
+
+def test_a_source_of_other_arrays_is_read_alike(blobs):
+    wide = blobs._replace(
+        train_y=blobs.train_y.astype(np.int64),
+        test_x=jnp.asarray(blobs.test_x),
+        class_names=list(blobs.class_names),
+        mean=np.array([0.5]),
+        std=[np.float32(0.25)],
+    )
+    for part in ("train", "test"):
+        one, other = (_view(_stream(s), part, 1)[1] for s in (blobs, wide))
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_tasks_and_parts_that_are_none_are_refused(blobs):
+    stream = _stream(blobs)
+    for first, stop in ((0.5, 2), ("a", 2), (0, None)):
+        with pytest.raises(ValueError, match=r"tasks must be .*an integer.* got \("):
+            stream.between(first, stop)
+    with pytest.raises(ValueError, match=r"0 <= first < stop <= 3, got \(2, 2\)"):
+        stream.between(2, 2)
+    for ask in (lambda p: stream.capacity(p), lambda p: _view(stream, p, 0)):
+        with pytest.raises(ValueError, match="part must be one of train, .* 'nosuch'"):
+            ask("nosuch")
+
+
 def test_masks_of_the_scenarios():
     mask, by = scenario_mask("task", 2, [2, 1])
     assert by == "example" and mask.tolist() == [[1, 1, 0], [0, 0, 1]]

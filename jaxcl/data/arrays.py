@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,15 @@ import numpy as np
 from jaxcl.checks import called, imported, require
 from jaxcl.data import cache, readable
 from jaxcl.data.cache import DataError, Source, Split
-from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test, require_reading
+from jaxcl.data.consistent import require_alike, require_source
+from jaxcl.data.reading import (
+    AS_IT_LIES,
+    SPLIT,
+    Reading,
+    drawn_for_test,
+    require_effect,
+    require_reading,
+)
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 _FORMAT = 1
@@ -38,7 +47,8 @@ def from_arrays(
       x_test: [M, ...] like x_train; without it a share of each class is drawn for
         testing.
       y_test: [M].
-      class_names: names of label 0, 1, …; by default the labels themselves, in order.
+      class_names: distinct names of label 0, 1, …; by default the labels themselves,
+        in order.
       reading: gives the share for testing and its seed.
       cache_dir: the cache; JAXCL_CACHE, else the user's cache folder.
 
@@ -76,10 +86,12 @@ def from_arrays(
     ['bars.png', 'bars.svg']
     """
     require_reading(reading)
+    require_effect(reading, "arrays", "image_size", "faulty")
     x, y = readable.images(x_train, "x_train"), readable.labels(y_train, "y_train")
     require((x_test is None) == (y_test is None), "x_test and y_test go together")
     parts = [(x, y)]
     if x_test is not None:
+        require_effect(reading, "arrays with x_test", *SPLIT)
         parts.append(
             (readable.images(x_test, "x_test"), readable.labels(y_test, "y_test"))
         )
@@ -98,38 +110,13 @@ def from_arrays(
     (x, _), (other, _) = parts
     if x.dtype != other.dtype:  # one has fractions or values outside [0, 255]
         x, other = x.astype(np.float32), other.astype(np.float32)
-    require(
-        x.shape[1:] == other.shape[1:],
-        f"x_train and x_test need examples of one shape, got {list(x.shape[1:])} and "
-        f"{list(other.shape[1:])}",
-    )
     for what, part in (("x_train", x), ("x_test", other)):
         bad = 0 if part.dtype == np.uint8 else int((~np.isfinite(part)).sum())
         require(not bad, f"{what} has {bad} values that are NaN or infinite")
-    _require_one_scale(x, other)
+    require_alike(x, other, ("x_train", "x_test"))
     return _stored([x, numbers[0], other, numbers[1]], names, cache_dir)
 
 
-def _require_one_scale(x: np.ndarray, other: np.ndarray) -> None:
-    """Refuses pixels of 0 to 255 beside pixels of 0 to 1, and the like."""
-    some = [np.asarray(p[:: len(p) // 1000 + 1], np.float32) for p in (x, other)]
-    sizes = [np.abs(part) for part in some]
-    largest, mean = ([float(f(size)) for size in sizes] for f in (np.max, np.mean))
-    apart = all(max(pair) > _APART * min(pair) > 0 for pair in (largest, mean))
-    whole = [bool((part == np.round(part)).all()) for part in some]
-    # Whole numbers from 0 to 1 say nothing: they may be rare counts.
-    mixed = whole[0] != whole[1] and all(
-        part.max() > 1 if is_whole else 0 <= part.min() and part.max() <= 1
-        for part, is_whole in zip(some, whole, strict=True)
-    )
-    ends = [f"{part.min():g} to {part.max():g}" for part in (x, other)]
-    require(
-        not (apart or mixed),
-        f"x_train and x_test need one scale: x_train is {ends[0]}, x_test {ends[1]}",
-    )
-
-
-_APART = 50.0  # no two parts of one data set differ so in size, in maximum and mean
 _PAIRS = (NAMES[:2], NAMES[2:])
 
 
@@ -137,9 +124,16 @@ def from_cache(name: str, cache_dir: str | None) -> Source:
     """Reads the data set that `from_arrays` stored under the name "arrays:KEY".
 
     Raises:
+      ValueError: KEY is not one that `from_arrays` gives.
       DataError: the cache does not have it.
     """
-    folder = cache.cache_root(cache_dir) / "arrays" / name.partition(":")[2]
+    key = name.partition(":")[2]
+    require(  # "..", or a path, would lead out of the folder of arrays
+        re.fullmatch("[0-9a-f]{16}", key),
+        "dataset must be arrays:KEY with the 16 hex digits that jaxcl.data.from_arrays "
+        f"gives, got {name!r}",
+    )
+    folder = cache.cache_root(cache_dir) / "arrays" / key
     if not folder.is_dir():
         raise DataError(
             f"{name}: not in {folder.parent}; call jaxcl.data.from_arrays on the "
@@ -158,7 +152,7 @@ def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = {k: arrays[k] for k in NAMES if k in arrays}
-            others = sorted(set(arrays.files) - set(found))
+            others = [k for k in arrays.files if k not in found]
     except Exception as error:  # zipfile and numpy raise many kinds
         raise DataError(f"npz:{file} cannot be read: {error}") from error
     return _of(f"npz:{file}", found, others, reading, cache_dir)
@@ -171,11 +165,13 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
     tuple of these two or four, or a `Source`.
 
     Raises:
-      ValueError: the function cannot be imported or called, or returns something else;
-        as `from_arrays`.
+      ValueError: the function cannot be imported or called, or returns something else,
+        or a `Source` that contradicts itself; as `from_arrays`.
     """
     given = called(path, imported(path, "dataset"))
     if isinstance(given, Source):
+        require_source(given)
+        require_effect(reading, f"{path}, which gives a Source", *SPLIT)
         return given
     if isinstance(given, tuple) and len(given) in (2, 4):
         given = dict(zip(NAMES, given, strict=False))
@@ -185,14 +181,16 @@ def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
             f"a mapping with these names, or a Source, it gives {type(given).__name__}"
         )
     found = {k: given[k] for k in NAMES if k in given}
-    return _of(path, found, sorted(set(given) - set(found)), reading, cache_dir)
+    others = [str(k) for k in given if k not in found]
+    return _of(path, found, others, reading, cache_dir)
 
 
 def _of(name: str, found: dict, others: list, reading: Reading, cache_dir) -> Source:
-    if not {"x_train", "y_train"} <= set(found):
+    # A test part under another name would be replaced by one that is drawn.
+    if others or not {"x_train", "y_train"} <= set(found):
         raise ValueError(
-            f"{name} has to hold x_train, y_train and perhaps x_test, y_test; it holds "
-            f"{', '.join([*found, *map(str, others)]) or 'nothing'}"
+            f"{name} has to hold x_train, y_train and perhaps x_test, y_test, and no "
+            f"more; it holds {', '.join([*found, *others]) or 'nothing'}"
         )
     try:
         source = from_arrays(**found, reading=reading, cache_dir=cache_dir)

@@ -36,6 +36,11 @@ def require_augment(augment: Augment, shape: tuple[int, ...]) -> None:
         len(shape) == 3 or augment == Augment(),
         f"flip and crop_padding are for images, an example is {list(shape)}",
     )
+    require(  # beyond it, a window may see nothing of the image
+        not pad or pad <= min(shape[:2]),
+        f"crop_padding must be at most {min(shape[:2])}, the smaller side of "
+        f"{list(shape)}, got {pad}",
+    )
 
 
 def augmented(

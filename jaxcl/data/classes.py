@@ -42,6 +42,7 @@ def cut_classes(
         for; settings exclude each other.
     """
     total = len(names)
+    order = order.tolist() if isinstance(order, np.ndarray) else order
     if whole:
         require(
             per_task in (None, total) and order == "fixed" and given is None,

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxcl.data.cache import DataError, Split
-from jaxcl.data.reading import Reading, drawn_for_test
+from jaxcl.data.reading import Reading, drawn_for_test, require_images_fit
 
 _log = logging.getLogger(__name__)
 _BATCH = 1000
@@ -39,6 +39,8 @@ def decode(name: str, prepared: Path, reading: Reading) -> dict[str, Any]:
             '--config.data.image_size="(64, 64)"'
         )
     size = (*(reading.side or shape[:2]), shape[2] or 3)
+    # So many are decoded together.
+    require_images_fit(name, (min(_BATCH, len(sources["train"])), *size))
     splits = {
         split: Split(
             (len(source), *size),

@@ -20,7 +20,13 @@ import numpy as np
 from jaxcl.data import cache
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.listing import Found, add, listed, name_of
-from jaxcl.data.reading import Reading, drawn_for_test
+from jaxcl.data.reading import (
+    SPLIT,
+    Reading,
+    drawn_for_test,
+    require_effect,
+    require_images_fit,
+)
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,7 +68,8 @@ def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
     """Reads a folder of images, or its copy in the cache, found by its content.
 
     Args:
-      path: holds a folder per class, or train/ and test/ (val/) folders that do.
+      path: holds a folder per class, or train/ and test/ (val/) folders that do; see
+        `jaxcl.data.listing.listed` for other names of the two.
         Classes are sorted by name, and their folders may contain folders.
       reading: the size of the images, the share for testing, and how to treat files
         that cannot be used.
@@ -76,6 +83,8 @@ def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
       DataError: there is no such folder or no image in it; images have several sizes
         and image_size is not set; an entry cannot be used and ``reading.faulty`` is
         "refuse".
+      ValueError: the images need more than this machine's memory, or ``reading`` has a
+        share for testing beside a test folder.
     """
     root = Path(path).expanduser().absolute()
     if not root.is_dir():
@@ -92,6 +101,8 @@ def from_folder(path: str, reading: Reading, cache_dir: str | None) -> Source:
             f"folder:{path}: {root} has no folder in it, one per class, but {files} "
             f"file{'' if files == 1 else 's'}"
         )
+    if "test" in parts:
+        require_effect(reading, f"folder:{path}, which has one", *SPLIT)
     name = f"folder:{root.name}"
     folder = cache.cache_root(cache_dir) / "folder" / key
     if not folder.exists():
@@ -143,6 +154,7 @@ def _decoded(name: str, root: Path, parts, found: Found, reading: Reading) -> di
     rows, headers = _usable(root, rows, headers, found)
     side = reading.side or _common_side(name, {h.size for h in headers})
     channels = 1 if all(h.gray for h in headers) else 3
+    require_images_fit(name, (len(rows), *side, channels))
     decoded = _each(pixels, [file for *_, file in rows])
     told = [h.told for h in headers]
     rows, both = _usable(root, rows, list(zip(decoded, told, strict=True)), found)
@@ -209,6 +221,11 @@ def _labelled(name: str, parts, rows: list, found: Found, reading: Reading):
     if "test" not in parts:
         test = drawn_for_test(y, reading)
     add(found, "untested", [n for i, n in enumerate(names) if not test[y == i].any()])
+    if tested and not tested & learnt:
+        raise DataError(
+            f"{name}: the test folder has no class of the training folder: "
+            f"{_shown(sorted(tested))} beside {_shown(names) or 'none'}"
+        )
     if test.all() or not test.any():
         raise DataError(f"{name}: no image is left for training, or none for testing")
     return names, y, test
@@ -220,6 +237,9 @@ def _told(found: Found, kinds: dict[str, tuple[str, str, str]]) -> list[str]:
     for kind, (one, several, done) in kinds.items():
         if names := found.get(kind):
             n = len(names)
-            shown = ", ".join(names[:_SHOWN]) + (", …" if n > _SHOWN else "")
-            lines.append(f"{n} {one if n == 1 else several} ({shown}), {done}")
+            lines.append(f"{n} {one if n == 1 else several} ({_shown(names)}), {done}")
     return lines
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

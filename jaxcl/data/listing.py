@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-_TEST = ("test", "val", "valid", "validation")
+_PARTS = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
+_RANK = {name: i for i, name in enumerate(chain(*_PARTS.values()))}
+_AS_WRITTEN = {"train", "test", "val", "valid", "validation"}
 Found = dict[str, list[str]]
 """kind -> the entries of this kind"""
 
@@ -15,7 +21,8 @@ def listed(root: Path, found: Found) -> dict[str, dict[str, list[Path]]]:
     """Lists which files belong to which class, by their names alone.
 
     Args:
-      root: holds a folder per class, or train/ and test/ (val/) folders that do.
+      root: holds a folder per class, or train/ and test/ folders that do; these may
+        also be called training, testing, val, valid or validation, in any case.
       found: receives entries that are not used: "stray" ones, and symlinks of kind
         "loop" and "dead".
 
@@ -28,14 +35,30 @@ def listed(root: Path, found: Found) -> dict[str, dict[str, list[Path]]]:
     """
     top = {entry.name: entry for entry in _entries(root)}
     folders = {name for name, entry in top.items() if entry.is_dir()}
-    test = next((name for name in _TEST if name in folders), None)
-    given = {"train": "train"} if "train" in folders else {}
-    if given and test:
-        given["test"] = test
-    if not given or (folders != {"train"} and not test):  # a class may be called train
+    given = _parts(root, folders)
+    if not given:
         return {"": _classes(root, root, found)}
     add(found, "stray", (name for name in top if name not in given.values()))
     return {part: _classes(root, root / name, found) for part, name in given.items()}
+
+
+def _parts(root: Path, folders: set[str]) -> dict[str, str]:
+    """Part -> its folder; none if the folders are classes, which may be called train.
+
+    Beside other folders, "train" and a test folder are parts, but "Training" and
+    "Testing" only if they hold folders.
+    """
+    given = {}
+    for part, names in _PARTS.items():
+        if own := [f for f in folders if f.lower() in names]:
+            given[part] = min(own, key=lambda f: (_RANK[f.lower()], f.swapcase()))
+    if "train" not in given or (len(given) < 2 and len(folders) > 1):
+        return {}
+    alone = all(f.lower() in _RANK for f in folders)
+    if alone or set(given.values()) <= _AS_WRITTEN:
+        return given
+    held = (any(e.is_dir() for e in _entries(root / f)) for f in given.values())
+    return given if all(held) else {}
 
 
 def name_of(root: Path, entry: Path) -> str:
@@ -71,8 +94,10 @@ def _files(
             add(found, kind, [name_of(root, entry)])
         elif entry.is_dir():
             yield from _files(root, entry, (*above, entry.resolve()), found)
-        else:
+        elif entry.is_file():
             yield entry
+        else:  # a pipe or a device: reading it might never end
+            add(found, "stray", [name_of(root, entry)])
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -77,7 +77,8 @@ def redrawn(
       int32[N].
 
     Raises:
-      ValueError: a label would be one of another task, or a class is alone in its task.
+      ValueError: a label would be one of another task, a class is alone in its task, or
+        a class of the table is in no task.
     """
     changed = np.array(labels, np.int32)
     done: set[int] = set()
@@ -102,4 +103,6 @@ def redrawn(
             rows = np.flatnonzero(np.asarray(labels) == label)
             chosen = rng.permutation(rows)[: round(noise.share * len(rows))]
             changed[chosen] = rng.choice(others, len(chosen))
+    left = [label for label in noise.confusion or () if label not in done]
+    require(not left, f"confusion must be of classes in tasks, got {left}, in no task")
     return changed

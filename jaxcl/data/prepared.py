@@ -26,7 +26,7 @@ from jaxcl import files
 from jaxcl.data import cache
 from jaxcl.data.cache import DataError, Source
 from jaxcl.data.decoding import decode, splits_of, tests_of
-from jaxcl.data.reading import Reading
+from jaxcl.data.reading import SPLIT, Reading, require_effect
 
 _log = logging.getLogger(__name__)
 # Hosts that must answer before TFDS is asked to download: it would retry for minutes.
@@ -78,9 +78,11 @@ def from_tfds(
             )
         if copies:
             _log.info("%s: nothing in %s, using %s", name, root, copies[0])
+            _require_drawn(name, copies[0], reading)
             return cache.read(copies[0], name)
         prepared = _prepare(name, root, own, store)
     folder = store / _fingerprint(name, prepared, reading)
+    _require_drawn(name, folder, reading)
     if not folder.exists():
         _log.info("%s: decoding %s into %s", name, prepared, folder)
         cache.write(folder, name, **decode(name, prepared, reading))
@@ -205,6 +207,12 @@ def _fingerprint(name: str, prepared: Path, reading: Reading) -> str:
             crc = zlib.crc32(f"{path.name} {path.stat().st_size}".encode(), crc)
             crc = zlib.crc32(file.read(_HEAD), crc)
     return f"{prepared.name}-{crc:08x}{drawn}"
+
+
+def _require_drawn(name: str, folder: Path, reading: Reading) -> None:
+    """Refuses a share for testing where the data set has a test part."""
+    if "-test" not in folder.name:  # see `_fingerprint`
+        require_effect(reading, f"{name}, which has one", *SPLIT)
 
 
 def _absent(name: str, root: Path, store: Path, why: BaseException | str) -> NoReturn:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxcl.checks import require
+from jaxcl.data.consistent import require_unmasked
 
 
 def images(x: Any, what: str) -> np.ndarray:
     """x as uint8 or float32 [N, H, W, C] or [N, D]."""
+    require_unmasked(x, what)
     x = np.asarray(x)
     if x.dtype.kind not in "buif":
         raise ValueError(f"{what} must be numbers, got {x.dtype}")
@@ -32,6 +35,7 @@ def images(x: Any, what: str) -> np.ndarray:
 
 def labels(y: Any, what: str) -> np.ndarray:
     """y as whole numbers or text [N]."""
+    require_unmasked(y, what)
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -41,6 +45,11 @@ def labels(y: Any, what: str) -> np.ndarray:
             f"{what} must be one whole number or text per example, got "
             f"{y.dtype}{list(y.shape)}{hint}"
         )
+    if y.dtype.kind == "S":
+        try:
+            return np.char.decode(y, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{what} must be text in UTF-8: {error}") from None
     return y.astype(int) if y.dtype.kind == "b" else y
 
 
@@ -49,16 +58,15 @@ def classes(
 ) -> tuple[list[str], list[np.ndarray]]:
     """Names of the classes, and the labels as their numbers."""
     if class_names is not None:
+        names = _names(class_names)
         for y in labels:
-            outside = (
-                y[(y < 0) | (y >= len(class_names))] if y.dtype.kind in "ui" else y
-            )
+            outside = y[(y < 0) | (y >= len(names))] if y.dtype.kind in "ui" else y
             require(
                 not len(outside),
-                f"with class_names labels lie in [0, {len(class_names)}), got "
+                f"with class_names labels lie in [0, {len(names)}), got "
                 f"{outside[:1].tolist()}",
             )
-        return list(map(str, class_names)), [y.astype(np.int32) for y in labels]
+        return names, [y.astype(np.int32) for y in labels]
     known, *others = map(np.unique, labels)
     for other in others:
         unknown = np.setdiff1d(other, known)
@@ -70,3 +78,13 @@ def classes(
         [str(label) for label in known.tolist()],
         [np.searchsorted(known, y).astype(np.int32) for y in labels],
     )
+
+
+def _names(given: Any) -> list[str]:
+    """Class names as text, each once."""
+    if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
+        raise ValueError(f"class_names must be a sequence of names, got {given!r}")
+    names = [n.decode() if isinstance(n, bytes) else str(n) for n in given]
+    twice = [n for n, times in Counter(names).items() if times > 1]
+    require(not twice, f"class_names must differ, got {', '.join(twice)} several times")
+    return names

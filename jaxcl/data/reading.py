@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
-from jaxcl.checks import require
+from jaxcl import schema
+from jaxcl.checks import require, require_room
+from jaxcl.schema import Count, OneOf, Range
 
 FAULTY = ("skip", "refuse")
+SPLIT = ("test_fraction", "test_seed")
+"""The fields for data without a test part."""
+_SMALL = 10**9  # bytes
+_KINDS = {
+    "test_fraction": Annotated[float, Range(0, 1, "()")],
+    "test_seed": Annotated[int, Range(0)],
+    "faulty": Annotated[str, OneOf(FAULTY)],
+}
+_FOR = dict.fromkeys(SPLIT, "data without a test part") | {
+    "image_size": "folder:PATH and data sets of TFDS",
+    "faulty": "folder:PATH",
+}
 
 
 class Reading(NamedTuple):
@@ -51,20 +66,45 @@ def require_reading(reading: Reading) -> None:
     Raises:
       ValueError: a field breaks a rule; the message gives value and rule.
     """
+    if not isinstance(reading, Reading):
+        raise ValueError(f"reading must be a jaxcl.data.Reading, got {reading!r}")
     size = reading.image_size
+    sized = isinstance(size, tuple | list) and len(size) in (1, 2)
     require(
-        size is None
-        or (len(size) in (1, 2) and all(isinstance(n, int) and n > 0 for n in size)),
+        size is None or (sized and not schema.broken(size, tuple[Count, ...])),
         f"image_size must be (height, width), both above 0, got {size}",
     )
-    require(
-        0 < reading.test_fraction < 1,
-        f"test_fraction must lie in (0, 1), got {reading.test_fraction}",
-    )
-    require(
-        reading.faulty in FAULTY,
-        f"faulty must be one of {', '.join(FAULTY)}, got {reading.faulty!r}",
-    )
+    schema.require_all("", reading._asdict(), _KINDS)
+
+
+def require_effect(reading: Reading, name: str, *fields: str) -> None:
+    """Refuses fields that are given, but have no effect on a data set.
+
+    Args:
+      reading: any.
+      name: the data set, for the message.
+      *fields: those that have none.
+
+    Raises:
+      ValueError: one of them differs from its default.
+    """
+    for field in fields:
+        value = getattr(reading, field)
+        require(
+            value == getattr(AS_IT_LIES, field),
+            f"{field} is for {_FOR[field]}, not for {name}; got {value!r}",
+        )
+
+
+def require_images_fit(name: str, shape: tuple[int, int, int, int]) -> None:
+    """Refuses images [N, H, W, C] that memory cannot hold, before they are decoded.
+
+    Raises:
+      ValueError: the memory is too small; the message gives both sizes.
+    """
+    n, height, width, _ = shape
+    if math.prod(shape) > _SMALL:  # else JAX is not asked: it would choose its devices
+        require_room(f"{name}: {n} images of {height} × {width}", math.prod(shape))
 
 
 def drawn_for_test(y: np.ndarray, reading: Reading) -> np.ndarray:

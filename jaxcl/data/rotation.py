@@ -62,6 +62,16 @@ def require_angles(angles: Angles, num_tasks: int) -> None:
         draw is None or (len(draw) == 2 and draw[0] <= draw[1]),
         f"angle_draw must be (low, high), got {draw}",
     )
+    require(
+        given is None or any(given),
+        f"angles must rotate a task at least, got {given}",
+    )
+    last = abs(step) * (num_tasks - 1) + max(map(abs, draw or (0.0,)))
+    require(
+        last <= float(np.finfo(np.float32).max),
+        f"angle_step must leave the angles of {num_tasks} tasks finite in float32, got "
+        f"{step:g}" + (f" and angle_draw {draw}" if draw else ""),
+    )
 
 
 def rotate(x: jax.Array, angle: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 
 from jaxcl import schema
-from jaxcl.checks import require, require_finite, require_range, require_room
+from jaxcl.checks import require, require_room
 from jaxcl.data.augment import Augment, require_augment
 from jaxcl.data.cache import Source
 from jaxcl.data.classes import cut_classes
+from jaxcl.data.consistent import require_source
 from jaxcl.data.draw import seed_view, stack_views, starts
 from jaxcl.data.noise import noise_of
 from jaxcl.data.rotation import Angles, require_angles
@@ -98,7 +99,8 @@ def make_stream(
 
     Raises:
       ValueError: an unknown name, or a number that the data set cannot give (the
-        message quotes it); domain-incremental tasks with unequal numbers of classes.
+        message quotes it); domain-incremental tasks with unequal numbers of classes; a
+        single output, unless each task has a head of its own.
 
     Source: permuted — Goodfellow et al., An empirical investigation of catastrophic
     forgetting, 2013, https://arxiv.org/abs/1312.6211. Rotated — Lopez-Paz and Ranzato,
@@ -111,7 +113,7 @@ def make_stream(
         valid_fraction > 0 or not stratified,
         "stratified=True needs a valid_fraction above 0",
     )
-    _require_source(source)
+    require_source(source)
     if kind != "split":  # per seed and task: all rows, and an order of pixels
         each = source.train_x[0].size + len(source.train_x) + len(source.test_x)
         require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
@@ -130,6 +132,11 @@ def make_stream(
     require_augment(augment, shape)
     notes = [*source.notes, *_one_class(scenario, sizes)]
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
+    require(
+        mask.shape[1] > 1 or scenario == "task",
+        f"a {scenario}-incremental stream must have at least two outputs, got classes "
+        f"per task {sizes}: one output has nothing to learn, and is right untrained",
+    )
 
     views = [
         seed_view(
@@ -183,21 +190,6 @@ def _one_class(scenario: str, sizes: Sequence[int]) -> list[str]:
     )
     warnings.warn(told, stacklevel=3)
     return [told]
-
-
-def _require_source(source: Source) -> None:
-    """Refuses images with NaN, and labels that are not one known class per image."""
-    classes = len(source.class_names)
-    for part in ("train", "test"):
-        x, y = getattr(source, f"{part}_x"), getattr(source, f"{part}_y")
-        require(
-            len(x) == len(y),
-            f"{source.name}: as many {part} labels as images are needed, got {len(y)} "
-            f"and {len(x)}",
-        )
-        require_range(f"{source.name}: {part} labels", y, classes)
-        if not np.issubdtype(x.dtype, np.integer):
-            require_finite(x, f"{source.name}: {part} images")
 
 
 def _require_kind(source, kind, num_tasks, first_permuted, angles: Angles) -> None:

@@ -28,11 +28,18 @@ from typing import Any
 
 import numpy as np
 
+from jaxcl import schema
 from jaxcl.checks import require
 from jaxcl.data import arrays, cache, prepared
 from jaxcl.data.cache import DataError, Source, Split
 from jaxcl.data.folder import from_folder
-from jaxcl.data.reading import AS_IT_LIES, Reading, require_reading
+from jaxcl.data.reading import (
+    AS_IT_LIES,
+    SPLIT,
+    Reading,
+    require_effect,
+    require_reading,
+)
 
 __all__ = ["KINDS", "SOURCES", "DataError", "Source", "load"]
 
@@ -60,12 +67,20 @@ def load(
       A Source: train_x [N, H, W, C], train_y int32 [N], test_x, test_y, ...
 
     Raises:
-      ValueError: `name` is none of these, or `reading` or the arrays are inconsistent.
+      ValueError: `name` is none of these, the arrays are inconsistent, or a field of
+        `reading` is impossible, or given without effect on this data set.
       DataError: the data set is absent and cannot be prepared, its folder or cached
         copy is damaged, or the cache cannot be written.
     """
+    schema.require("dataset", name, str)
     require_reading(reading)
     kind, colon, rest = name.partition(":")
+    require(
+        rest.strip() or not colon,
+        f"dataset must be {', '.join(KINDS)}, with text after the colon, got {name!r}",
+    )
+    if kind != "folder":
+        require_effect(reading, repr(name), "faulty")
     if name in SOURCES - {"digits"} or kind == "tfds":
         return prepared.from_tfds(rest or name, reading, data_dir, cache_dir)
     if kind == "folder":
@@ -75,11 +90,9 @@ def load(
             f"dataset is {name!r}; it must be one of {sorted(SOURCES)}, or "
             f"{', '.join(KINDS)}."
         )
-    require(
-        reading.image_size is None,
-        "image_size is for folder:PATH and data sets of TFDS; the images of "
-        f"{name!r} have theirs",
-    )
+    require_effect(reading, repr(name), "image_size")
+    if name == "digits" or kind == "arrays":
+        require_effect(reading, f"{name!r}, which has one", *SPLIT)
     if name == "digits":
         folder = cache.cache_root(cache_dir) / name / "1"  # version of the split below
         if not folder.exists():

@@ -9,15 +9,19 @@ a prefix.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl import schema
 from jaxcl.data.augment import Augment, augmented
 from jaxcl.data.rotation import rotate
+from jaxcl.schema import OneOf
 from jaxcl.types import AS_IT_IS, Batch, Codec, TaskData
+
+PARTS = ("train", "valid", "test")
 
 
 class Base(NamedTuple):
@@ -115,6 +119,7 @@ class Stream(NamedTuple):
         Raises:
           ValueError: there are no such tasks.
         """
+        schema.require("tasks", (first, stop), tuple[int, int])
         if not 0 <= first < stop <= self.num_tasks:
             raise ValueError(
                 "tasks must be (first, stop) with 0 <= first < stop <= "
@@ -151,7 +156,12 @@ class Stream(NamedTuple):
         )
 
     def capacity(self, part: str, joint: bool = False) -> int:
-        """The size of the largest task of any seed; joint: of all tasks together."""
+        """The size of the largest task of any seed; joint: of all tasks together.
+
+        Raises:
+          ValueError: no such part.
+        """
+        schema.require("part", part, Annotated[str, OneOf(PARTS)])
         offset = np.asarray(getattr(self.per_seed, part).offset)
         return int(offset[:, -1].max() if joint else np.diff(offset, axis=1).max())
 
@@ -175,6 +185,7 @@ class Stream(NamedTuple):
         Returns:
           A `TaskData` whose inputs are permuted or rotated, normalised float32.
         """
+        capacity = self.capacity(part, joint)
         index, offset = getattr(mine, part)
         start = jnp.zeros((), jnp.int32) if joint else offset[task]
         images = base.test_x if part == "test" else base.train_x
@@ -209,4 +220,4 @@ class Stream(NamedTuple):
                 index=position.astype(jnp.int32),
             )
 
-        return TaskData(take, offset[task + 1] - start, self.capacity(part, joint))
+        return TaskData(take, offset[task + 1] - start, capacity)
