@@ -9,8 +9,9 @@ python -m experiments.run --config=digits --config.strategy=my_package.methods:l
 
 After an interruption the same command continues the run. If other code or other
 versions made the saved state, it warns and continues; with --strict it refuses. The
-workdir gets `config.json`, `metrics.jsonl`, `matrix.npy` (the accuracies so far),
-`result.json`, checkpoints, and the table and figures of the run.
+workdir gets `config.json`, `metrics.jsonl`, `matrix.npy` (the accuracies so far,
+[after which task, seed, on which task]), `result.json`, checkpoints, and the table and
+figures of the run.
 --print_config prints every field in effect and runs nothing.
 """
 

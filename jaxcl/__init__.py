@@ -25,6 +25,7 @@ from jaxcl.hooks import (
 )
 from jaxcl.inputs import array_data, context, context_of
 from jaxcl.opening import load_run
+from jaxcl.predicting import predict
 from jaxcl.setup import (
     setup_for,
     setup_for_equinox,
@@ -71,6 +72,7 @@ __all__ = [
     "metrics",
     "nn",
     "ops",
+    "predict",
     "setup_for",
     "setup_for_equinox",
     "setup_for_linen",

@@ -15,7 +15,7 @@ FLOORS = [
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
     ("assembly",),
     ("hooks", "setup"),
-    ("strategies", "data", "tasks"),
+    ("strategies", "data", "tasks", "predicting"),
     ("training",),
     ("fields",),
     ("benchmark",),

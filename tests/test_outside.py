@@ -1,5 +1,6 @@
 """A method in a file outside the package, as in README's "Adding a method"."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +12,7 @@ from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import load
 from jaxcl.testing import StrategyContract
+from jaxcl.training.describe import described
 
 ROOT = Path(__file__).parents[1]
 L2 = "my_package.methods:l2"
@@ -265,3 +267,24 @@ def test_what_is_wrong_is_one_line(command, tmp_path, arguments, told):
         command(name, "--config=digits", f"--workdir={tmp_path}", *rest)
     text = str(error.value)
     assert told in text and "Traceback" not in text
+
+
+def test_helpers_in_other_files_belong_to_a_method(tmp_path, monkeypatch):
+    """Also those that a helper imports; installed modules do not."""
+    package = tmp_path / "of_three"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "methods.py").write_text(
+        "import numpy as np\nfrom of_three import middle\n"
+        "def f(x):\n    return np.sum(middle.g(x))\n"
+    )
+    (package / "middle.py").write_text(
+        "from of_three.last import scale\ndef g(x):\n    return scale * x\n"
+        "from of_three.last import h\n"
+    )
+    (package / "last.py").write_text("scale = 2.0\ndef h(x):\n    return x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    f = importlib.import_module("of_three.methods").f
+    sources = described(f)[1]
+    names = ("methods", "middle", "last")
+    assert {f"of_three.{name}" for name in names} == set(sources)

@@ -10,6 +10,7 @@ from experiments.reporting.scores import rows
 from experiments.runs import results
 from experiments.runs.execute import execute
 from jaxcl.training.evaluation import told
+from jaxcl.training.problem import setup_of
 
 FIELDS = {
     "seeds": (3, 5),
@@ -73,9 +74,37 @@ def test_told_is_for_class_incremental_runs(scenario, command, tmp_path):
 
 
 def test_a_tasks_outputs_are_those_that_came_with_it(problem):
-    from jaxcl.training.problem import setup_of
-
     setup = told(setup_of(problem(scenario="class")))
     owner = [[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1]]
     assert setup.logit_mask.astype(int).tolist() == owner
     assert setup.mask_by == "example"
+
+
+@pytest.mark.parametrize("row", ["bp", "bp_slda"])
+def test_accuracy_is_the_matrix_of_the_weights_task(row, tmp_path):
+    """The classes of all tasks that the weights have trained are in play."""
+    run = run_of(row, tmp_path, features="")
+    for place, seed in enumerate(run.seeds):
+        for after in range(3):
+            weights = run.weights(seed=seed, task=after)
+            for task in range(3):
+                found = run.accuracy(weights, seed=seed, task=task)
+                right = run.result.matrix[place, after, task]
+                np.testing.assert_allclose(found, right, atol=1e-6)
+
+
+@pytest.mark.parametrize("row, scenario", [("bp", "class"), ("hat", "task")])
+def test_predict_answers_as_the_run(row, scenario, tmp_path):
+    run = run_of(row, tmp_path, features="", **{"data.scenario": scenario})
+    setup = setup_of(run.problem)
+    method = run.problem.make_strategy(setup)
+    weights, (x, y) = run.weights(seed=3, task=2), run.data(seed=3, task=0)
+    state = jaxcl.OptState((), method.init(weights.params))
+    told = dict(task=0, current=2)
+    logits = jaxcl.predict(method, setup, weights.params, state, x, **told)
+    right = np.mean(np.asarray(logits).argmax(-1) == y)
+    np.testing.assert_allclose(right, run.accuracy(weights, seed=3, task=0), atol=1e-6)
+    closed = np.asarray(logits) == np.finfo(np.float32).min
+    assert closed[:, FIRST[1] :].all() == (scenario == "task")
+    with pytest.raises(ValueError, match="current"):
+        jaxcl.predict(method, setup, weights.params, state, x, task=0, current=3)

@@ -5,19 +5,22 @@ The folder ``weights`` gets one file per moment, with the arrays of all seeds, [
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.training.observation import forward_reads_state
-from jaxcl.training.problem import Problem
+from jaxcl.inputs import context
+from jaxcl.predicting import make_forward
+from jaxcl.training.observation import forward_reads_state, strategy_of
+from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.run_state import Moment
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
-from jaxcl.types import Params, PyTree, State
+from jaxcl.types import Output, Params, PyTree, State
 
 from . import arrays
 
@@ -28,6 +31,7 @@ class Weights(NamedTuple):
     params: Params
     model_state: PyTree
     strategy_state: State | None  # None: the strategy's forward pass does not read it
+    task: int | None = None  # the last task they were trained on, −1: none; as read
 
 
 def file_of(workdir: Path, task: int, epoch: int | None = None) -> Path:
@@ -125,3 +129,27 @@ def read(file: Path, seed: int, problem: Problem, like: SeedState) -> Weights:
             )
         taken.append(jax.numpy.asarray(own))
     return jax.tree.unflatten(structure, taken)
+
+
+def forward_of(problem: Problem, like: SeedState) -> Callable[..., Output]:
+    """A run's forward pass, compiled: ``(weights, x, task, current) -> Output``.
+
+    Args:
+      problem: what ran.
+      like: shapes of one seed's state.
+    """
+    setup = setup_of(problem)
+    forward = make_forward(setup, strategy_of(problem, setup))
+
+    @jax.jit
+    def run(weights: Weights, x, task, current) -> Output:
+        batch = context(x, jnp.zeros(len(x), int), task=task).batch
+        # A state that the forward pass does not read was not kept: zeros will do.
+        state = weights.strategy_state
+        if state is None:
+            shapes = like.strategy_state
+            state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        given = (weights.params, weights.model_state, state)
+        return forward(*given, batch, jnp.asarray(current, jnp.int32))
+
+    return run

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 
 from jaxcl.fields import require_fields
 from jaxcl.heads import mask_logits
-from jaxcl.inputs import context
 from jaxcl.schema import Range, broken
 from jaxcl.strategies import label
-from jaxcl.training.evaluation import make_forward
 from jaxcl.training.evaluation import told as as_told
-from jaxcl.training.observation import shapes_of_seed, strategy_of
+from jaxcl.training.observation import shapes_of_seed
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.types import Output
 
@@ -104,7 +102,8 @@ class Run:
                 "last task, tasks: after each and untrained, epochs: after each epoch "
                 "too)"
             )
-        return kept.read(file, self._place(seed), self.problem, self._shapes)
+        found = kept.read(file, self._place(seed), self.problem, self._shapes)
+        return found._replace(task=task)
 
     def data(
         self, seed: int, task: int, part: str = "test"
@@ -140,8 +139,8 @@ class Run:
           weights: of one seed.
           x: float[N, ...], in one batch.
           task: the examples' task, from 0.
-          current: the last task trained, by default `task`; it matters only if the
-            method's forward pass reads it.
+          current: the last task trained, by default that of the weights; it matters
+            only if the method's forward pass reads it.
 
         Returns:
           An `Output`: ``logits`` [N, K] of all tasks' outputs (`accuracy` takes those
@@ -149,12 +148,11 @@ class Run:
           after its nonlinearity, is the input of the next one: ``taps["head"]`` is what
           the classifier reads.
         """
-        for each in (task, current := task if current is None else current):
-            self._require(each)
+        current = self._current(weights, task, current)
         x, like = jnp.asarray(x), setup_of(self.problem).example.shape[1:]
         if x.shape[1:] != like or not len(x):
             raise ValueError(f"x must be [N, *{list(like)}], got {list(x.shape)}")
-        return self._forward(weights, x, task, current)
+        return self._forward(weights._replace(task=None), x, task, current)
 
     def accuracy(
         self,
@@ -171,8 +169,8 @@ class Run:
           weights: of the same seed.
           seed: one of `seeds`.
           task: the examples' task, from 0.
-          current: the last task trained, by default `task`; class-incremental, the
-            classes of the tasks up to it are in play.
+          current: the last task trained, by default that of the weights (`task` if
+            they are untrained); class-incremental, the classes up to it are in play.
           part: "train", "valid" or "test".
           told: class-incremental, the classes of the examples' task alone are in play.
 
@@ -186,7 +184,7 @@ class Run:
         """
         setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
         x, y = self.data(seed, task, part)
-        current = task if current is None else current
+        current = self._current(weights, task, current)
         logits = self.apply(weights, x, task, current).logits
         if not jnp.isfinite(logits).all():
             return math.nan
@@ -213,25 +211,19 @@ class Run:
 
     @cached_property
     def _forward(self):
-        setup = setup_of(self.problem)
-        forward = make_forward(setup, strategy_of(self.problem, setup))
-
-        @jax.jit
-        def run(weights: Weights, x, task, current) -> Output:
-            batch = context(x, jnp.zeros(len(x), int), task=task).batch
-            # A state that the forward pass does not read was not kept: zeros will do.
-            state, like = weights.strategy_state, self._shapes.strategy_state
-            if state is None:
-                state = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
-            given = (weights.params, weights.model_state, state)
-            return forward(*given, batch, jnp.asarray(current, jnp.int32))
-
-        return run
+        return kept.forward_of(self.problem, self._shapes)
 
     def _place(self, seed: int) -> int:
         if seed not in self.seeds:
             raise ValueError(f"the run has no seed {seed}; its seeds: {self.seeds}")
         return self.seeds.index(seed)
+
+    def _current(self, weights: Weights, task: int, given: int | None) -> int:
+        trained = task if weights.task in (None, -1) else weights.task
+        current = trained if given is None else given
+        for each in (task, current):
+            self._require(each)
+        return current
 
     def _require(self, task: int, least: int = 0) -> None:
         last = self.num_tasks - 1

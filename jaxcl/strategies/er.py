@@ -89,9 +89,9 @@ def er(
     Raises:
       ValueError: an argument below 1, an unknown offer, with its value.
 
-    Differs from Mammoth's code, whose offer is "step", in drawing with repeats. The
-    ``out.taps`` that later hooks see also hold the rows of the drawn examples, because
-    these are part of the gradient.
+    Differs from Mammoth's code, whose offer is "step", in drawing with repeats, and in
+    class-incremental runs in the outputs, as `derpp`. The ``out.taps`` that later hooks
+    see also hold the rows of the drawn examples, which are part of the gradient.
     """
 
     def init(params):

@@ -28,6 +28,8 @@ Node = str | dict[str, "Node"]
 
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, enum.Enum, np.generic)
 _BUILTIN = (type, types.ModuleType, types.BuiltinFunctionType, np.ufunc)
+# A clone's own commands are not installed; their changes are told as its commit.
+_OWN = ("experiments.", "configs.", "jaxcl.")
 _INSTALLED = tuple(
     str(Path(path).resolve())
     for path in (
@@ -158,6 +160,19 @@ class _Describer:
         known = not file or file.startswith(_INSTALLED) or module in self.sources
         if not known and Path(str(file)).is_file():
             self.sources[module] = hash_of(Path(str(file)).read_bytes())[:16]
+            if not module.startswith(_OWN):
+                self._note_helpers(module)
+
+    def _note_helpers(self, module: str) -> None:
+        """Notes the modules that a module imports from: what it calls may be there."""
+        for value in [*vars(sys.modules.get(module, types)).values()]:
+            if isinstance(value, types.ModuleType):
+                name = value.__name__
+            else:
+                name = getattr(value, "__module__", None)
+            helper = sys.modules.get(name) if isinstance(name, str) else None
+            if helper is not None:
+                self._note(helper.__name__, getattr(helper, "__file__", None))
 
     def _note_class(self, kind: type) -> None:
         for part in kind.__mro__:

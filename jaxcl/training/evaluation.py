@@ -9,17 +9,13 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
 from jaxcl.heads import mask_logits
-from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import batch_positions, shuffled
+from jaxcl.predicting import make_forward
 from jaxcl.training.state import SeedState
-from jaxcl.types import Batch, Output, Params, PyTree, Setup, State, TaskData
+from jaxcl.types import Setup, TaskData
 
 Evaluate = Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]
 """``(seed, data, current task) -> (accuracy, loss)``"""
-
-
-Forward = Callable[[Params, PyTree, State, Batch, jax.Array], Output]
-"""``(params, model_state, strategy_state, batch, current task) -> Output``"""
 
 
 def told(setup: Setup) -> Setup:
@@ -38,18 +34,6 @@ def told(setup: Setup) -> Setup:
         )
     before = jnp.pad(setup.logit_mask[:-1], ((1, 0), (0, 0)))
     return setup._replace(logit_mask=setup.logit_mask & ~before, mask_by="example")
-
-
-def make_forward(setup: Setup, strategy: Strategy) -> Forward:
-    """Builds a method's forward pass in evaluation mode."""
-    key = jax.random.key(0)  # the network draws nothing
-
-    def forward(params, model_state, strategy_state, batch, current) -> Output:
-        ctx = context_of(batch, task=current, key=key, model_state=model_state)
-        f = strategy.forward(setup.apply_fn, strategy_state, params.aux, ctx=ctx)
-        return f(params.net, model_state, batch.x, batch.task, key, False)
-
-    return forward
 
 
 def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate:

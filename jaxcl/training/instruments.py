@@ -19,8 +19,9 @@ from jaxcl.heads import shared_weights
 from jaxcl.hooks import hook_in
 from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import shuffled
+from jaxcl.predicting import make_forward
 from jaxcl.training.epoch import make_update
-from jaxcl.training.evaluation import make_evaluate, make_forward, told
+from jaxcl.training.evaluation import make_evaluate, told
 from jaxcl.training.observation import taps_of
 from jaxcl.training.problem import PerSeed, Problem, setup_of
 from jaxcl.training.seeds import SeedMesh

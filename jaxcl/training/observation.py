@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
 from jaxcl.inputs import context
-from jaxcl.training.evaluation import make_forward
+from jaxcl.predicting import make_forward
 from jaxcl.training.problem import Problem, init_of, setup_of
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import make_trainer
