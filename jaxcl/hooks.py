@@ -20,6 +20,7 @@ from jaxcl.heads import (
     shares_all_outputs,
     with_gradient,
 )
+from jaxcl.inputs import require_in_play
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
@@ -75,8 +76,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
       ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
       lacks the model's running statistics, the model does not give logits [B, K], or
-      the strategy's hook gives anything else, and, called outside jit, for a task or a
-      target out of range.
+      the strategy's hook gives anything else, and, called outside jit, for a task out
+      of range or a target that is not in play in its task.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
@@ -84,6 +85,10 @@ def transform_loss(strategy: Strategy, setup: Setup):
     def loss_fn(params: Params, state: State, ctx: Context):
         require_range("task", ctx.task, setup.num_tasks)
         require_range("targets y", ctx.batch.y, setup.logit_mask.shape[1])
+        by_example = setup.mask_by == "example"
+        row = ctx.batch.task if by_example else ctx.task
+        counts = ctx.batch.weight > 0
+        require_in_play(setup.logit_mask, ctx.batch.y, row, counts)
         require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
