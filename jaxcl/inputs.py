@@ -17,7 +17,6 @@ from jaxcl.checks import require, require_range
 from jaxcl.schema import Natural, Range, Share
 from jaxcl.types import Batch, Context, PyTree, Setup, TaskData
 
-
 _Epoch = Annotated[int, Range(-1)]
 _SHARES = ("epoch_progress", "epoch_fraction", "task_progress")
 
@@ -66,7 +65,7 @@ def context(
         raise ValueError(f"inputs x are one array, got a {type(x).__name__}")
     schema.require("seed", seed, int)
     schema.require("step", step, Natural)
-    y = _classes(y)
+    y = class_numbers(y)
     _require_labels(x, y, task, setup)
     n = x.shape[0]
     if index is not None:
@@ -171,7 +170,7 @@ def array_data(
       ValueError: x and y differ in length, or are empty; y is no vector of whole
         numbers; a task or a target is out of range, unless they are tracers.
     """
-    x, y = jnp.asarray(x), jnp.asarray(_classes(y), jnp.int32)
+    x, y = jnp.asarray(x), jnp.asarray(class_numbers(y), jnp.int32)
     _require_labels(x, y, task, setup)
 
     def take(index: jax.Array) -> Batch:
@@ -186,8 +185,12 @@ def array_data(
     return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
 
 
-def _classes(y: Any) -> Any:
-    """Targets as an array; refuses one-hot rows and fractions."""
+def class_numbers(y: Any) -> Any:
+    """Targets as an array; refuses one-hot rows and fractions.
+
+    Raises:
+      ValueError: they are no vector of whole numbers.
+    """
     y = y if hasattr(y, "dtype") else np.asarray(y)
     whole = y.dtype == bool or jnp.issubdtype(y.dtype, jnp.integer)
     require(
@@ -230,13 +233,13 @@ def require_in_play(
     """
     if any(isinstance(value, Tracer) for value in (mask, y, task, counts)):
         return
-    rows, y = np.asarray(mask)[np.asarray(task)], np.asarray(y)
-    rows = np.broadcast_to(rows, (len(y), rows.shape[-1]))
-    wrong_ones = ~rows[np.arange(len(y)), y] & np.asarray(counts)
-    for wrong in np.flatnonzero(wrong_ones)[:1]:
+    rows, given = np.asarray(mask)[np.asarray(task)], np.asarray(y)
+    rows = np.broadcast_to(rows, (len(given), rows.shape[-1]))
+    in_play = rows[np.arange(len(given)), given] | ~np.asarray(counts)
+    for wrong in np.flatnonzero(~in_play)[:1]:
         own = np.flatnonzero(rows[wrong])
-        of = np.broadcast_to(task, y.shape)[wrong]
+        of = np.broadcast_to(task, given.shape)[wrong]
         raise ValueError(
             f"targets y must be outputs of task {of}, {own[0]} to {own[-1]}, got "
-            f"{y[wrong]}"
+            f"{given[wrong]}"
         )

@@ -1,5 +1,7 @@
 """Wrong arguments of the library's functions: one line that names value and rule."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 import jaxcl
+from jaxcl import features
 from jaxcl.strategies import finetune
 
 X, Y = jax.random.normal(jax.random.key(0), (8, 6)), jnp.arange(8) % 2
@@ -75,7 +78,7 @@ def test_targets_that_are_not_in_play(scenario, task, y):
     setup, y = setup_of(scenario), jnp.full(8, y)
     said = ["targets y must be outputs of task", f"got {y[0]}"]
     for make in (jaxcl.context, jaxcl.array_data):
-        refused(lambda: make(X, y, task=task, setup=setup), *said)
+        refused(partial(make, X, y, task=task, setup=setup), *said)
     loss = jaxcl.transform_loss(finetune(setup), setup)
     params = jaxcl.init_params(finetune(setup), jax.random.key(0), NET)
     ctx = jaxcl.context(X, y, task=task)
@@ -95,8 +98,185 @@ def test_a_task_begins_and_ends_with_its_own_data(of, task):
     data = jaxcl.array_data(X, Y, of)
     for hook in (jaxcl.before_task, jaxcl.after_task):
         refused(
-            lambda: hook(method, params, state, data, task=task, setup=setup),
+            partial(hook, method, params, state, data, task=task, setup=setup),
             "task must",
             f"got {task}",
         )
     jax.jit(lambda t: jaxcl.before_task(method, params, state, data, task=t))(1)
+
+
+IMAGES, KERNEL = jnp.ones((2, 5, 5, 1)), jnp.ones((3, 3, 1, 2))
+
+
+def conv(**given):
+    return lambda: jaxcl.nn.conv(IMAGES, KERNEL, name="a", **given)
+
+
+@table(
+    lower=(conv(padding="valid"), ["padding must be one of SAME, VALID", "'valid'"]),
+    title=(conv(padding="Same"), ["padding must", "'Same'"]),
+    unknown=(conv(padding="NOSUCH"), ["padding must", "'NOSUCH'"]),
+    one=(conv(padding=1), ["padding must", "got 1"]),
+    below=(conv(padding=((-1, 0), (0, 0))), ["padding must", "-1"]),
+    zero=(conv(strides=(0, 0)), ["strides must be at least 1", "(0, 0)"]),
+    number=(conv(strides=2), ["strides must be (an integer", "got 2"]),
+    negative=(conv(strides=(-1, 1)), ["strides must be at least 1", "-1"]),
+    own=(
+        lambda: jaxcl.ops.convolution.convolve(IMAGES, KERNEL, (1, 1), "same"),
+        ["padding must be one of SAME, VALID", "'same'"],
+    ),
+)
+def test_a_convolution(call, said):
+    refused(call, *said)
+
+
+Z = jnp.ones((8, 4))
+
+
+def fitted(make, **given):
+    data = dict(x=X, y=Y, num_classes=2)
+    if make in (features.ridge_probe, features.multinomial_probe):
+        data |= dict(x_held=X, y_held=Y)
+    return lambda: make(**(data | given))
+
+
+PROBES = (features.ridge_probe, features.multinomial_probe, features.ncm, features.lda)
+
+
+@pytest.mark.parametrize("make", PROBES, ids=lambda make: make.__name__)
+def test_a_probes_classes(make):
+    refused(fitted(make, y=Y + 1), "targets y must lie in [0, 2)", "got 2")
+    refused(fitted(make, y=Y - 1), "targets y must lie in [0, 2)", "got -1")
+    refused(fitted(make, y=Y + 0.5), "targets y are numbers of classes", "float32[8]")
+    refused(fitted(make, y=jax.nn.one_hot(Y, 2)), "float32[8, 2]")
+    refused(fitted(make, num_classes=0), "num_classes must be at least 1, got 0")
+    refused(fitted(make, num_classes="2"), "num_classes must be an integer, got '2'")
+    lists = fitted(make, x=X.tolist(), y=Y.tolist())()
+    jax.tree.map(np.testing.assert_array_equal, lists, fitted(make)())
+
+
+PROBE = features.Probe(jnp.ones((6, 2)), jnp.zeros(2), jnp.zeros(()))
+
+
+@table(
+    held=(fitted(features.ridge_probe, y_held=Y + 7), ["lie in [0, 2)", "got 7"]),
+    infinite=(
+        fitted(features.ridge_probe, strengths=(np.inf,)),
+        ["strengths must be finite", "inf"],
+    ),
+    none=(fitted(features.ridge_probe, strengths=()), ["strengths must", "()"]),
+    tolerance=(
+        fitted(features.multinomial_probe, tolerance=np.nan),
+        ["tolerance must be finite", "nan"],
+    ),
+    steps=(fitted(features.multinomial_probe, max_steps=1.5), ["max_steps", "1.5"]),
+    shrinkage=(fitted(features.lda, shrinkage=np.nan), ["shrinkage must", "nan"]),
+    one=(lambda: features.accuracy(PROBE, X, Y[:1]), ["same examples", "8 and 1"]),
+    column=(lambda: features.accuracy(PROBE, X, Y[:, None]), ["int[B]", "[8, 1]"]),
+)
+def test_a_probe(call, said):
+    refused(call, *said)
+
+
+def soft(**given):
+    data = dict(logits=Z, target=Z, temperature=2.0, weight=jnp.ones(8))
+    data |= dict(mask=jnp.ones((1, 4), bool))
+    return lambda: jaxcl.losses.soft_divergence(**(data | given))
+
+
+def square(target=Z, weight=None):
+    return lambda: jaxcl.losses.squared_error(Z, target, weight)
+
+
+def pulled(**given):
+    data = dict(anchor=NET, importance=NET, strength=1.0)
+    loss = jaxcl.losses.quadratic_penalty(lambda net: jnp.zeros(()), **(data | given))
+    return lambda: loss(NET)
+
+
+SMALL = {"head": {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(1)}}
+
+
+def sparse(used):
+    return lambda: jaxcl.losses.gate_sparsity(
+        lambda e: jnp.zeros(()), gates=lambda e: [e], used=[used], strength=1.0
+    )(jnp.ones(3))
+
+
+@table(
+    negative=(soft(temperature=-2.0), ["temperature must be greater than 0", "-2.0"]),
+    zero=(soft(temperature=0), ["temperature must be greater than 0", "got 0"]),
+    nan=(soft(temperature=np.nan), ["temperature must be finite", "nan"]),
+    weight=(soft(weight=jnp.ones(1)), ["weight must have the shapes", "[1]", "[8]"]),
+    soft_target=(soft(target=Z[:1]), ["target must have the shapes", "[1, 4]"]),
+    rows=(square(weight=jnp.ones((8, 1))), ["weight must have the shapes", "[8, 1]"]),
+    column=(square(Z[:, :1]), ["target must have the shapes", "[8, 1]", "[8, 4]"]),
+    row=(square(Z[:1]), ["target must have the shapes", "[1, 4]"]),
+    vector=(square(Z[0]), ["target must have the shapes", "[4]"]),
+    anchor=(pulled(anchor=SMALL), ["anchor must have the shapes", "[1]", "head/bias"]),
+    tree=(pulled(importance={}), ["importance must be a tree like", "head/bias"]),
+    used=(sparse(jnp.array([0.0, 2.0, 1.0])), ["used must lie in [0, 1]", "2.0"]),
+    used_nan=(sparse(jnp.array([0.0, jnp.nan, 1.0])), ["used must lie", "nan"]),
+    gates=(sparse(jnp.zeros(2)), ["used must have the shapes of the gates", "[2]"]),
+)
+def test_a_loss(call, said):
+    refused(call, *said)
+
+
+PLANE = features.plane_through({"w": jnp.zeros(3)}, {"w": jnp.ones(3)}, {"w": X[0, :3]})
+A, B = {"w": jnp.ones((2, 3))}, {"w": jnp.ones((3, 2))}
+MAPS = jnp.arange(9.0).reshape(1, 3, 3)
+
+
+def embedded(s=1.0, params=A):
+    tx = jaxcl.transforms.compensate(9.0)
+    return lambda: tx.update(A, tx.init(A), params, s=s)
+
+
+@table(
+    cosine=(lambda: features.cosine(A, B), ["[3, 2]", "[2, 3]", "'w'"]),
+    keys=(lambda: features.cosine(A, {"v": 1}), ["b must be a tree like a", "v, w"]),
+    kinds=(lambda: features.cosine([X], (X,)), ["b must be a tree like a"]),
+    drift=(lambda: features.weight_drift(A, B), ["after must have the shapes"]),
+    line=(lambda: features.loss_along_line(jnp.sum, A, {"w": 1.0}), ["b must have"]),
+    points=(lambda: features.loss_along_line(jnp.sum, A, A, "3"), ["points", "'3'"]),
+    plane=(lambda: features.plane_through(A, A, {"w": 1.0}), ["c must have the shape"]),
+    place=(lambda: features.place_in(PLANE, A), ["weights must have the shapes"]),
+    slope=(embedded(0.0), ["s must be greater than 0", "0.0"]),
+    unlike=(embedded(params=B), ["updates must have the shapes of the embeddings"]),
+    scores=(lambda: features.input_gradient(lambda x: x, X), ["one number", "[8, 6]"]),
+    score=(lambda: features.input_gradient(jnp.sum, X), ["one number per image", "[]"]),
+    window=(
+        lambda: features.occlusion(jnp.sum, IMAGES, window=1.5),
+        ["window must be an integer", "1.5"],
+    ),
+    stride=(
+        lambda: features.occlusion(jnp.sum, IMAGES, window=1, stride=1.5),
+        ["stride must be an integer", "1.5"],
+    ),
+    share=(lambda: features.energy_rank(X, "a"), ["share must be a number", "'a'"]),
+    threshold=(lambda: features.dormant_share(X, np.nan), ["threshold must", "nan"]),
+    text=(lambda: features.effective_rank("a"), ["an array is needed, got a str"]),
+)
+def test_a_measure(call, said):
+    refused(call, *said)
+
+
+def test_what_is_not_known_is_nan():
+    assert np.isnan(features.rank_correlation(MAPS, MAPS.at[0, 1, 1].set(jnp.nan)))
+    place = features.place_in(PLANE, {"w": jnp.full(3, jnp.nan)})
+    assert np.isnan(place.outside)
+    assert np.isnan(jaxcl.statistics.sd_ratio([1, 2, np.inf], [1, 2, 4])).all()
+
+
+def test_lists_are_measured_as_arrays_are():
+    x = X.tolist()
+    for measure in (
+        features.ranks,
+        features.dormant_share,
+        lambda x: features.linear_cka(x, x),
+        lambda x: features.feature_drift(x, x),
+        lambda x: features.rank_correlation(x, x),
+        lambda x: features.barrier(x),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, measure(x), measure(X))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial, reduce
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jaxcl.ops import strips
+from jaxcl.schema import Count, OneOf, require
 from jaxcl.types import Padding
 
 
@@ -17,9 +19,14 @@ def pads(
     """Zeros before and after one spatial axis, as XLA's SAME and VALID put them.
 
     If padding is given in numbers, those of ``axis`` are used: 0 rows, 1 columns.
+
+    Raises:
+      ValueError: a stride below 1; another name.
     """
+    require("stride", stride, Count)
     if not isinstance(padding, str):
         return padding[axis]
+    require("padding", padding, Annotated[str, OneOf(("SAME", "VALID"))])
     if padding == "VALID":
         return 0, 0
     total = max((-(-size // stride) - 1) * stride + window - size, 0)
