@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.checks import require, require_loss, require_range, require_statistics
+from jaxcl.checks import require, require_range, require_statistics
 from jaxcl.contract import Strategy
 from jaxcl.heads import (
     hold_still,
@@ -21,7 +21,9 @@ from jaxcl.heads import (
     with_gradient,
 )
 from jaxcl.inputs import require_in_play
+from jaxcl.kinds import require_instance, require_loss
 from jaxcl.linearity import warn_unless_linear
+from jaxcl.nn.fitting import fitting
 from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
 
@@ -50,6 +52,7 @@ def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
     Raises:
       ValueError: a leaf of ``net`` cannot be trained; the message names it.
     """
+    require_instance("strategy", strategy, Strategy)
     for path, leaf in jax.tree_util.tree_leaves_with_path(net):
         kind = getattr(leaf, "dtype", None)
         if kind is None or not jnp.issubdtype(kind, jnp.inexact):
@@ -92,7 +95,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
         require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
+            model = fitting(setup.apply_fn, setup.example)
+            f: ApplyFn = strategy.forward(model, state, p.aux, ctx=c)
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
             shape = (c.batch.x.shape[0], setup.logit_mask.shape[1])
             require(

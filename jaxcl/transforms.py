@@ -229,8 +229,7 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
       s=slope)`` needs the embeddings and the slope that the gradients were taken at.
 
     Raises:
-      ValueError: s_max is not greater than 0; on update, no params, updates unlike
-        them, no slope, or one that is not greater than 0.
+      ValueError: s_max or s is not greater than 0; no params, no s, or unlike updates.
 
     Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
     task, 2018, https://arxiv.org/abs/1801.01423, eq. 6.

@@ -2,15 +2,20 @@
 
 from functools import partial
 
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import jaxcl
 from jaxcl import features
 from jaxcl.strategies import finetune
+from jaxcl.testing import small_problem
+from jaxcl.training.problem import validate
 
 X, Y = jax.random.normal(jax.random.key(0), (8, 6)), jnp.arange(8) % 2
 NET = {"head": {"kernel": jnp.full((6, 4), 0.1), "bias": jnp.zeros(4)}}
@@ -280,3 +285,216 @@ def test_lists_are_measured_as_arrays_are():
         lambda x: features.barrier(x),
     ):
         jax.tree.map(np.testing.assert_array_equal, measure(x), measure(X))
+
+
+def made(forward=network, **given):
+    return lambda: setup_of(forward=forward, **given)
+
+
+def raises(error):
+    def forward(net, x):
+        raise error
+
+    return forward
+
+
+class Own(nn.Module):
+    """A Linen model that raises."""
+
+    error: Exception
+
+    @nn.compact
+    def __call__(self, x):
+        nn.Dense(4, name="head")(x)
+        raise self.error
+
+
+class OwnNNX(nnx.Module):
+    def __init__(self, error):
+        self.head, self.error = nnx.Linear(6, 4, rngs=nnx.Rngs(0)), error
+
+    def __call__(self, x):
+        raise self.error
+
+
+class OwnEquinox(eqx.Module):
+    head: eqx.nn.Linear
+    error: Exception = eqx.field(static=True)
+
+    def __call__(self, x):
+        raise self.error
+
+
+def four(make, model, **given):
+    options = dict(num_outputs=4, num_tasks=2, heads=(("head",),))
+    return lambda: make(model, X, **(options | given))
+
+
+ERRORS = (
+    RuntimeError("it broke"),
+    KeyError("it broke"),
+    AttributeError("it broke"),
+    NotImplementedError("it broke"),
+    IndexError("it\nbroke"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_own_model_that_raises(error):
+    said, broke = type(error).__name__, "broke"
+    refused(made(raises(error)), "forward fails on", said, broke)
+    refused(four(jaxcl.setup_for_linen, Own(error)), "Own", said, broke)
+    refused(four(jaxcl.setup_for_nnx, OwnNNX(error)), "OwnNNX", said, broke)
+    head = eqx.nn.Linear(6, 4, key=jax.random.key(0))
+    refused(four(jaxcl.setup_for_equinox, OwnEquinox(head, error)), "OwnEq", said)
+
+
+MLP = nn.Dense(4, name="head")
+EMPTY = eqx.nn.Sequential(
+    [eqx.nn.Linear(*sizes, key=jax.random.key(0)) for sizes in ((6, 0), (0, 4))]
+)
+
+
+@table(
+    tasks=(made(num_tasks="2"), ["num_tasks must be an integer", "'2'"]),
+    half=(made(num_tasks=2.5), ["num_tasks must be an integer", "2.5"]),
+    none=(made(num_tasks=None), ["num_tasks must be an integer", "None"]),
+    outputs=(made(num_outputs="4"), ["num_outputs must be an integer", "'4'"]),
+    no_outputs=(made(num_outputs=0, net=None), ["num_outputs must be at least 2"]),
+    per_task=(made(classes_per_task=3), ["classes_per_task must be", "got 3"]),
+    halves=(made(classes_per_task=(1.5, 2.5)), ["classes_per_task must be an integer"]),
+    heads=(made(heads=None), ["heads must be", "None"]),
+    number=(made(heads=3), ["heads must be", "got 3"]),
+    flat=(made(heads=("head",)), ["heads must be", "('head',)"]),
+    axis=(made(axis=1), ["axis must be -1 or 0, got 1"]),
+    no_example=(
+        lambda: jaxcl.setup_for(
+            network, None, num_outputs=4, num_tasks=2, heads=(("head",),)
+        ),
+        ["example must be a batch of inputs", "None"],
+    ),
+    listed=(
+        lambda: jaxcl.setup_for(
+            network, [[1.0]], num_outputs=4, num_tasks=2, heads=(("head",),), net=NET
+        ),
+        ["example must be a batch of inputs", "[[1.0]]"],
+    ),
+    complex_=(
+        made(lambda net, x: network(net, x) + 1j),
+        ["logits that are floats", "complex64"],
+    ),
+    integers=(
+        made(lambda net, x: network(net, x).astype(int)),
+        ["logits that are floats", "int32"],
+    ),
+    nnx_class=(
+        four(jaxcl.setup_for_nnx, OwnNNX),
+        ["must be a built flax Module"],
+    ),
+    nnx_linen=(four(jaxcl.setup_for_nnx, MLP), ["must be a built flax Module"]),
+    linen_class=(
+        four(jaxcl.setup_for_linen, nn.Dense),
+        ["must be a built flax Module"],
+    ),
+    equinox=(four(jaxcl.setup_for_equinox, MLP), ["must be a built equinox Module"]),
+    width_0=(
+        four(jaxcl.setup_for_equinox, EMPTY, heads=(("layers", 1),)),
+        ["'layers/0' must have at least 1 output"],
+    ),
+)
+def test_a_setup(call, said):
+    refused(call, *said)
+
+
+def test_vectors_are_no_images():
+    said = ["images must be [B, H, W, C]", "[8, 6]"]
+    refused(lambda: jaxcl.ops.convolution.convolve(X, KERNEL), *said)
+    refused(lambda: jaxcl.ops.pooling.max_pool(X), *said)
+    model = jaxcl.nn.layers.Conv(4, (3, 3))
+    refused(four(jaxcl.setup_for_linen, model), "Conv, inputs [6]", *said)
+
+
+METHOD, SETUP = jaxcl.strategy(), setup_of()
+
+
+def own_optimizer(optimizer, method=METHOD):
+    return lambda: jaxcl.transform_optimizer(method, optimizer, SETUP)
+
+
+@table(
+    none=(own_optimizer(None), ["optimizer must be a built optax", "None"]),
+    text=(own_optimizer("sgd"), ["optimizer must be a built optax", "'sgd'"]),
+    factory=(own_optimizer(optax.sgd), ["optimizer must be", "function"]),
+    method=(own_optimizer(optax.sgd(0.1), finetune), ["strategy must be", "finetune"]),
+    params=(
+        lambda: jaxcl.init_params(finetune, jax.random.key(0), NET),
+        ["strategy must be a built jaxcl Strategy", "finetune"],
+    ),
+    number=(lambda: jaxcl.chain(3), ["every member of a chain must be", "got 3"]),
+    listed=(lambda: jaxcl.chain([METHOD]), ["every member of a chain", "a list"]),
+    second=(lambda: jaxcl.chain(METHOD, None), ["every member of a chain", "None"]),
+    hook=(lambda: jaxcl.strategy(loss=3), ["hook loss must be a function", "got 3"]),
+)
+def test_what_is_no_method_or_optimizer(call, said):
+    refused(call, *said)
+
+
+def test_inputs_of_another_width_are_told():
+    loss = jaxcl.transform_loss(METHOD, SETUP)
+    params = jaxcl.init_params(METHOD, jax.random.key(0), NET)
+    ctx = jaxcl.context(X[:, :5], Y, task=0)
+    refused(lambda: loss(params, (), ctx), "inputs x must be [B, 6]", "got [8, 5]")
+
+
+@pytest.mark.parametrize("where", ["forward", "after_task", "all"])
+def test_a_method_without_answers_has_failed(where, finish):
+    """Its seeds were "ok", with an accuracy of class 0."""
+
+    def forward(apply_fn, state, aux, *, ctx):
+        def apply(net, model_state, x, task, key, train):
+            out = apply_fn(net, model_state, x, task, key, train)
+            wrong = (ctx.task == 1) & (not train)
+            return out._replace(logits=jnp.where(wrong, jnp.nan, out.logits))
+
+        return apply
+
+    def after_task(params, state, *, data, model_state, task, key):
+        last = jnp.where(task == 1, jnp.nan, 1.0)
+        return params._replace(net=jax.tree.map(lambda w: w * last, params.net)), state
+
+    hooks = {"forward": forward, "after_task": after_task}
+    own = hooks if where == "all" else {where: hooks[where]}
+    problem = small_problem(
+        lambda setup: jaxcl.strategy(**own), seeds=(0, 1), plan={"epochs": 1}
+    )
+    last = finish(problem)
+    assert last.status == ("failed: task 2, epoch 1",) * 2
+    assert np.isfinite(last.accuracy[:, 0]).all()
+    assert np.isnan(last.accuracy[:, 1:]).all()
+
+
+THREE = jnp.zeros(3)
+
+
+@table(
+    validation=(
+        {"validation": lambda params, state, *, task: THREE},
+        ["a validation hook has to give a scalar", "[3]"],
+    ),
+    report=(
+        {"report": lambda state: {"size": {"layer": THREE}}},
+        ["a report hook has to give scalars", "[3]", "'size' of 'layer'"],
+    ),
+)
+def test_a_hook_of_another_shape(call, said, finish):
+    problem = small_problem(lambda setup: jaxcl.strategy(**call), seeds=(0,))
+    refused(lambda: finish(problem), *said)
+
+
+@table(
+    nan=({"rates": (np.nan,)}, ["rates must be finite", "nan"]),
+    negative=({"rates": (-1.0,)}, ["rates must be at least 0", "-1.0"]),
+    more=({"seeds": (0, 7)}, ["seeds must be as many as the stream's, 1", "(0, 7)"]),
+)
+def test_a_problem(call, said):
+    refused(lambda: validate(small_problem(seeds=(0,))._replace(**call)), *said)

@@ -85,8 +85,15 @@ def _padded(
     return x
 
 
+def require_images(x: jax.Array) -> None:
+    """Refuses what has not the axes of a batch of images."""
+    if x.ndim != 4:
+        raise ValueError(f"images must be [B, H, W, C], got {list(x.shape)}")
+
+
 def require_window(x: jax.Array, window: tuple[int, int]) -> None:
     """Refuses a window larger than the image: the result would be empty."""
+    require_images(x)
     (height, width), (kh, kw) = x.shape[1:3], window
     if height < kh or width < kw:
         raise ValueError(
@@ -117,6 +124,7 @@ def convolve(
     Returns:
       [B, H', W', O].
     """
+    require_images(x)
     q = _columns(x, kernel, strides, padding)
     if q > 1:
         image = _padded(x, kernel.shape[:2], strides, padding)
