@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from jaxcl import schema
 from jaxcl.checks import require
-from jaxcl.heads import cross_entropy, require_heads, scenario_mask
+from jaxcl.heads import cross_entropy, head_layers, require_heads, scenario_mask
 from jaxcl.nn import capture, inspection
 from jaxcl.nn.fitting import require_logits, shape_of, shapes
 from jaxcl.nn.precision import compute_in
+from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.types import AS_IT_IS, ApplyFn, Codec, PyTree, Setup
 
 Heads = Sequence[Sequence[str | int]]
@@ -167,12 +168,16 @@ def assembled(
     net: PyTree | None,
     **fields: Any,
 ) -> Setup:
-    """Builds a `Setup` from its fields; checks the heads against ``net``."""
+    """Builds a `Setup` from its fields; checks the heads against ``net``.
+
+    Raises:
+      ValueError: heads of another form, that match no parameter, or name no classifier.
+    """
     schema.require("heads", heads, Sequence[Sequence[str | int]])
     if net is not None:
         require_heads(heads, net)
     logit_mask, mask_by = mask
-    return Setup(
+    setup = Setup(
         apply_fn=apply_fn,
         task_loss=cross_entropy(logit_mask, mask_by),
         heads=tuple(tuple(map(str, head)) for head in heads),
@@ -181,4 +186,34 @@ def assembled(
         num_tasks=logit_mask.shape[0],
         example=shape_of(example),
         **({"mixes_examples": False} | fields),
+    )
+    _require_classifier(setup, net)
+    return setup
+
+
+def _require_classifier(setup: Setup, net: PyTree | None) -> None:
+    """Refuses heads that name a hidden layer, as far as the layers are known.
+
+    Raises:
+      ValueError: another layer reads the head; or no parameter of the head has the K
+        outputs, and a layer elsewhere has.
+    """
+    own = head_layers(setup)
+    for layer in setup.layers:
+        read = {head.name for head in own}.intersection(layer.feeds_on or ())
+        require(
+            layer in own or not read,
+            f"heads must name the classifier: layer {layer.name!r} reads "
+            f"{', '.join(sorted(read))}",
+        )
+    outputs = setup.logit_mask.shape[1]
+    elsewhere = [s.name for s in setup.layers if s.n_out == outputs and s not in own]
+    has = any(
+        starts_with(leaf_names(path), setup.heads) and outputs in leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(net)
+    )
+    require(
+        has or net is None or not (setup.heads and elsewhere),
+        f"heads must name the classifier: {setup.heads} has no parameter with the "
+        f"{outputs} outputs, {', '.join(elsewhere)} has",
     )

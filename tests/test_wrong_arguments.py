@@ -498,3 +498,56 @@ def test_a_hook_of_another_shape(call, said, finish):
 )
 def test_a_problem(call, said):
     refused(lambda: validate(small_problem(seeds=(0,))._replace(**call)), *said)
+
+
+DEEP = {
+    name: {"kernel": jnp.full((rows, columns), 0.1)}
+    for name, rows, columns in (("first", 6, 4), ("second", 4, 5), ("head", 5, 4))
+}
+
+
+def deep(net, x):
+    for name in ("first", "second", "head"):
+        x = jnp.tanh(jaxcl.nn.dense(x, net[name]["kernel"], name=name))
+    return x
+
+
+@pytest.mark.parametrize("scenario", ["task", "class", "domain"])
+@pytest.mark.parametrize(
+    "heads, said",
+    [
+        ((("first",),), ["layer 'second' reads first"]),
+        ((("second",),), ["layer 'head' reads second"]),
+        ((("first",), ("head",)), ["layer 'second' reads first"]),
+        (((),), ["heads: '' matches no parameter"]),
+    ],
+)
+def test_heads_that_are_no_classifier(scenario, heads, said):
+    refused(made(deep, net=DEEP, heads=heads, scenario=scenario), *said)
+
+
+def test_a_head_without_the_outputs():
+    def apart(net, x):  # its wiring cannot be followed
+        h = jax.lax.stop_gradient(jnp.sort(jaxcl.nn.dense(x, net["a"], name="a"), 0))
+        return jaxcl.nn.dense(h, net["b"], name="b")
+
+    net = {"a": jnp.ones((6, 5)), "b": jnp.ones((5, 4))}
+    refused(made(apart, net=net, heads=(("a",),), scenario="domain"), "heads must name")
+
+
+def test_classifiers_of_several_layers_stay():
+    both = setup_of(forward=deep, net=DEEP, heads=(("second",), ("head",)))
+    assert both.heads == (("second",), ("head",))
+    nested = {"body": DEEP["first"], "top": {"a": DEEP["second"], "b": DEEP["head"]}}
+
+    def forward(net, x):
+        flat = {
+            "first": net["body"],
+            "second": net["top"]["a"],
+            "head": net["top"]["b"],
+        }
+        return deep(flat, x)
+
+    assert setup_of(forward=forward, net=nested, heads=(("top",),)).heads == (("top",),)
+    alone = setup_of(forward=lambda w, x: x @ w, net=jnp.ones((6, 4)), heads=((),))
+    assert alone.heads == ((),)
