@@ -90,8 +90,7 @@ def transform_loss(strategy: Strategy, setup: Setup):
         require_range("targets y", ctx.batch.y, setup.logit_mask.shape[1])
         by_example = setup.mask_by == "example"
         row = ctx.batch.task if by_example else ctx.task
-        counts = ctx.batch.weight > 0
-        require_in_play(setup.logit_mask, ctx.batch.y, row, counts)
+        require_in_play(setup.logit_mask, ctx.batch.y, row, ctx.batch.weight > 0)
         require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
@@ -104,6 +103,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
                 f"the model has to give logits {list(shape)}, it gives "
                 f"{list(out.logits.shape)}",
             )
+            floats = jnp.issubdtype(out.logits.dtype, jnp.floating)
+            require(floats, f"the model has to give floats, not {out.logits.dtype}")
             return setup.task_loss(out.logits, c.batch, c.task), out
 
         found = strategy.loss(bare, state)(params, ctx)

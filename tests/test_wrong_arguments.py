@@ -261,6 +261,7 @@ def embedded(s=1.0, params=A):
     ),
     share=(lambda: features.energy_rank(X, "a"), ["share must be a number", "'a'"]),
     threshold=(lambda: features.dormant_share(X, np.nan), ["threshold must", "nan"]),
+    gain=(lambda: features.lost_share([[0.5], [0.9]], "a"), ["least_gain", "'a'"]),
     text=(lambda: features.effective_rank("a"), ["an array is needed, got a str"]),
 )
 def test_a_measure(call, said):
@@ -437,6 +438,13 @@ def own_optimizer(optimizer, method=METHOD):
 )
 def test_what_is_no_method_or_optimizer(call, said):
     refused(call, *said)
+
+
+def test_logits_of_another_kind():
+    whole = setup_of(forward=lambda net, x: network(net, x).astype(int), net=None)
+    loss = jaxcl.transform_loss(METHOD, whole)
+    params = jaxcl.init_params(METHOD, jax.random.key(0), NET)
+    refused(lambda: loss(params, (), jaxcl.context(X, Y, task=0)), "floats, not int32")
 
 
 def test_inputs_of_another_width_are_told():
