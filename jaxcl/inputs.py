@@ -202,12 +202,12 @@ def class_numbers(y: Any) -> Any:
 
 def _require_labels(x, y, task, setup: Setup | None) -> None:
     """Refuses targets and tasks that JAX would clip as indices."""
+    rows = x.shape[0] if x.shape else "none"
     require(
-        x.shape[:1] == y.shape != (0,),
-        f"x and y need the same, non-zero number of rows, got {list(x.shape[:1])} and "
-        f"{list(y.shape)}",
+        rows == y.shape[0] != 0,
+        f"x and y need the same, non-zero number of rows, got {rows} and {y.shape[0]}",
     )
-    schema.require("task", task, Natural)
+    schema.require("task", task, int)
     most = np.iinfo(np.int32).max
     require_range("task", task, setup.num_tasks if setup else most)
     require_range("targets y", y, setup.logit_mask.shape[1] if setup else most)
