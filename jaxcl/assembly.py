@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxcl import schema
 from jaxcl.checks import require
-from jaxcl.heads import cross_entropy, require_heads, scenario_mask
+from jaxcl.heads import cross_entropy, head_layers, require_heads, scenario_mask
 from jaxcl.nn import capture, inspection
+from jaxcl.nn.fitting import require_logits, shape_of, shapes
 from jaxcl.nn.precision import compute_in
+from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.types import AS_IT_IS, ApplyFn, Codec, PyTree, Setup
 
 Heads = Sequence[Sequence[str | int]]
@@ -37,9 +40,9 @@ def shared_outputs(
       ValueError: an unknown scenario; K below 2; K that T tasks cannot share evenly;
         classes that are not one number of at least 1 per task, with the sum K.
     """
-    require(num_tasks >= 1, f"num_tasks must be at least 1, got {num_tasks}")
+    schema.require("num_tasks", num_tasks, schema.Count)
     # The softmax of one output is 1 whatever the weights: its loss has no gradient.
-    require(num_outputs >= 2, f"num_outputs must be at least 2, got {num_outputs}")
+    schema.require("num_outputs", num_outputs, Annotated[int, schema.Range(2)])
     if scenario not in ("task", "class"):  # domain, or refused there
         require(
             classes_per_task is None,
@@ -54,7 +57,9 @@ def shared_outputs(
             "give classes_per_task",
         )
         classes_per_task = [num_outputs // num_tasks] * num_tasks
-    each = [int(n) for n in classes_per_task]
+    each = getattr(classes_per_task, "tolist", lambda: classes_per_task)()
+    schema.require("classes_per_task", each, Sequence[int])
+    each = list(map(int, each))
     require(
         len(each) == num_tasks and min(each) >= 1 and sum(each) == num_outputs,
         f"classes_per_task must be {num_tasks} numbers of at least 1 with the sum "
@@ -96,7 +101,7 @@ def adapted(
       ValueError: as `jaxcl.setup_for`.
     """
     net, state = shapes(parts)
-    example = shapes(example)
+    example = shape_of(example)
     task = jax.ShapeDtypeStruct(example.shape[:1], jnp.int32)
 
     def logits(net, state, x, task):
@@ -140,7 +145,7 @@ def linen(
             f"the model has parameters for num_tasks={declared} tasks, the stream has "
             f"{num_tasks}"
         )
-    init = capture.init_fn(model, shapes(example))
+    init = capture.init_fn(model, shape_of(example))
     return adapted(
         capture.apply_fn(model),
         jax.eval_shape(init, jax.random.key(0)),
@@ -163,61 +168,52 @@ def assembled(
     net: PyTree | None,
     **fields: Any,
 ) -> Setup:
-    """Builds a `Setup` from its fields; checks the heads against ``net``."""
+    """Builds a `Setup` from its fields; checks the heads against ``net``.
+
+    Raises:
+      ValueError: heads of another form, that match no parameter, or name no classifier.
+    """
+    schema.require("heads", heads, Sequence[Sequence[str | int]])
     if net is not None:
         require_heads(heads, net)
     logit_mask, mask_by = mask
-    return Setup(
+    setup = Setup(
         apply_fn=apply_fn,
         task_loss=cross_entropy(logit_mask, mask_by),
         heads=tuple(tuple(map(str, head)) for head in heads),
         logit_mask=logit_mask,
         mask_by=mask_by,
         num_tasks=logit_mask.shape[0],
-        example=shapes(example),
+        example=shape_of(example),
         **({"mixes_examples": False} | fields),
     )
+    _require_classifier(setup, net)
+    return setup
 
 
-def shapes(tree: PyTree) -> PyTree:
-    """Shape and dtype of every leaf."""
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-
-
-def _called(model: Any) -> str:
-    """How a model is called, for messages; Flax's models are asked what they take."""
-    if not isinstance(model, type):
-        return " (a plain function is called with (net, x))"
-    equinox = any(base.__module__.startswith("equinox") for base in model.__mro__)
-    return " (an Equinox module is called with (x) or (x, key=...))" if equinox else ""
-
-
-def require_logits(
-    run: Callable[..., Any], args: tuple, model: Any, num_outputs: int, example: Any
-) -> None:
-    """Refuses a model with another call signature or other outputs than logits.
-
-    Args:
-      run: computes the logits.
-      args: the arguments of ``run``.
-      model: named in messages.
-      num_outputs: K of its logits [B, K].
-      example: the inputs among the arguments, for messages.
+def _require_classifier(setup: Setup, net: PyTree | None) -> None:
+    """Refuses heads that name a hidden layer, as far as the layers are known.
 
     Raises:
-      ValueError: the model cannot be called so, or its output is not [B, K].
+      ValueError: another layer reads the head; or no parameter of the head has the K
+        outputs, and a layer elsewhere has.
     """
-    name = getattr(model, "__name__", repr(model))
-    try:
-        out = jax.eval_shape(run, *args)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} fails on inputs {list(example.shape)}: {error}{_called(model)}"
-        ) from error
-    shape = getattr(out, "shape", None)
-    if shape is None or len(shape) != 2 or shape[1] != num_outputs:
-        got = jax.tree.map(jnp.shape, out) if shape is None else list(shape)
-        raise ValueError(
-            f"{name} has to give logits [B, {num_outputs}], on inputs "
-            f"{list(example.shape)} it gives {got}"
+    own = head_layers(setup)
+    for layer in setup.layers:
+        read = {head.name for head in own}.intersection(layer.feeds_on or ())
+        require(
+            layer in own or not read,
+            f"heads must name the classifier: layer {layer.name!r} reads "
+            f"{', '.join(sorted(read))}",
         )
+    outputs = setup.logit_mask.shape[1]
+    elsewhere = [s.name for s in setup.layers if s.n_out == outputs and s not in own]
+    has = any(
+        starts_with(leaf_names(path), setup.heads) and outputs in leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(net)
+    )
+    require(
+        has or net is None or not (setup.heads and elsewhere),
+        f"heads must name the classifier: {setup.heads} has no parameter with the "
+        f"{outputs} outputs, {', '.join(elsewhere)} has",
+    )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -141,6 +140,13 @@ def _memory() -> int:
     return has
 
 
+def in_one_line(error: Exception) -> str:
+    """What an error says, and its kind where the text alone may not tell it."""
+    usual = isinstance(error, TypeError | ValueError | ZeroDivisionError)
+    text = str(error) if usual else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
 def imported(path: str, what: str) -> Callable[..., Any]:
     """The function or class at "package.module:name".
 
@@ -164,33 +170,6 @@ def imported(path: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{what} {path!r} is {found!r}, not a factory")
     return found
-
-
-def require_loss(found: Any, output: type) -> None:
-    """Refuses what a strategy's loss gave if it is not (scalar, `Output`).
-
-    Raises:
-      ValueError: the message tells what came instead.
-    """
-    pair = isinstance(found, tuple) and len(found) == 2
-    if pair and isinstance(found[1], output):
-        loss = found[0]
-        if isinstance(loss, float) or (
-            getattr(loss, "shape", None) == ()
-            and jnp.issubdtype(loss.dtype, jnp.floating)
-        ):
-            return
-    came = ", ".join(map(_kind, found)) if pair else _kind(found)
-    raise ValueError(
-        "a loss hook has to make a function (params, ctx) -> (scalar, Output) like the "
-        f"one it is given; this one gave {f'({came})' if pair else came}"
-    )
-
-
-def _kind(value: Any) -> str:
-    if hasattr(value, "dtype") and hasattr(value, "shape"):
-        return f"{value.dtype}{list(value.shape)}"
-    return type(value).__name__
 
 
 def called(path: str, build: Callable[..., Any], *args: Any, **fields: Any) -> Any:

@@ -9,8 +9,8 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require_loss
 from jaxcl.contract import Strategy
+from jaxcl.kinds import require_instance, require_loss
 from jaxcl.types import (
     ApplyFn,
     Batch,
@@ -45,10 +45,12 @@ def chain(*members: Strategy) -> Strategy:
       The composed `Strategy`.
 
     Raises:
-      ValueError: no member given.
+      ValueError: no member given, or one that is no `Strategy`.
     """
     if not members:
         raise ValueError("chain() needs at least one strategy, got none")
+    for member in members:
+        require_instance("every member of a chain", member, Strategy)
     if len(members) > 1:
         members = tuple(m.in_chain or m for m in members)
 

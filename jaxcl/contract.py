@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxcl.kinds import require_hooks
 from jaxcl.types import (
     ApplyFn,
     Context,
@@ -221,10 +222,12 @@ def strategy(
     Returns:
       A `Strategy` whose missing hooks pass their subject through unchanged, so that
       ``strategy()`` is plain fine-tuning with empty state ``()``.
+
+    Raises:
+      ValueError: a hook that cannot be called.
     """
 
-    def same_params(params, state, **extra):
-        return params, state
+    require_hooks(locals())
 
     return Strategy(
         init_aux=init_aux or (lambda key, net: {}),
@@ -237,7 +240,7 @@ def strategy(
         in_play=in_play or (lambda state, *, ctx: jnp.zeros((), bool)),
         model_state=model_state or (lambda new, state, *, old, ctx: new),
         validation=validation or (lambda params, state, *, task: jnp.zeros(())),
-        after_task=after_task or same_params,
+        after_task=after_task or (lambda params, state, **extra: (params, state)),
         report=report or (lambda state: {}),
         needs_linear=needs_linear,
         needs_every_step=needs_every_step,

@@ -100,7 +100,7 @@ def head_layers(setup: Setup) -> list[LayerSpec]:
 
 
 def require_heads(heads: Sequence[Sequence[Any]], net: PyTree) -> None:
-    """Refuses a path of the classifier that matches no parameter.
+    """Refuses a path of the classifier that matches no parameter, or a whole network.
 
     Args:
       heads: path prefixes, as in `Setup.heads`.
@@ -109,9 +109,11 @@ def require_heads(heads: Sequence[Sequence[Any]], net: PyTree) -> None:
     Raises:
       ValueError: a path matches none; the message lists those that exist.
     """
-    paths = [leaf_names(path) for path, _ in jax.tree_util.tree_leaves_with_path(net)]
+    leaves = jax.tree_util.tree_leaves_with_path(net)
+    paths = [leaf_names(path) for path, _ in leaves]
+    several = sum(len(leaf.shape) > 1 for _, leaf in leaves) > 1  # () names them all
     for head in heads:
-        if not any(starts_with(path, [head]) for path in paths):
+        if (several and not head) or not any(starts_with(p, [head]) for p in paths):
             known = sorted({"/".join(path[:-1]) or path[-1] for path in paths if path})
             raise ValueError(
                 f"heads: {'/'.join(map(str, head))!r} matches no parameter; there are "

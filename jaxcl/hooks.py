@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.checks import require, require_loss, require_range, require_statistics
+from jaxcl.checks import require, require_range, require_statistics
 from jaxcl.contract import Strategy
 from jaxcl.heads import (
     hold_still,
@@ -20,7 +20,10 @@ from jaxcl.heads import (
     shares_all_outputs,
     with_gradient,
 )
+from jaxcl.inputs import require_in_play
+from jaxcl.kinds import require_instance, require_loss
 from jaxcl.linearity import warn_unless_linear
+from jaxcl.nn.fitting import fitting
 from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
 
@@ -49,6 +52,7 @@ def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
     Raises:
       ValueError: a leaf of ``net`` cannot be trained; the message names it.
     """
+    require_instance("strategy", strategy, Strategy)
     for path, leaf in jax.tree_util.tree_leaves_with_path(net):
         kind = getattr(leaf, "dtype", None)
         if kind is None or not jnp.issubdtype(kind, jnp.inexact):
@@ -75,8 +79,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
       ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
       lacks the model's running statistics, the model does not give logits [B, K], or
-      the strategy's hook gives anything else, and, called outside jit, for a task or a
-      target out of range.
+      the strategy's hook gives anything else, and, called outside jit, for a task out
+      of range or a target that is not in play in its task.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
@@ -84,10 +88,14 @@ def transform_loss(strategy: Strategy, setup: Setup):
     def loss_fn(params: Params, state: State, ctx: Context):
         require_range("task", ctx.task, setup.num_tasks)
         require_range("targets y", ctx.batch.y, setup.logit_mask.shape[1])
+        by_example = setup.mask_by == "example"
+        row = ctx.batch.task if by_example else ctx.task
+        require_in_play(setup.logit_mask, ctx.batch.y, row, ctx.batch.weight > 0)
         require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
+            model = fitting(setup.apply_fn, setup.example)
+            f: ApplyFn = strategy.forward(model, state, p.aux, ctx=c)
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
             shape = (c.batch.x.shape[0], setup.logit_mask.shape[1])
             require(
@@ -95,6 +103,8 @@ def transform_loss(strategy: Strategy, setup: Setup):
                 f"the model has to give logits {list(shape)}, it gives "
                 f"{list(out.logits.shape)}",
             )
+            floats = jnp.issubdtype(out.logits.dtype, jnp.floating)
+            require(floats, f"the model has to give floats, not {out.logits.dtype}")
             return setup.task_loss(out.logits, c.batch, c.task), out
 
         found = strategy.loss(bare, state)(params, ctx)

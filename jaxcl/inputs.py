@@ -5,14 +5,20 @@ Your own training loop makes them here; this project's loop does too.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
-from jaxcl.checks import require_range
+from jaxcl import schema
+from jaxcl.checks import require, require_range
+from jaxcl.schema import Natural, Range, Share
 from jaxcl.types import Batch, Context, PyTree, Setup, TaskData
+
+_Epoch = Annotated[int, Range(-1)]
+_SHARES = ("epoch_progress", "epoch_fraction", "task_progress")
 
 
 def context(
@@ -41,7 +47,8 @@ def context(
       index: int[B], where each example lies in the `TaskData` that ``before_task`` was
         given; by default unknown, and the step then uses nothing of what
         ``before_task`` made.
-      setup: if given, tasks and targets are checked against its T and K.
+      setup: if given, the task is checked against its T, and the targets against the
+        outputs in play in this task.
       **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
         task_progress, model_state, cache.
 
@@ -49,16 +56,24 @@ def context(
       A `Context` in which every example has weight 1.
 
     Raises:
-      ValueError: x and y differ in length; y is no vector of whole numbers; a task, a
-        target or an index is out of range. The range of tracers is not checked: inside
-        jit such a value is clipped without a warning.
+      ValueError: x and y differ in length, or are empty; y is no vector of whole
+        numbers, nor is an index, or it has another length; a task, a step, a target, an
+        index or a share of the training is out of range. The range of tracers is not
+        checked: inside jit such a value is clipped without a warning.
     """
     if not hasattr(x, "shape"):
         raise ValueError(f"inputs x are one array, got a {type(x).__name__}")
-    n = x.shape[0]
-    _require_classes(y)
+    schema.require("seed", seed, int)
+    schema.require("step", step, Natural)
+    y = class_numbers(y)
     _require_labels(x, y, task, setup)
+    n = x.shape[0]
     if index is not None:
+        shape, dtype = jnp.shape(index), jnp.result_type(index)
+        require(
+            shape == (n,) and jnp.issubdtype(dtype, jnp.integer),
+            f"index must be int[{n}], one number per example, got {dtype}{list(shape)}",
+        )
         require_range("index", index, np.iinfo(np.int32).max)
     batch = Batch(
         x=x,
@@ -104,7 +119,16 @@ def context_of(
       task_progress: share of the task's steps that are done; OL and OWM read it.
       model_state: the model's running statistics, by default none.
       cache: what the strategy's ``before_task`` returned.
+
+    Raises:
+      ValueError: a number is out of range: a step below 0, a share outside [0, 1].
     """
+    for name, value in (("task", task), ("step", step)):
+        schema.require(name, value, Natural)
+    schema.require("epoch", epoch, _Epoch | None)
+    shares = (epoch_progress, epoch_fraction, task_progress)
+    for name, value in zip(_SHARES, shares, strict=True):
+        schema.require(name, value, Share | None)
     return Context(
         task=jnp.asarray(task, jnp.int32),
         step=jnp.asarray(step, jnp.int32),
@@ -136,7 +160,8 @@ def array_data(
       x: [N, ...] network inputs.
       y: int[N] targets.
       task: the task they belong to.
-      setup: if given, tasks and targets are checked against its T and K.
+      setup: if given, the task is checked against its T, and the targets against the
+        outputs in play in this task.
 
     Returns:
       A `TaskData` of N examples.
@@ -145,14 +170,7 @@ def array_data(
       ValueError: x and y differ in length, or are empty; y is no vector of whole
         numbers; a task or a target is out of range, unless they are tracers.
     """
-    x = jnp.asarray(x)
-    _require_classes(y)
-    y = jnp.asarray(y, jnp.int32)
-    if x.shape[0] != y.shape[0] or x.shape[0] == 0:
-        raise ValueError(
-            f"x and y need the same, non-zero number of rows, got {x.shape[0]} and "
-            f"{y.shape[0]}"
-        )
+    x, y = jnp.asarray(x), jnp.asarray(class_numbers(y), jnp.int32)
     _require_labels(x, y, task, setup)
 
     def take(index: jax.Array) -> Batch:
@@ -167,22 +185,61 @@ def array_data(
     return TaskData(take, jnp.asarray(x.shape[0], jnp.int32), x.shape[0])
 
 
-def _require_classes(y) -> None:
-    """Refuses targets that are no vector of whole numbers: one-hot, or fractions."""
-    shape, dtype = jnp.shape(y), jnp.result_type(y)
-    if len(shape) != 1 or jnp.issubdtype(dtype, jnp.inexact):
-        raise ValueError(
-            f"targets y are numbers of classes, int[B], got {dtype}{list(shape)}"
-        )
+def class_numbers(y: Any) -> Any:
+    """Targets as an array; refuses one-hot rows and fractions.
+
+    Raises:
+      ValueError: they are no vector of whole numbers.
+    """
+    y = y if hasattr(y, "dtype") else np.asarray(y)
+    whole = y.dtype == bool or jnp.issubdtype(y.dtype, jnp.integer)
+    require(
+        y.ndim == 1 and whole,
+        f"targets y are numbers of classes, int[B], got {y.dtype}{list(y.shape)}",
+    )
+    return y
 
 
 def _require_labels(x, y, task, setup: Setup | None) -> None:
     """Refuses targets and tasks that JAX would clip as indices."""
-    if jnp.shape(y)[:1] != x.shape[:1]:
-        raise ValueError(
-            f"x and y need the same number of rows, got {x.shape[0]} and "
-            f"{list(jnp.shape(y))}"
-        )
+    rows = x.shape[0] if x.shape else "none"
+    require(
+        rows == y.shape[0] != 0,
+        f"x and y need the same, non-zero number of rows, got {rows} and {y.shape[0]}",
+    )
+    schema.require("task", task, int)
     most = np.iinfo(np.int32).max
     require_range("task", task, setup.num_tasks if setup else most)
     require_range("targets y", y, setup.logit_mask.shape[1] if setup else most)
+    if setup is not None:
+        require_in_play(setup.logit_mask, y, task)
+
+
+def require_in_play(
+    mask: jax.Array, y: jax.Array, task: int | jax.Array, counts: Any = True
+) -> None:
+    """Refuses targets that are not outputs of their task; tracers pass.
+
+    The loss on such a target is infinite, or nearly so, and its gradient wrong.
+
+    Args:
+      mask: bool[T, K], of a `Setup`.
+      y: int[B] targets in [0, K).
+      task: int[] or int[B] in [0, T), the row of the mask that applies.
+      counts: bool[B], False for rows that only pad the batch.
+
+    Raises:
+      ValueError: a target is not in play.
+    """
+    if any(isinstance(value, Tracer) for value in (mask, y, task, counts)):
+        return
+    rows, given = np.asarray(mask)[np.asarray(task)], np.asarray(y)
+    rows = np.broadcast_to(rows, (len(given), rows.shape[-1]))
+    in_play = rows[np.arange(len(given)), given] | ~np.asarray(counts)
+    for wrong in np.flatnonzero(~in_play)[:1]:
+        own = np.flatnonzero(rows[wrong])
+        of = np.broadcast_to(task, given.shape)[wrong]
+        raise ValueError(
+            f"targets y must be outputs of task {of}, {own[0]} to {own[-1]}, got "
+            f"{given[wrong]}"
+        )

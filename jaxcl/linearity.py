@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxcl.contract import Strategy
+from jaxcl.kinds import require_instance
 
 TRIED = 256
 """The most steps that an optimizer is given to make four updates."""
@@ -64,7 +65,12 @@ def warn_unless_linear(
     Args:
       strategy: judged by its field ``needs_linear``.
       optimizer: the one that receives the projected gradients.
+
+    Raises:
+      ValueError: one of the two is something else, such as a factory not called.
     """
+    require_instance("strategy", strategy, Strategy)
+    require_instance("optimizer", optimizer, optax.GradientTransformation)
     if not strategy.needs_linear:
         return
     try:

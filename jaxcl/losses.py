@@ -10,8 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+from jaxcl.ops.divergences import soft_divergence, squared_error
+from jaxcl.ops.matching import require_same_shapes
 from jaxcl.ops.trees import tree_quadratic, wide
 from jaxcl.types import PyTree
+
+__all__ = [
+    "distillation",
+    "gate_sparsity",
+    "quadratic_penalty",
+    "soft_divergence",
+    "squared_error",
+]
 
 
 def quadratic_penalty(
@@ -41,7 +51,8 @@ def quadratic_penalty(
       A loss of the same signature.
 
     Raises:
-      ValueError: `strength` is a negative number.
+      ValueError: `strength` is a negative number; when called, `anchor` or `importance`
+        do not fit the parameters.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxcl
@@ -59,7 +70,10 @@ def quadratic_penalty(
     def penalised(params: Any, *args: Any, **kwargs: Any) -> Any:
         value = loss_fn(params, *args, **kwargs)
         loss, aux = value if has_aux else (value, None)
-        difference = jax.tree.map(lambda p, a: wide(p) - a, of(params), anchor)
+        pulled = of(params)
+        require_same_shapes("anchor", anchor, "the parameters", pulled)
+        require_same_shapes("importance", importance, "the parameters", pulled)
+        difference = jax.tree.map(lambda p, a: wide(p) - a, pulled, anchor)
         pull = tree_quadratic(importance, difference) + offset
         loss = loss + 0.5 * strength * pull
         return (loss, aux) if has_aux else loss
@@ -119,71 +133,6 @@ def distillation(
     return distilled
 
 
-def soft_divergence(
-    logits: jax.Array,
-    target: jax.Array,
-    *,
-    temperature: float,
-    mask: jax.Array,
-    weight: jax.Array,
-    target_mask: jax.Array | None = None,
-) -> jax.Array:
-    """Divergence of softened predictions, over groups of outputs at once.
-
-    D = τ² Σ_b w_b Σ_g KL(softmax_g(target_b/τ) ‖ softmax_g(z_b/τ)) / Σ_b w_b,
-    softmax_g is the softmax over the outputs of group g alone. τ² keeps the gradient's
-    scale whatever the temperature.
-
-    Args:
-      logits: float[B, K], z.
-      target: float[B, K].
-      temperature: τ > 0.
-      mask: bool[G, K], the groups; a group without outputs adds nothing.
-      weight: float[B], w.
-      target_mask: bool[G, K], the outputs of each group that the target has; in the
-        target, all others have probability 0. By default all outputs of the group.
-
-    Returns:
-      A scalar, 0 where the two distributions agree.
-    """
-    given = mask if target_mask is None else mask & target_mask
-
-    def log_softmax(z: jax.Array, mask: jax.Array) -> jax.Array:
-        z = jnp.where(mask, z[:, None] / temperature, -jnp.inf)
-        top = jax.lax.stop_gradient(jnp.max(z, -1, keepdims=True, initial=-1e30))
-        z = jnp.where(mask, z - top, 0)
-        total = jnp.sum(jnp.where(mask, jnp.exp(z), 0), -1, keepdims=True)
-        return z - jnp.log(jnp.where(total > 0, total, 1))
-
-    p, q = log_softmax(wide(target), given), log_softmax(wide(logits), mask)
-    each = jnp.sum(jnp.where(given, jnp.exp(p) * (p - q), 0), (1, 2))
-    return temperature**2 * _mean(each, weight)
-
-
-def squared_error(
-    logits: jax.Array, target: jax.Array, weight: jax.Array | None = None
-) -> jax.Array:
-    """Weighted mean over examples and outputs: Σ_b w_b ‖z_b − target_b‖² / (K Σ_b w_b).
-
-    Args:
-      logits: float[B, K], z.
-      target: float[B, K].
-      weight: float[B], w; by default 1 each. If none is above 0, the result is 0.
-
-    Returns:
-      A scalar.
-    """
-    weight = jnp.ones(logits.shape[:1]) if weight is None else weight
-    each = jnp.mean((wide(logits) - target) ** 2, axis=-1)
-    return _mean(each, weight)
-
-
-def _mean(each: jax.Array, weight: jax.Array) -> jax.Array:
-    """Σ_b w_b each_b / Σ_b w_b; 0 if no weight is above 0."""
-    of = weight.sum()
-    return jnp.sum(each * weight) / jnp.where(of > 0, of, 1)
-
-
 def gate_sparsity(
     loss_fn: Callable[..., Any],
     *,
@@ -211,7 +160,8 @@ def gate_sparsity(
       A loss of the same signature.
 
     Raises:
-      ValueError: `strength` is a negative number.
+      ValueError: `strength` is a negative number; `used` is outside [0, 1] or, when
+        called, does not fit the gates.
 
     Example:
       >>> import jax.numpy as jnp, jaxcl
@@ -225,12 +175,18 @@ def gate_sparsity(
     task, 2018, https://arxiv.org/abs/1801.01423, eq. 5.
     """
     require(strength >= 0, f"strength must be at least 0, got {strength}")
+    for u in jax.tree.leaves(used):
+        low, high = jnp.min(u, initial=0), jnp.max(u, initial=0)
+        inside = (low >= 0) & (high <= 1)
+        require(inside, f"used must lie in [0, 1], got {low} to {high}")
 
     def penalised(*args: Any, **kwargs: Any) -> Any:
         value = loss_fn(*args, **kwargs)
         loss, aux = value if has_aux else (value, None)
         free = jax.tree.map(lambda u: 1 - u, used)
-        taken = jax.tree.map(jnp.vdot, gates(*args, **kwargs), free)
+        opened = gates(*args, **kwargs)
+        require_same_shapes("used", used, "the gates", opened)
+        taken = jax.tree.map(jnp.vdot, opened, free)
         # In a full network both sums are 0, and the term has to be too.
         room = jnp.maximum(_total(jax.tree.map(jnp.sum, free)), 1e-12)
         loss = loss + strength * _total(taken) / room

@@ -10,17 +10,12 @@ from typing import Any
 
 import jax
 
-from jaxcl.assembly import (
-    Heads,
-    adapted,
-    assembled,
-    linen,
-    require_logits,
-    shapes,
-    shared_outputs,
-)
+from jaxcl.assembly import Heads, adapted, assembled, linen, shared_outputs
+from jaxcl.checks import require
+from jaxcl.kinds import require_instance
 from jaxcl.nn import inspection, treatment
 from jaxcl.nn.capture import LinenModel
+from jaxcl.nn.fitting import require_logits, shape_of, shapes
 from jaxcl.types import LayerSpec, Output, PyTree, Setup
 
 
@@ -64,9 +59,12 @@ def setup_for(
 
     Raises:
       ValueError: unknown scenario; K that the tasks do not share; a head that matches
-        no parameter; a model with another call signature.
+        no parameter; a model with another call signature, or that fails on the example,
+        or does not give float logits [B, K]; an argument of another kind.
     """
 
+    require(axis in (-1, 0), f"axis must be -1 or 0, got {axis}")
+    mask = shared_outputs(scenario, num_tasks, num_outputs, classes_per_task)
     if isinstance(net, Mapping) and "params" in net and len(net) > 1:
         rest = ", ".join(sorted(map(str, net.keys() - {"params"})))
         raise ValueError(
@@ -81,13 +79,13 @@ def setup_for(
 
     if net is not None:
         net = shapes(net)
-        like = shapes(example)
+        like = shape_of(example)
         require_logits(forward, (net, like), forward, num_outputs, like)
-        layers = inspection.inspect(apply_fn, net, {}, shapes(example)).layers
+        layers = inspection.inspect(apply_fn, net, {}, like).layers
     return assembled(
         apply_fn,
         example,
-        shared_outputs(scenario, num_tasks, num_outputs, classes_per_task),
+        mask,
         heads,
         net,
         layers=layers,
@@ -128,6 +126,7 @@ def setup_for_nnx(
     """
     from jaxcl.nn import nnx  # Linen users do not load it
 
+    require_instance("model", model, nnx.nnx.Module)
     net, state = nnx.split(model)
     return adapted(
         nnx.apply_fn(model),
@@ -171,6 +170,7 @@ def setup_for_equinox(
     """
     from jaxcl.nn import equinox  # an optional package
 
+    require_instance("model", model, equinox.eqx.Module)
     return adapted(
         equinox.apply_fn(model),
         (equinox.split(model), {}),
@@ -212,7 +212,6 @@ def setup_for_linen(
     Raises:
       ValueError: as `setup_for`; the model has parameters for fewer tasks than T.
     """
-    if not isinstance(model, LinenModel):
-        raise ValueError(f"a flax.linen.Module is needed, built, got {model!r:.100}")
+    require_instance("model", model, LinenModel)
     mask = shared_outputs(scenario, num_tasks, num_outputs, classes_per_task)
     return linen(model, example, mask, heads)

@@ -194,14 +194,14 @@ def sd_ratio(
       seed: of the random draws: the same numbers give the same interval.
 
     Returns:
-      A `Ratio`; all NaN below two seeds or where a value is NaN. A reference without
-      spread makes the ratio infinite.
+      A `Ratio`; all NaN below two seeds or where a value is not finite. A reference
+      without spread makes the ratio infinite.
 
     Raises:
       ValueError: not one-dimensional, or of different lengths.
     """
     x, y = _pair(values, reference)
-    if x.size < 2 or np.isnan([x, y]).any():
+    if x.size < 2 or not np.isfinite([x, y]).all():
         return Ratio(np.nan, np.nan, np.nan)
     drawn = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
+from jaxcl import schema
+from jaxcl.checks import require, require_range
 from jaxcl.contract import Strategy
 from jaxcl.hooks import OptState
-from jaxcl.types import Params, PyTree, TaskData
+from jaxcl.schema import Natural
+from jaxcl.types import Params, PyTree, Setup, TaskData
 
 
 def before_task(
@@ -19,6 +23,7 @@ def before_task(
     *,
     task: int | jax.Array,
     model_state: PyTree | None = None,
+    setup: Setup | None = None,
 ) -> PyTree:
     """Makes the ``cache`` that the steps of a task read; pass it to `jaxcl.context`.
 
@@ -34,7 +39,13 @@ def before_task(
       data: the task's training examples; see `jaxcl.array_data`.
       task: counted from 0.
       model_state: the model's running statistics, by default none.
+      setup: if given, the task is checked against its T.
+
+    Raises:
+      ValueError: the data are of another task, or the task is out of range; neither is
+        checked inside jit.
     """
+    _require_task(data, task, setup)
     return strategy.before_task(
         params,
         opt_state.strategy,
@@ -54,6 +65,7 @@ def after_task(
     key: jax.Array | None = None,
     model_state: PyTree | None = None,
     optimizer: optax.GradientTransformation | None = None,
+    setup: Setup | None = None,
 ) -> tuple[Params, OptState]:
     """Ends a task in your own training loop.
 
@@ -70,10 +82,16 @@ def after_task(
         the next task, as in this project's runs. By default its state is unchanged;
         momentum then carries steps of the old task, which nothing projects, into the
         new one: GPM with momentum protects old tasks only where it begins anew.
+      setup: if given, the task is checked against its T.
 
     Returns:
       The parameters and the state that the next task starts from.
+
+    Raises:
+      ValueError: the data are of another task, or the task is out of range; neither is
+        checked inside jit.
     """
+    _require_task(data, task, setup)
     params, state = strategy.after_task(
         params,
         opt_state.strategy,
@@ -84,3 +102,18 @@ def after_task(
     )
     inner = opt_state.inner if optimizer is None else optimizer.init(params)
     return params, opt_state._replace(strategy=state, inner=inner)
+
+
+def _require_task(data: TaskData, task: int | jax.Array, setup: Setup | None) -> None:
+    """Refuses a task out of range, and data of another one; tracers pass."""
+    schema.require("task", task, Natural)
+    if setup is not None:
+        require_range("task", task, setup.num_tasks)
+    if isinstance(task, Tracer):
+        return
+    of = data.take(jnp.zeros((1,), jnp.int32)).task[0]
+    require(
+        task == of,
+        f"task must be that of the data, got {task} and data of task {of}: "
+        "jaxcl.array_data(x, y, task)",
+    )

@@ -170,7 +170,7 @@ def project_conflicting() -> optax.GradientTransformationExtraArgs:
         other = flatten_up_to(tree, reference, "reference", "updates")
         g = [leaf for leaf in leaves if not is_masked(leaf)]
         r = [o for o, leaf in zip(other, leaves, strict=True) if not is_masked(leaf)]
-        require_same_shapes("reference", r, g)
+        require_same_shapes("reference", r, "the updates", g)
         rest = iter(without_conflict(g, r))
         new = [leaf if is_masked(leaf) else next(rest) for leaf in leaves]
         return jax.tree.unflatten(tree, new), state
@@ -229,7 +229,7 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
       s=slope)`` needs the embeddings and the slope that the gradients were taken at.
 
     Raises:
-      ValueError: s_max is not greater than 0; on update, no params or no slope.
+      ValueError: s_max or s is not greater than 0; no params, no s, or unlike updates.
 
     Source: Serrà et al., Overcoming catastrophic forgetting with hard attention to the
     task, 2018, https://arxiv.org/abs/1801.01423, eq. 6.
@@ -240,11 +240,11 @@ def compensate(s_max: float) -> optax.GradientTransformationExtraArgs:
         require_extra("compensate", "s", s, extra)
         told = "compensate needs the embeddings: update(..., params, s=s)"
         require(params is not None, told)
-        new = jax.tree.map(
-            lambda g, e: gates.compensate(g, e, s, s_max).astype(g.dtype),
-            updates,
-            params,
-        )
-        return new, state
+        require_same_shapes("updates", updates, "the embeddings", params)
+
+        def one(g: jax.Array, e: jax.Array) -> jax.Array:
+            return gates.compensate(g, e, s, s_max).astype(g.dtype)
+
+        return jax.tree.map(one, updates, params), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

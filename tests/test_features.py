@@ -426,7 +426,7 @@ def test_over_seeds_by_vmap():
             lambda x: features.ridge_probe(
                 x, _classes(x), x, _classes(x), num_classes=3, strengths=(0.0,)
             ),
-            r"positive, got \(0.0,\)",
+            r"greater than 0 in every entry, got \(0.0,\)",
         ),
         (lambda x: features.lost_share(x), r"\(300, 40\)"),
         (lambda x: features.feature_drift(x, x[:9]), r"\(9, 40\)"),

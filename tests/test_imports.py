@@ -10,7 +10,7 @@ ROOT = Path(jaxcl.__file__).parent
 # folder, from itself. Rooms on the same line may not import each other.
 FLOORS = [
     ("_interrupts", "checks", "files", "schema"),
-    ("types",),
+    ("kinds", "types"),
     ("contract", "inputs", "ops", "metrics", "statistics"),
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
     ("assembly",),

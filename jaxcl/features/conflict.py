@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxcl.features.matrix import or_one
+from jaxcl.ops.matching import require_same_shapes
 from jaxcl.types import PyTree
 
 
@@ -25,7 +26,7 @@ def cosine(a: PyTree, b: PyTree) -> jax.Array:
       float32[] in [−1, 1]; 0 if one of the gradients is 0.
 
     Raises:
-      ValueError: the trees differ in structure.
+      ValueError: the trees differ in structure or in a shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -35,6 +36,7 @@ def cosine(a: PyTree, b: PyTree) -> jax.Array:
       >>> round(float(cosine(g, h)), 4)
       -0.5657
     """
+    require_same_shapes("b", b, "a", a)
     a, b = (jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), t) for t in (a, b))
     # Scaled first: squares of gradients of 1e-20 are 0 in float32.
     a, b = _scaled(a), _scaled(b)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.features.matrix import or_one
+from jaxcl.features.matrix import array, or_one
+from jaxcl.ops.matching import require_same_shapes
 from jaxcl.types import PyTree
 
 
@@ -25,6 +26,7 @@ def feature_drift(before: jax.Array, after: jax.Array) -> jax.Array:
     Raises:
       ValueError: the shapes differ.
     """
+    before, after = array(before), array(after)
     if before.shape != after.shape:
         raise ValueError(
             f"drift is of the same examples' features, got {before.shape} and "
@@ -51,4 +53,5 @@ def weight_drift(before: PyTree, after: PyTree) -> PyTree:
     Raises:
       ValueError: trees that do not fit each other.
     """
+    require_same_shapes("after", after, "before", before)
     return jax.tree.map(feature_drift, before, after)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from jaxcl.schema import Positive, require
+
 LEAST_GAIN = 0.02
 
 
@@ -55,8 +57,7 @@ def lost_share(
     and the issue of feature forgetting, 2023, https://arxiv.org/abs/2304.00933, who
     state that features forget newly learned information just as outputs do.
     """
-    if not least_gain > 0:
-        raise ValueError(f"least_gain must be positive, got {least_gain}")
+    require("least_gain", least_gain, Positive)
     r = _probed(probed)
     own, before = np.diagonal(r, -1, -2, -1), np.diagonal(r, 0, -2, -1)
     gain = own - before

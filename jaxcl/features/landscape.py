@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from jaxcl.features.matrix import array
+from jaxcl.ops.matching import require_same_shapes
+from jaxcl.schema import Range, require
 from jaxcl.types import PyTree
 
 
@@ -27,13 +31,13 @@ def loss_along_line(
       float[n].
 
     Raises:
-      ValueError: fewer than two points.
+      ValueError: fewer than two points; trees that do not fit each other.
 
     Source: Mirzadeh et al., Linear mode connectivity in multitask and continual
     learning, ICLR 2021, https://arxiv.org/abs/2010.04495.
     """
-    if points < 2:
-        raise ValueError(f"points must be at least 2, got {points}")
+    require("points", points, Annotated[int, Range(2)])
+    require_same_shapes("b", b, "a", a)
 
     def at(alpha: jax.Array) -> jax.Array:
         return loss(jax.tree.map(lambda v, w: (1 - alpha) * v + alpha * w, a, b))
@@ -59,6 +63,7 @@ def barrier(losses: jax.Array) -> jax.Array:
     ICML 2020, https://arxiv.org/abs/1912.05671, who use the mean of the two ends
     instead of the line between them.
     """
+    losses = jnp.atleast_1d(array(losses))
     if losses.shape[-1] < 2:
         raise ValueError(f"a barrier needs at least 2 points, got {losses.shape[-1]}")
     alpha = jnp.linspace(0, 1, losses.shape[-1])

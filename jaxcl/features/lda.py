@@ -7,21 +7,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jaxcl.features.matrix import flat
+from jaxcl.features.matrix import labelled
 from jaxcl.features.probes import Probe
 from jaxcl.ops.discriminant import (
     absorb,
     discriminant,
     half_gram,
     no_means,
-    require_shrinkage,
     whole_gram,
 )
 from jaxcl.ops.linalg import EXACT
+from jaxcl.schema import Count, Shrinkage, checked
 
 
+@checked
 def lda(
-    x: jax.Array, y: jax.Array, *, num_classes: int, shrinkage: float = 1e-4
+    x: jax.Array, y: jax.Array, *, num_classes: Count, shrinkage: Shrinkage = 1e-4
 ) -> Probe:
     """Class means and a covariance that all classes share, as a linear probe.
 
@@ -41,15 +42,12 @@ def lda(
       A `Probe`; its ``strength`` is ε.
 
     Raises:
-      ValueError: x and y differ in length; the shrinkage is outside (0, 1].
+      ValueError: x and y differ in length; classes that are no whole numbers in [0, K);
+        the shrinkage is outside (0, 1].
     """
-    if x.shape[0] != y.shape[0]:
-        raise ValueError(
-            f"features and classes must be of the same examples, got {x.shape[0]} and "
-            f"{y.shape[0]}"
-        )
-    require_shrinkage("lda", shrinkage)
-    return _lda(flat(x), y, jnp.asarray(shrinkage, jnp.float32), num_classes)
+    return _lda(
+        *labelled(x, y, num_classes), jnp.asarray(shrinkage, jnp.float32), num_classes
+    )
 
 
 @partial(jax.jit, static_argnums=3)

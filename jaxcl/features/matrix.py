@@ -1,25 +1,72 @@
-"""Features as a matrix."""
+"""Features as a matrix, and their classes."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxcl.checks import require_range
+from jaxcl.inputs import class_numbers
 
 
-def with_units(x: jax.Array) -> jax.Array:
+def array(x: ArrayLike) -> jax.Array:
+    """Anything that `jax.numpy.asarray` takes, lists too, as an array.
+
+    Raises:
+      ValueError: it takes it not, or the values are no numbers.
+    """
+    try:
+        return jnp.asarray(x)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"an array is needed, got a {type(x).__name__}") from error
+
+
+def with_units(x: ArrayLike) -> jax.Array:
     """Features in their own shape, float32[N, ..., C].
 
     Raises:
       ValueError: there is no axis for units, or an axis is empty.
     """
+    x = array(x)
     if x.ndim < 2 or not x.size:
         raise ValueError(f"features must be [N, ..., D], none of them 0, got {x.shape}")
     return jnp.asarray(x, jnp.float32)
 
 
-def flat(x: jax.Array) -> jax.Array:
+def flat(x: ArrayLike) -> jax.Array:
     """Features as a matrix, float32[N, D]: axes after the first become one."""
-    return with_units(x).reshape(x.shape[0], -1)
+    x = with_units(x)
+    return x.reshape(x.shape[0], -1)
+
+
+def classes_of(x: jax.Array, y: ArrayLike) -> jax.Array:
+    """The classes of examples, int[N], each one its own.
+
+    Raises:
+      ValueError: they are no vector of whole numbers, or of another length.
+    """
+    y = jnp.asarray(class_numbers(y))
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"features and classes must be of the same examples, got {x.shape[0]} and "
+            f"{y.shape[0]}"
+        )
+    return y
+
+
+def labelled(
+    x: ArrayLike, y: ArrayLike, num_classes: int
+) -> tuple[jax.Array, jax.Array]:
+    """Features as a matrix, and their classes in [0, K).
+
+    Raises:
+      ValueError: as `classes_of`; a class out of range, unless it is a tracer.
+    """
+    x = flat(x)
+    y = classes_of(x, y)
+    require_range("targets y", y, num_classes)
+    return x, y
 
 
 def centred(x: jax.Array) -> jax.Array:

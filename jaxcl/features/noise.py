@@ -8,7 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.features.matrix import flat, or_one
+from jaxcl.features.matrix import array, flat, or_one
+from jaxcl.schema import Positive, require
 
 
 class NoiseKept(NamedTuple):
@@ -43,10 +44,10 @@ def noise_kept(
     Raises:
       ValueError: there is only one image, or the scale is not positive.
     """
-    if x.shape[0] < 2:
-        raise ValueError(f"noise is compared with other images, got {x.shape[0]}")
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
+    x = array(x)
+    if x.shape[:1] < (2,):
+        raise ValueError(f"noise is compared with other images, got {x.shape[:1]}")
+    require("scale", scale, Positive)
     noisy = x + scale * jax.random.normal(key, x.shape, x.dtype)
     return NoiseKept(_share(features(x), features(noisy)), _share(x, noisy))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcl.ops.matching import require_same_shapes
 from jaxcl.types import PyTree
 
 _ON_A_LINE = 1e-5  # relative length below which a vector is only float32 rounding
@@ -41,10 +42,15 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Plane:
     Returns:
       A `Plane`; an axis is 0 if the points lie on one line.
 
+    Raises:
+      ValueError: trees that do not fit each other.
+
     Source: Garipov et al., Loss surfaces, mode connectivity, and fast ensembling of
     DNNs, NeurIPS 2018, https://arxiv.org/abs/1802.10026, appendix; between tasks:
     Mirzadeh et al., ICLR 2021, https://arxiv.org/abs/2010.04495.
     """
+    require_same_shapes("b", b, "a", a)
+    require_same_shapes("c", c, "a", a)
     first = _unit(_minus(b, a), 0.0)
     whole = _minus(c, a)
     rest = _without(whole, first)
@@ -83,8 +89,12 @@ def place_in(plane: Plane, weights: PyTree) -> Place:
       weights: of the origin's structure and shapes.
 
     Returns:
-      A `Place`.
+      A `Place`; NaN where the weights are.
+
+    Raises:
+      ValueError: weights that do not fit the plane's.
     """
+    require_same_shapes("weights", weights, "the plane's origin", plane.origin)
     way = _minus(weights, plane.origin)
     x, y = _dot(way, plane.first), _dot(way, plane.second)
     rest = jax.tree.map(
@@ -92,8 +102,8 @@ def place_in(plane: Plane, weights: PyTree) -> Place:
     )
     length = _dot(way, way)
     # Two programs that train the same first task end apart by their rounding.
-    away = length > _ON_A_LINE**2 * _dot(plane.origin, plane.origin)
-    outside = jnp.where(away, _dot(rest, rest) / jnp.maximum(length, 1e-37), 0)
+    here = length <= _ON_A_LINE**2 * _dot(plane.origin, plane.origin)
+    outside = jnp.where(here, 0, _dot(rest, rest) / jnp.maximum(length, 1e-37))
     return Place(jnp.stack([x, y]), outside)
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.features.matrix import centred, flat, or_one
+from jaxcl.features.matrix import centred, classes_of, flat, labelled, or_one
 from jaxcl.ops.decompositions import ridge
 from jaxcl.ops.linalg import EXACT
+from jaxcl.schema import Count, Length, NonNegative, Positive, checked
 
+Strengths = Annotated[Sequence[Positive], Length(1)]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 
@@ -39,20 +41,26 @@ def accuracy(probe: Probe, x: jax.Array, y: jax.Array) -> jax.Array:
 
     Returns:
       float32[]; NaN if a score is not finite: then the largest says nothing.
+
+    Raises:
+      ValueError: the classes are no whole numbers, or not one for each example.
     """
-    scores = _scores(probe, flat(x))
+    x = flat(x)
+    y = classes_of(x, y)
+    scores = _scores(probe, x)
     right = jnp.mean(scores.argmax(-1) == y)
     return jnp.where(jnp.isfinite(scores).all(), right, jnp.nan)
 
 
+@checked
 def ridge_probe(
     x: jax.Array,
     y: jax.Array,
     x_held: jax.Array,
     y_held: jax.Array,
     *,
-    num_classes: int,
-    strengths: Sequence[float] = STRENGTHS,
+    num_classes: Count,
+    strengths: Strengths = STRENGTHS,
 ) -> Probe:
     """Least squares to one-hot classes with an L2 penalty, in closed form.
 
@@ -75,11 +83,12 @@ def ridge_probe(
       A `Probe`, fitted to the N examples only.
 
     Raises:
-      ValueError: no strength, or one that is not positive; x and y of unequal length.
+      ValueError: no strength, or one that is not positive and finite; x and y of
+        unequal length; classes that are no whole numbers in [0, K), here or among the
+        held-out ones.
     """
-    _require(x, y, x_held, y_held, strengths)
-    candidates = jnp.asarray(strengths, jnp.float32)
-    return _ridge(flat(x), y, flat(x_held), y_held, candidates, num_classes)
+    data = *labelled(x, y, num_classes), *labelled(x_held, y_held, num_classes)
+    return _ridge(*data, jnp.asarray(strengths, jnp.float32), num_classes)
 
 
 @partial(jax.jit, static_argnums=5)
@@ -89,16 +98,17 @@ def _ridge(x, y, x_held, y_held, candidates, num_classes: int) -> Probe:
     return _best(Probe(weights, bias, candidates), x_held, y_held)
 
 
+@checked
 def multinomial_probe(
     x: jax.Array,
     y: jax.Array,
     x_held: jax.Array,
     y_held: jax.Array,
     *,
-    num_classes: int,
-    strengths: Sequence[float] = STRENGTHS,
-    max_steps: int = 200,
-    tolerance: float = 1e-5,
+    num_classes: Count,
+    strengths: Strengths = STRENGTHS,
+    max_steps: Count = 200,
+    tolerance: NonNegative = 1e-5,
 ) -> Probe:
     """Multinomial logistic regression with an L2 penalty, by L-BFGS.
 
@@ -122,13 +132,10 @@ def multinomial_probe(
       A `Probe`, fitted to the N examples only.
 
     Raises:
-      ValueError: as for `ridge_probe`; max_steps below 1.
+      ValueError: as for `ridge_probe`; max_steps below 1; a tolerance below 0.
     """
-    _require(x, y, x_held, y_held, strengths)
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     candidates = jnp.asarray(strengths, jnp.float32)
-    data = (flat(x), y, flat(x_held), y_held)
+    data = *labelled(x, y, num_classes), *labelled(x_held, y_held, num_classes)
     return _multinomial(*data, candidates, num_classes, max_steps, tolerance)
 
 
@@ -154,7 +161,8 @@ def _multinomial(x, y, x_held, y_held, candidates, num_classes, max_steps, toler
     return _best(jax.lax.map(fit, candidates), x_held, y_held)
 
 
-def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
+@checked
+def ncm(x: jax.Array, y: jax.Array, *, num_classes: Count) -> Probe:
     """The nearest class mean, as a linear probe.
 
     argmin_k ‖x − μ_k‖² = argmax_k (xᵀμ_k − ½‖μ_k‖²).
@@ -169,12 +177,11 @@ def ncm(x: jax.Array, y: jax.Array, *, num_classes: int) -> Probe:
       no answer and loses fewer digits.
 
     Raises:
-      ValueError: x and y differ in length.
+      ValueError: x and y differ in length; classes that are no whole numbers in [0, K).
 
     Source: Mensink et al., Distance-based image classification, TPAMI 2013.
     """
-    _require(x, y, x, y, STRENGTHS)
-    x = flat(x)
+    x, y = labelled(x, y, num_classes)
     one_hot = jax.nn.one_hot(y, num_classes)
     count = one_hot.sum(axis=0)
     mean = x.mean(axis=0)
@@ -220,14 +227,3 @@ def _minimise(loss, start: Any, max_steps: int, tolerance: float) -> Any:
 
     carry = (start, solver.init(start), jnp.asarray(jnp.inf))
     return jax.lax.while_loop(unfinished, step, carry)[0]
-
-
-def _require(x, y, x_held, y_held, strengths: Sequence[float]) -> None:
-    for features, classes in ((x, y), (x_held, y_held)):
-        if features.shape[0] != classes.shape[0]:
-            raise ValueError(
-                f"features and classes must be of the same examples, got "
-                f"{features.shape[0]} and {classes.shape[0]}"
-            )
-    if not strengths or not all(s > 0 for s in strengths):
-        raise ValueError(f"strengths must be positive, got {tuple(strengths)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxcl.features.matrix import flat, or_one, with_units
 from jaxcl.ops.decompositions import one_at_a_time, qr_r
+from jaxcl.schema import NonNegative, Range, require
 
 
 def singular_values(x: jax.Array) -> jax.Array:
@@ -93,8 +94,7 @@ def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
     Raises:
       ValueError: share outside (0, 1). At 1, only rounding would decide.
     """
-    if not 0 < share < 1:
-        raise ValueError(f"share must lie in (0, 1), got {share}")
+    require("share", share, Annotated[float, Range(0, 1, "()")])
     return _energy(singular_values(x), share)
 
 
@@ -132,9 +132,9 @@ def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
     Source: Sokar et al., The dormant neuron phenomenon in deep reinforcement learning,
     ICML 2023, https://arxiv.org/abs/2302.12902, definition 3.1.
     """
-    if threshold < 0:
-        raise ValueError(f"threshold must be at least 0, got {threshold}")
-    answer = jnp.abs(with_units(x)).mean(axis=tuple(range(x.ndim - 1)))
+    require("threshold", threshold, NonNegative)
+    x = with_units(x)
+    answer = jnp.abs(x).mean(axis=tuple(range(x.ndim - 1)))
     score = answer / or_one(answer.mean())
     return jnp.where(jnp.isnan(score).any(), jnp.nan, jnp.mean(score <= threshold))
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+
+from jaxcl.checks import require
+from jaxcl.features.matrix import array
+from jaxcl.schema import Count, Range
+from jaxcl.schema import require as require_kind
 
 Score = Callable[[jax.Array], jax.Array]
 """``[B, ...] -> float[B]``: the logit of the class in question, or any feature."""
@@ -23,10 +29,24 @@ def input_gradient(score: Score, x: jax.Array) -> jax.Array:
     Returns:
       float[B, ...], of x's shape; signed.
 
+    Raises:
+      ValueError: the score is not one number per image.
+
     Source: Simonyan et al., Deep inside convolutional networks, 2013,
     https://arxiv.org/abs/1312.6034, who show its absolute value.
     """
-    return jax.grad(lambda v: score(v).sum())(x)
+    x = array(x)
+
+    def whole(v: jax.Array) -> jax.Array:
+        each = score(v)
+        require(
+            jnp.shape(each) == x.shape[:1],
+            f"score must give one number per image, float[{len(x)}], got "
+            f"{list(jnp.shape(each))}",
+        )
+        return each.sum()
+
+    return jax.grad(whole)(x)
 
 
 def occlusion(
@@ -53,14 +73,13 @@ def occlusion(
     Source: Zeiler and Fergus, Visualizing and understanding convolutional networks,
     ECCV 2014, https://arxiv.org/abs/1311.2901, section 4.2.
     """
+    x = array(x)
     if x.ndim != 4:
         raise ValueError(f"occlusion needs images [B, H, W, C], got shape {x.shape}")
     height, width = x.shape[1:3]
-    if not 1 <= window <= min(height, width) or stride < 1:
-        raise ValueError(
-            f"window must lie in [1, {min(height, width)}] and stride be at least 1, "
-            f"got {window} and {stride}"
-        )
+    require_kind("window", window, Annotated[int, Range(1, min(height, width))])
+    require_kind("stride", stride, Count)
+    require_kind("fill", fill, float)
     whole = score(x)
     rows = jnp.arange(0, height - window + 1, stride)
     columns = jnp.arange(0, width - window + 1, stride)
@@ -89,7 +108,7 @@ def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
       b: maps of a's shape.
 
     Returns:
-      float32[...] in [−1, 1]; NaN if a map is constant.
+      float32[...] in [−1, 1]; NaN if a map is constant or has a NaN.
 
     Raises:
       ValueError: maps of different shapes or of fewer than two axes.
@@ -97,6 +116,7 @@ def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
     Source: Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018,
     https://arxiv.org/abs/1810.03292, who compare maps in this way.
     """
+    a, b = array(a), array(b)
     if a.shape != b.shape or a.ndim < 2:
         raise ValueError(
             f"maps [..., H, W] of one shape are compared, got {a.shape} and {b.shape}"
@@ -117,5 +137,6 @@ def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
         return centred.reshape(*maps.shape[:-2], flat.shape[1])
 
     x, y = ranks(a), ranks(b)
+    known = ~(jnp.isnan(a) | jnp.isnan(b)).any((-2, -1))
     norm = jnp.sqrt(jnp.sum(x * x, -1) * jnp.sum(y * y, -1))
-    return jnp.where(norm > 0, jnp.sum(x * y, -1) / norm, jnp.nan)
+    return jnp.where((norm > 0) & known, jnp.sum(x * y, -1) / norm, jnp.nan)

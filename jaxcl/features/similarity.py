@@ -48,6 +48,7 @@ def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Arr
     ICML 2019, https://arxiv.org/abs/1905.00414; Nguyen et al., Do wide and deep
     networks learn the same things?, ICLR 2021, https://arxiv.org/abs/2010.15327.
     """
+    x, y = flat(x), flat(y)
     n = x.shape[0]
     if n != y.shape[0]:
         raise ValueError(
@@ -55,7 +56,7 @@ def linear_cka(x: jax.Array, y: jax.Array, *, debiased: bool = False) -> jax.Arr
         )
     if debiased and n < 4:
         raise ValueError(f"debiased CKA needs at least 4 examples, got {n}")
-    return _linear_cka(flat(x), flat(y), debiased)
+    return _linear_cka(x, y, debiased)
 
 
 @partial(jax.jit, static_argnums=2)

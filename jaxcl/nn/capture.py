@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from jaxcl.checks import in_one_line
 from jaxcl.nn import calling, layers, tagged, treatment
 from jaxcl.nn.products import Tag, own_way
 from jaxcl.nn.treatment import treated
@@ -53,10 +54,12 @@ def init_fn(model: nn.Module, example: jax.ShapeDtypeStruct):
         try:
             args, kwargs = arguments(task, False)
             variables = dict(model.init(key, x, *args, **kwargs))
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            # Raised for an image that is too small, or for a wrong value of a field.
+        except Exception as error:
+            # Raised for an image that is too small, a wrong value of a field, or by the
+            # model's own code.
             name, shape = type(model).__name__, list(example.shape[1:])
-            raise ValueError(f"{name}, inputs {shape}: {error}") from error
+            why = in_one_line(error).partition(" (https://flax")[0]
+            raise ValueError(f"{name}, inputs {shape}: {why}") from error
         net = variables.pop("params", {})
         return net, variables
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxcl.checks import require
 from jaxcl.nn import products, wiring
 from jaxcl.nn.capture import apply_fn, init_fn
 from jaxcl.nn.products import Tag, is_channels_first
@@ -192,8 +193,7 @@ def _wired(specs, seen, program: Program, declared) -> dict[str, LayerSpec]:
 def _spec(call: Call, leaves: Leaves, examples: int) -> LayerSpec:
     tag, shape, kernel = call.tag, call.x.shape, call.kernel.shape
     path = tag.path or leaves.paths.get(id(call.kernel))
-    refusal = tag.refusal
-    known = leaves.paths.get(id(call.bias))
+    refusal, known = tag.refusal, leaves.paths.get(id(call.bias))
     if path is None:
         refusal = "its kernel is made of parameters, it is not one itself"
     elif call.bias is not None and known is None:
@@ -213,6 +213,7 @@ def _spec(call: Call, leaves: Leaves, examples: int) -> LayerSpec:
                 for i, (n, k, s) in enumerate(axes)
             )
     n_out = kernel[tag.axis]
+    require(n_out > 0, f"layer {tag.name!r} must have at least 1 output, got 0")
     return LayerSpec(
         name=tag.name,
         kind=tag.kind,

@@ -15,14 +15,17 @@ name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from jax.custom_batching import custom_vmap
 
 from jaxcl.nn.products import Tag, product
 from jaxcl.nn.treatment import active
+from jaxcl.schema import Count, Natural, OneOf, require
 from jaxcl.types import Padding
+
+_Around = tuple[Natural, Natural]
 
 
 def dense(
@@ -87,8 +90,11 @@ def conv(
       [B, H', W', O]; with axis=0 [B, O, H', W'].
 
     Raises:
-      ValueError: axis has another value.
+      ValueError: axis has another value, or strides or a padding have.
     """
+    require("strides", strides, tuple[Count, Count])
+    zeros = None if isinstance(padding, str) else tuple[_Around, _Around]
+    require("padding", padding, zeros or Annotated[str, OneOf(("SAME", "VALID"))])
     tag = Tag(name, "conv", _checked(axis), tuple(strides), padding)
     return call(tag, x, kernel, bias)
 

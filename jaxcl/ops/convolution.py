@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial, reduce
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jaxcl.ops import strips
+from jaxcl.schema import Count, OneOf, require
 from jaxcl.types import Padding
 
 
@@ -17,9 +19,14 @@ def pads(
     """Zeros before and after one spatial axis, as XLA's SAME and VALID put them.
 
     If padding is given in numbers, those of ``axis`` are used: 0 rows, 1 columns.
+
+    Raises:
+      ValueError: a stride below 1; another name.
     """
+    require("stride", stride, Count)
     if not isinstance(padding, str):
         return padding[axis]
+    require("padding", padding, Annotated[str, OneOf(("SAME", "VALID"))])
     if padding == "VALID":
         return 0, 0
     total = max((-(-size // stride) - 1) * stride + window - size, 0)
@@ -78,8 +85,15 @@ def _padded(
     return x
 
 
+def require_images(x: jax.Array) -> None:
+    """Refuses what has not the axes of a batch of images."""
+    if x.ndim != 4:
+        raise ValueError(f"images must be [B, H, W, C], got {list(x.shape)}")
+
+
 def require_window(x: jax.Array, window: tuple[int, int]) -> None:
     """Refuses a window larger than the image: the result would be empty."""
+    require_images(x)
     (height, width), (kh, kw) = x.shape[1:3], window
     if height < kh or width < kw:
         raise ValueError(
@@ -110,6 +124,7 @@ def convolve(
     Returns:
       [B, H', W', O].
     """
+    require_images(x)
     q = _columns(x, kernel, strides, padding)
     if q > 1:
         image = _padded(x, kernel.shape[:2], strides, padding)

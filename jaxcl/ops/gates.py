@@ -124,8 +124,12 @@ def compensate(
     Returns:
       float32[..., C].
 
+    Raises:
+      ValueError: s is not greater than 0.
+
     Source: eq. 6.
     """
+    require(s > 0, f"s must be greater than 0, got {s}")
     e = jnp.asarray(embedding, jnp.float32)
     x = jnp.clip(s * e, -COSH_CLAMP, COSH_CLAMP)
     return gradient * (s_max / s * (jnp.cosh(x) + 1) / (jnp.cosh(e) + 1))

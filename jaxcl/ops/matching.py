@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcl.ops.trees import leaf_names
 from jaxcl.types import PyTree
 
 MISSING: Any = object()
@@ -68,13 +69,32 @@ def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
-def require_same_shapes(name: str, given: list[Any], updates: list[Any]) -> None:
-    """Refuses arrays that have not the shapes of their updates."""
-    for one, update in zip(given, updates, strict=True):
-        if jnp.shape(one) != jnp.shape(update):
+def require_same_shapes(name: str, given: PyTree, of: str, like: PyTree) -> None:
+    """Refuses a tree that another one does not fit leaf by leaf.
+
+    Args:
+      name: the tree's name, for the message.
+      given: a tree of arrays.
+      of: the other tree's name.
+      like: a tree of arrays.
+
+    Raises:
+      ValueError: the structure or a shape differs; the message names the leaf.
+    """
+    leaves, want = (
+        {"/".join(leaf_names(path)): leaf for path, leaf in each}
+        for each in map(jax.tree_util.tree_leaves_with_path, (given, like))
+    )
+    if jax.tree.structure(given) != jax.tree.structure(like):
+        odd = sorted(leaves.keys() ^ want.keys())[:3] or ["their containers"]
+        raise ValueError(
+            f"{name} must be a tree like {of}, they differ in {', '.join(odd)}"
+        )
+    for leaf, one in leaves.items():
+        if jnp.shape(one) != jnp.shape(want[leaf]):
             raise ValueError(
-                f"{name} must have the shapes of the updates, got "
-                f"{list(jnp.shape(one))} for an update of {list(jnp.shape(update))}"
+                f"{name} must have the shapes of {of}, got {list(jnp.shape(one))} in "
+                f"place of {list(jnp.shape(want[leaf]))}{leaf and f' at {leaf!r}'}"
             )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy
 from jaxcl.hooks import OptState, transform_loss
 from jaxcl.inputs import context_of
@@ -209,6 +210,8 @@ def make_epoch(
             valid_accuracy, valid_loss = evaluate(seed, valid, task)
             state = seed.strategy_state
             charged = strategy.validation(seed.params, state, task=task)
+            shape = list(jnp.shape(charged))
+            require(not shape, f"a validation hook has to give a scalar, got {shape}")
             valid_loss = (valid_loss + charged).astype(jnp.float32)
             seed = select(plan, seed, valid_accuracy, valid_loss, trained)
         if plan.max_steps is not None:

@@ -52,7 +52,7 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
 
     Returns:
       ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN for a seed that
-      has failed.
+      has failed, or whose logits are NaN.
     """
     forward = make_forward(setup, strategy)
 
@@ -94,8 +94,9 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
         right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
         n = jnp.maximum(n, 1)
         accuracy, loss = right / n, loss / n
-        # Weights that are not finite predict class 0, which gives no real accuracy.
-        failed = seed.progress.failed
+        # Weights that are not finite predict class 0, which gives no real accuracy; nor
+        # do logits that are NaN. One of them makes the whole loss NaN.
+        failed = seed.progress.failed | jnp.isnan(loss)
         return jnp.where(failed, jnp.nan, accuracy), jnp.where(failed, jnp.nan, loss)
 
     return evaluate

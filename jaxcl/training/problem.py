@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcl import schema
 from jaxcl.assembly import adapted, linen
 from jaxcl.contract import Strategy
 from jaxcl.data.stream import SeedView, Stream
@@ -152,6 +153,12 @@ def validate(problem: Problem) -> None:
         raise ValueError("measure='valid' needs valid_fraction above 0")
     if problem.joint_once and not problem.joint:
         raise ValueError("joint_once=True needs joint=True")
+    schema.require("rates", problem.rates, tuple[schema.NonNegative, ...])
+    kept = len(stream.per_seed.label)
+    if len(problem.seeds) != kept:
+        raise ValueError(
+            f"seeds must be as many as the stream's, {kept}, got {problem.seeds}"
+        )
     varied = {"rates": problem.rates} if problem.rates else {}
     varied |= problem.settings
     for name, values in varied.items():

@@ -29,6 +29,7 @@ from jaxcl.training.run_state import (
     names_of,
     packed,
     unpacked,
+    with_failures,
     with_session,
     with_task,
 )
@@ -148,8 +149,7 @@ def _events(
         measured = programs.evaluate(trained, mine, (base, number(0)))
         state = state._replace(baseline=mesh.gather(measured))
         show("start", -1, -1, trained)
-    began = time.monotonic() - float(state.seconds)
-    saved = time.monotonic()
+    began, saved = time.monotonic() - float(state.seconds), time.monotonic()
     stride = max(1, state.accuracy.nbytes // MATRIX)  # tasks from one state to the next
 
     def elapsed() -> float:
@@ -197,7 +197,8 @@ def _events(
             if stopping:
                 raise Interrupted
         trained = programs.end(trained, mine, shared)
-        accuracy = mesh.gather(programs.evaluate(trained, mine, shared))
+        measured = mesh.gather(programs.evaluate(trained, mine, shared))
+        trained, accuracy = with_failures(mesh, trained, measured, state)
         report = mesh.gather(programs.report(trained, mine, ()))
         state = with_task(state, task, accuracy, report)
         show("end", task, -1, trained)

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcl.data.stream import Base
 from jaxcl.training.problem import PerSeed, Problem
+from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
 from jaxcl.types import PyTree
 
@@ -133,3 +134,36 @@ def with_session(
     if {k: v for k, v in last.items() if k != "starts"} == me:
         return (*earlier, {**last, "starts": last["starts"] + 1})
     return (*before, {**me, "starts": 1})
+
+
+def with_failures(
+    mesh: SeedMesh, trained: SeedState, accuracy: np.ndarray, state: RunState
+) -> tuple[SeedState, np.ndarray]:
+    """Marks seeds as failed that give no answers to a task trained so far.
+
+    Their training loss was finite, but what the method made of the weights afterwards,
+    at the task's end or in evaluation, is not.
+
+    Args:
+      mesh: the run's.
+      trained: all seeds, after the task's end.
+      accuracy: float32[S, T], NaN where a seed's logits are.
+      state: of the run, before the task is noted in it.
+
+    Returns:
+      The seeds, and the accuracies: NaN for all tasks of a seed that has failed.
+    """
+    lost = np.asarray(np.isnan(accuracy[:, : int(state.task) + 1]).any(axis=1))
+    if not lost.any():
+        return trained, accuracy
+    progress = mesh.gather(trained.progress)
+    new = lost & (progress.failed_task < 0)
+    marked = progress._replace(
+        done=progress.done | new,
+        failed_task=np.where(new, state.task, progress.failed_task).astype(np.int32),
+        failed_epoch=np.where(
+            new, max(int(state.epoch) - 1, 0), progress.failed_epoch
+        ).astype(np.int32),
+    )
+    trained = trained._replace(progress=mesh.spread(marked))
+    return trained, np.where(lost[:, None], np.float32(np.nan), accuracy)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy
 from jaxcl.hooks import hook_in, init_params
 from jaxcl.training.epoch import Change, EpochMetrics, make_epoch
@@ -82,12 +83,17 @@ def make_trainer(
 
     def report(seed: SeedState) -> Report:
         # Jit would sort the keys of a plain dict; figures need the strategy's order.
+        found = strategy.report(seed.strategy_state)
+        for quantity, part in found.items():
+            for layer, value in part.items():
+                require(
+                    jnp.shape(value) == (),
+                    f"a report hook has to give scalars, got {list(jnp.shape(value))} "
+                    f"as {quantity!r} of {layer!r}",
+                )
         return OrderedDict(
-            (
-                quantity,
-                OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in part.items()),
-            )
-            for quantity, part in strategy.report(seed.strategy_state).items()
+            (q, OrderedDict((k, jnp.asarray(v, jnp.float32)) for k, v in part.items()))
+            for q, part in found.items()
         )
 
     return Trainer(

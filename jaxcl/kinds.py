@@ -1,0 +1,66 @@
+"""Refuses objects of another kind than a function takes, or a hook gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxcl.checks import require
+
+
+def require_instance(name: str, value: Any, kind: type) -> None:
+    """Refuses what is not of a class, such as a factory that was not called.
+
+    Raises:
+      ValueError: the message gives the value, or its class if its repr is long.
+    """
+    shown = " ".join(repr(value).split())
+    shown = shown if len(shown) < 60 else f"a {type(value).__name__}"
+    where = kind.__module__.split(".")[0]
+    require(
+        isinstance(value, kind),
+        f"{name} must be a built {where} {kind.__name__}, got {shown}",
+    )
+
+
+def require_hooks(given: Mapping[str, Any]) -> None:
+    """Refuses hooks that cannot be called; flags and ``in_chain`` are none.
+
+    Raises:
+      ValueError: the message names the hook.
+    """
+    for name, hook in given.items():
+        is_hook = not name.startswith("needs_") and name != "in_chain"
+        require(
+            not is_hook or hook is None or callable(hook),
+            f"hook {name} must be a function, got {hook!r:.60}",
+        )
+
+
+def require_loss(found: Any, output: type) -> None:
+    """Refuses what a strategy's loss gave if it is not (scalar, `Output`).
+
+    Raises:
+      ValueError: the message tells what came instead.
+    """
+    pair = isinstance(found, tuple) and len(found) == 2
+    if pair and isinstance(found[1], output):
+        loss = found[0]
+        if isinstance(loss, float) or (
+            getattr(loss, "shape", None) == ()
+            and jnp.issubdtype(loss.dtype, jnp.floating)
+        ):
+            return
+    came = ", ".join(map(_kind, found)) if pair else _kind(found)
+    raise ValueError(
+        "a loss hook has to make a function (params, ctx) -> (scalar, Output) like the "
+        f"one it is given; this one gave {f'({came})' if pair else came}"
+    )
+
+
+def _kind(value: Any) -> str:
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__
