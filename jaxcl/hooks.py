@@ -23,7 +23,6 @@ from jaxcl.heads import (
 from jaxcl.inputs import require_in_play
 from jaxcl.kinds import require_instance, require_loss
 from jaxcl.linearity import warn_unless_linear
-from jaxcl.nn.fitting import fitting
 from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
 
@@ -94,7 +93,7 @@ def transform_loss(strategy: Strategy, setup: Setup):
         require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            model = fitting(setup.apply_fn, setup.example)
+            model = setup.apply_fn
             f: ApplyFn = strategy.forward(model, state, p.aux, ctx=c)
             out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
             shape = (c.batch.x.shape[0], setup.logit_mask.shape[1])

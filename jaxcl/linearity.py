@@ -70,7 +70,8 @@ def warn_unless_linear(
       ValueError: one of the two is something else, such as a factory not called.
     """
     require_instance("strategy", strategy, Strategy)
-    require_instance("optimizer", optimizer, optax.GradientTransformation)
+    if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
+        require_instance("optimizer", optimizer, optax.GradientTransformation)
     if not strategy.needs_linear:
         return
     try:

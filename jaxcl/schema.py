@@ -26,6 +26,7 @@ from typing import (
     get_type_hints,
 )
 
+import jax
 import numpy as np
 from jax.core import Tracer
 
@@ -124,6 +125,8 @@ def broken(value: Any, kind: Any) -> str | None:
             return rule
         # Checked in float32, as in training: a value above 0 in 64 bits may be 0 there.
         seen = np.float32(value) if of[0] is float else value
+        if isinstance(value, jax.Array):  # inside jit its comparison would be traced
+            seen = np.asarray(seen)
         return next((str(r) for r in of[1:] if not r.holds(seen)), None)
     if origin in (Union, types.UnionType):
         rules = [broken(value, each) for each in of]

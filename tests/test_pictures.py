@@ -206,7 +206,7 @@ def test_what_is_measured_of_a_plane_is_not_measured_again(
         tasks = real(*given)
         return tasks._replace(accuracy=lambda w: asked.append(w) or tasks.accuracy(w))
 
-    monkeypatch.setattr(plane, "tasks_of", counted)
+    monkeypatch.setattr(landscape, "tasks_of", counted)
     again = plane.show(planar, workdir, 5, 5)
     assert again["accuracy"] == found["accuracy"]
     assert len(asked) == 2 * len(planar)  # the ends of paths and their shadows

@@ -106,7 +106,7 @@ FIELDS = [
         {
             "nosuch": "must be one of",
             "": "must be one of",
-            ":": "cannot be imported",
+            ":": "with text after the colon",
             "math:pi": "not a factory",
             "math:nosuch": "cannot be imported",
             "optax:adam": "missing 1 required positional argument",
@@ -466,7 +466,7 @@ COMMANDS = [
     (
         "heads",
         ["--config=digits", "--workdir={d}/w", "--config.model.head=hidden_0"],
-        "names no parameter whose last axis is the 10 outputs",
+        "heads must name the classifier",
     ),
     ("memory", ["--config=digits", "--tasks=x"], "--tasks must be numbers"),
     ("memory", ["--config=digits", "--strategies=bp,bp"], "bp, bp"),

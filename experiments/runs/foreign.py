@@ -19,10 +19,11 @@ WRITTEN = (
 )
 """What a run and a report write over, or remove, by these names."""
 
-# How the tables of a report begin.
+# How the tables of a report, and the log of a run killed at its start, begin.
 _BEGINNINGS = {
     "results.csv": "method,seed,after_task,on_task,accuracy",
     "table.csv": "method,row,family,config",
+    "metrics.jsonl": '{"',
 }
 
 

@@ -204,9 +204,9 @@ def _grouped(
 def _as_one(parts: tuple[Part, ...]) -> Job | None:
     """The parts as seeds of one problem; None if their settings cannot be traced."""
     problem = joined([part.config for part in parts])
-    validate(problem)
-    for part in parts[1:]:  # the problem has the first one's fields
+    for part in parts:  # the problem has the first one's fields
         require_plan(part.config)
+    validate(problem)
     if not can_trace(problem):
         return None
     name = hashlib.sha256(" ".join(p.workdir.name for p in parts).encode())

@@ -219,11 +219,11 @@ class Run:
         return self.seeds.index(seed)
 
     def _current(self, weights: Weights, task: int, given: int | None) -> int:
-        trained = task if weights.task in (None, -1) else weights.task
-        current = trained if given is None else given
-        for each in (task, current):
+        if given is None:
+            given = task if weights.task in (None, -1) else weights.task
+        for each in (task, given):
             self._require(each)
-        return current
+        return given
 
     def _require(self, task: int, least: int = 0) -> None:
         last = self.num_tasks - 1

@@ -150,22 +150,22 @@ def load(path: str | os.PathLike[str]) -> Result:
     file = _file(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file}: no such file; a run writes it when its first task ends: run or "
-            f"resume it, or name the run's own folder"
+            f"{file}: no such file, a run writes it when its first task ends: go on "
+            "with it, or name the run's own folder"
         )
     fields = read_json(file)
     beside = file.parent / CONFIG_NAME
     fields["config"] = read_json(beside) if beside.is_file() else None
     fields["features"] = measured.load(file.parent)
-    optional = Result._field_defaults
-    missing = [k for k in Result._fields if k not in fields and k not in optional]
+    missing = [k for k in Result._fields if k not in fields | Result._field_defaults]
     if missing:
         raise ValueError(
             f"{file}: lacks {', '.join(missing)}; it is not a result of this version: "
             f"run the config again"
         )
-    if (own := (fields["config"] or fields).get("seeds")) != fields["seeds"]:
-        raise ValueError(f"{file} has seeds {fields['seeds']}, {beside} {own}")
+    own = (fields["config"] or {}).get("seeds", seeds := fields["seeds"])
+    if own != seeds:
+        raise ValueError(f"{file} has seeds {seeds}, {beside} {own}")
     known = {k: v for k, v in fields.items() if k in Result._fields}
     return check(Result(**known), str(file))
 

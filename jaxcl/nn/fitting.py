@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import in_one_line, require
-from jaxcl.types import ApplyFn, Output, PyTree
+from jaxcl.types import PyTree
 
 
 def shape_of(example: Any) -> jax.ShapeDtypeStruct:
@@ -24,26 +24,6 @@ def shape_of(example: Any) -> jax.ShapeDtypeStruct:
         f"{' '.join(repr(example).split()):.60}",
     )
     return shapes(example)
-
-
-def fitting(apply_fn: ApplyFn, example: jax.ShapeDtypeStruct) -> ApplyFn:
-    """An apply function that tells inputs unlike the example, where it fails on them.
-
-    Some models take inputs of several widths, so that these are not refused by rule.
-    """
-
-    def apply(net, model_state, x, task, key, train) -> Output:
-        try:
-            return apply_fn(net, model_state, x, task, key, train)
-        except (TypeError, ValueError) as error:
-            require(
-                x.shape[1:] == example.shape[1:],
-                f"inputs x must be [B, {str(example.shape[1:])[1:-1].strip(',')}] as "
-                f"the setup's example, got {list(x.shape)}: {in_one_line(error)}",
-            )
-            raise
-
-    return apply
 
 
 def shapes(tree: PyTree) -> PyTree:
