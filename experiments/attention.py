@@ -44,6 +44,7 @@ from .reporting import picture
 from .reporting.attention_figure import Curve, Seen, draw
 from .reporting.style import SPARE
 from .runs import machine, rows
+from .runs.foreign import require_own_output
 from .runs.maps import measure, numbers, require_pair, require_two, window_of
 from .runs.opened import Run
 
@@ -100,6 +101,9 @@ def _runs() -> tuple[dict[str, Run], Path]:
             "give --config=FILE to train what is missing, or --runs=DIR,DIR for runs "
             "that are there"
         )
+    require_own_output(
+        _workdir(), *(f"attention.{kind}" for kind in ("png", "svg", "json", "npz"))
+    )
     if _RUNS.value is not None:
         return rows.given(_RUNS.value), _workdir()
     configs = row_configs(_ROWS.value or list(ROWS))

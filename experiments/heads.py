@@ -51,12 +51,14 @@ from .reporting.style import DPI, STYLE, plain
 from .reporting.tables import escape, write_csv
 from .runs import machine
 from .runs.execute import carry_out, finished, prepare
+from .runs.foreign import require_own_output
 from .runs.opened import Run, load_run
 from .runs.readout import features, oracles, streamed
 from .runs.results import OK
 
 ROWS = ("bp", "bp_star_star", "er", "joint", "random_frozen", "linear")
 NAMES = ("softmax", "NCM", "SLDA", "oracle NCM", "oracle SLDA", "oracle probe")
+OUTPUT = ("heads.md", "heads.csv", "heads.png")
 MARKS = ("k*", "o", "s", "o", "s", "D")  # an oracle's is hollow
 
 
@@ -167,6 +169,7 @@ def main(argv: Sequence[str]) -> int:
             )
         _require_head(config)
     # Mistakes in any row are found before the first one runs.
+    require_own_output(workdir, *OUTPUT)
     jobs = {row: prepare(c, workdir / folder(row)) for row, c in configs.items()}
     rows: dict[str, list[dict[str, float]]] = {}
     try:

@@ -45,6 +45,7 @@ from .reporting import picture
 from .reporting.plane_figure import Surface, Walk, best, draw
 from .reporting.style import SPARE
 from .runs import landscape, machine, rows
+from .runs.foreign import require_own_output
 from .runs.opened import Run
 
 ROWS = ("bp", "ewc", "gpm", "joint")
@@ -130,6 +131,9 @@ def _runs() -> tuple[dict[str, Run], Path]:
             "give --config=FILE to train what is missing, or --runs=DIR,DIR,... for "
             "runs that are there"
         )
+    require_own_output(
+        _workdir(), *(f"plane.{kind}" for kind in ("png", "svg", "json", "npz"))
+    )
     if _RUNS.value is not None:
         return rows.given(_RUNS.value), _workdir()
     configs = row_configs(_ROWS.value or list(ROWS))
@@ -239,12 +243,6 @@ if __name__ == "__main__":
     _SEED = flags.DEFINE_integer(
         "seed", None, "By default the first that has not failed."
     )
-    _POINTS = flags.DEFINE_integer(
-        "points",
-        25,
-        "Of the grid, along the longer side.",
-        lower_bound=3,
-        upper_bound=501,
-    )
+    _POINTS = flags.DEFINE_integer("points", 25, "Of the grid's longer side.", 3, 501)
     _CONFIG = launch.define_config("variant", required=False)
     launch.run(main)

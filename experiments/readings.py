@@ -45,6 +45,7 @@ from . import launch
 from .reporting.style import DPI, STYLE
 from .runs import arguments, machine
 from .runs.execute import execute, finished
+from .runs.foreign import require_own_output
 from .runs.opened import Run, load_run
 from .runs.results import OK
 
@@ -175,6 +176,7 @@ def write(workdir: Path, lines: Sequence[dict[str, Any]], runs: Sequence[Run]) -
 def main(argv: Sequence[str]) -> int:
     workdir = launch.folder(_WORKDIR.value, "readings")
     seeds, lines = tuple(range(_SEEDS.value)), []
+    require_own_output(workdir, "readings.csv", "readings.png", "readings.json")
     runs: dict[tuple, Run] = {}
     try:
         for images in IMAGES:
@@ -214,9 +216,7 @@ def _name(reading: tuple[str, str, str]) -> str:
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/readings.")
-    _SEEDS = flags.DEFINE_integer(
-        "seeds", 5, "How many.", lower_bound=2, upper_bound=1000
-    )
+    _SEEDS = flags.DEFINE_integer("seeds", 5, "How many.", 2, 1000)
     _IMAGES = flags.DEFINE_integer(
         "images", 20000, "Training images of all digits.", lower_bound=LEAST
     )

@@ -29,6 +29,7 @@ from . import launch
 from .launch_rows import define_rows, row_configs
 from .reporting.sweeps import csv_table, rank, text_table
 from .runs import grid, machine
+from .runs.foreign import require_own_output
 from .runs.results import OK
 
 
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
     workdir = launch.folder(_WORKDIR.value, f"{_CONFIG.value.name}_sweep")
     by_row = {row: grid.row_grid(whole, row) for row in rows}
     found = grid.points(by_row, row_configs(rows))
+    require_own_output(workdir, "sweep.csv", "sweep.txt")
     prepared = grid.prepare_points(found, workdir)
     try:
         results = grid.run_points(prepared, strict=launch.strict())

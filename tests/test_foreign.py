@@ -3,7 +3,7 @@
 import pytest
 
 from configs import digits
-from experiments.runs import foreign
+from experiments.runs import foreign, machine
 from experiments.runs.execute import execute
 from jaxcl import files
 
@@ -82,3 +82,39 @@ def test_a_page_does_not_replace_another_readme(command, tmp_path, name):
     assert status == 2 and "is no page of this command" in errors
     assert there["README.md"].read_text() == MINE
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize(
+    "name, file, more",
+    [
+        ("heads", "heads.md", ("--strategies=bp", "--config.data.scenario=class")),
+        ("sweep", "sweep.csv", ("--strategies=bp", "--grid=optimizer.lr=0.1,0.2")),
+        ("plane", "plane.png", ()),
+        ("attention", "attention.json", ()),
+        ("readings", "readings.csv", None),
+    ],
+)
+def test_a_commands_output_does_not_replace_another_file(
+    command, tmp_path, name, file, more
+):
+    there = of_somebody(tmp_path, file)
+    given = () if more is None else (*RUN, *SHORT, *more)
+    status, _, errors = command(name, *given, f"--workdir={tmp_path}")
+    assert status == 2 and file in errors and "not of this command" in errors
+    assert there[file].read_text() == MINE
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+def test_a_command_replaces_its_own_output(tmp_path):
+    """Where its runs are, or where its JSON says what it is of."""
+    of_somebody(tmp_path / "rows", "bp/config.json", "heads.md")
+    of_somebody(tmp_path / "sweep", "bp/lr=1/config.json", "sweep.csv")
+    of_somebody(tmp_path / "picture", "plane.png")
+    told = tmp_path / "picture" / "plane.json"
+    told.write_text('{"arguments": [], "runs": {}}')
+    foreign.require_own_output(tmp_path / "rows", "heads.md")
+    foreign.require_own_output(tmp_path / "sweep", "sweep.csv")
+    foreign.require_own_output(tmp_path / "picture", "plane.png", "plane.json")
+    told.write_text("{}")
+    with pytest.raises(machine.UsageError, match="plane.png is there"):
+        foreign.require_own_output(tmp_path / "picture", "plane.png", "plane.json")

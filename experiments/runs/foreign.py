@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .machine import UsageError
+from .plain_json import read_json
 from .results import CONFIG_NAME
 
 FIGURES = ("bars", "tasks", "matrix", "space", "capacity", "rank", "cka", "probes")
@@ -23,7 +24,7 @@ WRITTEN = (
 _BEGINNINGS = {
     "results.csv": "method,seed,after_task,on_task,accuracy",
     "table.csv": "method,row,family,config",
-    "metrics.jsonl": '{"',
+    "metrics.jsonl": '{"task": ',
 }
 
 
@@ -45,6 +46,37 @@ def require_own(folder: Path) -> None:
             f"{folder / there[0]} is there and of no run or report, it would be "
             "written over; use another folder"
         )
+
+
+def require_own_output(folder: Path, *names: str) -> None:
+    """Refuses a folder where a command's output would replace somebody else's files.
+
+    The folder is the command's if there are runs in it, or if the JSON file among
+    `names` says from which command and runs it came.
+
+    Args:
+      folder: of the command, which trains rows in folders inside it.
+      names: what the command writes there.
+
+    Raises:
+      UsageError: the message names a file.
+    """
+    there = [name for name in names if (folder / name).exists()]
+    ours = any(any(folder.glob(f"{at}/{CONFIG_NAME}")) for at in ("*", "*/*")) or any(
+        _has_origin(folder / name) for name in there if name.endswith(".json")
+    )
+    if there and not ours:
+        raise UsageError(
+            f"{folder / there[0]} is there and not of this command, it would be "
+            "written over; use another --workdir"
+        )
+
+
+def _has_origin(file: Path) -> bool:
+    try:
+        return {"arguments", "runs"} <= read_json(file).keys()
+    except (OSError, ValueError):
+        return False
 
 
 def require_page(file: Path, title: str) -> None:
