@@ -6,6 +6,7 @@ import pytest
 
 from experiments.runs import timers
 from experiments.runs.cases import CASES, End
+from jaxcl.strategies import METHODS
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -13,6 +14,13 @@ def test_a_tasks_end_reads_as_many_examples_as_its_time_is_divided_by(name):
     case = CASES[name]
     for end in case.ends.values():
         assert end.settings["samples"] == end.examples <= case.batch * case.steps
+
+
+def test_every_method_that_takes_steps_of_its_own_is_timed():
+    timed = {row for case in CASES.values() for row in case.methods}
+    own = ("constraint", "division", "memory")
+    rows = {row for row, of in METHODS.items() if of.family in own}
+    assert timed >= rows | {"bp", "ol"}
 
 
 def test_the_time_of_a_tasks_end_is_per_minibatch_and_seed(monkeypatch):

@@ -126,13 +126,14 @@ def _bench(file: Path) -> list[str]:
     lines = [
         f"Medians of alternating rounds on {found['device']}, by `experiments.bench`, "
         f"commit {found['versions'].get('commit', 'unknown')[:10]}. × PyTorch is the "
-        "same network, batch and optimizer in PyTorch in the same rounds.",
+        "same network, batch and optimizer in PyTorch in the same rounds. Operations: "
+        "floating-point, of a step, as XLA counts them.",
         "",
-        "| Case | What | µs per step and seed | × BP | × PyTorch |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| Case | What | µs per step and seed | × BP | operations × BP | × PyTorch |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in found["rows"]:
-        ratios = (row.get("to_bp"), row.get("to_torch"))
+        ratios = [row.get(k) for k in ("to_bp", "arithmetic_to_bp", "to_torch")]
         cells = ["–" if r is None else f"{r:.2f}" for r in ratios]
         time = f"{row['us_per_step_and_seed']:,.0f}"
         lines.append(

@@ -55,6 +55,17 @@ CASES = (
                 "MAS": End("mas", READ, 2000),
                 "GPM": End("gpm", GPM, 300),
             },
+            clipped=("bp", "ewc"),
+        ),
+        # The network, batch and penalty of OWM's paper.
+        "mlp100": Case(
+            MNIST,
+            lambda k: models.MLP((100,), k),
+            "permuted",
+            "domain",
+            100,
+            300,
+            {"bp": {}, "owm": {"alpha": 1.0, "norm_penalty": 1e-3}},
         ),
         "mlp256": Case(
             MNIST,
@@ -63,7 +74,15 @@ CASES = (
             "domain",
             10,
             1000,
-            {"bp": {}, "agem": {"batch_size": 10}, "er": {}, "derpp": {}},
+            {
+                "bp": {},
+                "si": {"strength": 0.1},
+                "mas": {"strength": 0.1, "samples": 100},
+                "lwf": {"strength": 1.0},
+                "agem": {"batch_size": 10},
+                "er": {},
+                "derpp": {},
+            },
         ),
         "mlp64": Case(
             MNIST,
@@ -72,7 +91,7 @@ CASES = (
             "task",
             64,
             300,
-            {"bp": {}, "hat": {"strength": 1.5}},
+            {"bp": {}, "hat": {"strength": 1.5}, "ol": {}},
         ),
         "alexnet": Case(
             CIFAR,
