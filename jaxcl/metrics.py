@@ -28,6 +28,27 @@ def average_accuracy(matrix: ArrayLike) -> Array:
     return _matrix(matrix)[..., -1, :].mean(axis=-1)
 
 
+def average_incremental_accuracy(matrix: ArrayLike) -> Array:
+    """AIA: the accuracy on the tasks so far, averaged over the ends of all tasks.
+
+    AIA = mean_i mean_{j≤i} A[i, j]. Rebuffi et al. 2017 (iCaRL), for steps of a
+    class-incremental network; their accuracy after a step is over its test images, this
+    one a mean over tasks, which is the same if all tasks have as many.
+
+    Args:
+      matrix: accuracies [..., T, T].
+
+    Returns:
+      [...].
+
+    Raises:
+      ValueError: the last two axes are not square, or T = 0.
+    """
+    a = _matrix(matrix)
+    so_far = np.tril(np.ones(a.shape[-2:], bool))
+    return a.mean(axis=-1, where=so_far).mean(axis=-1)
+
+
 def backward_transfer(matrix: ArrayLike) -> Array:
     """BWT: the effect of later tasks on earlier ones; negative if these are forgotten.
 

@@ -23,6 +23,8 @@ def no_warnings():
 
 def test_hand_computed():
     assert metrics.average_accuracy(A) == pytest.approx((0.5 + 0.6 + 1.0) / 3)
+    after_each = [0.9, (0.7 + 0.8) / 2, (0.5 + 0.6 + 1.0) / 3]
+    assert metrics.average_incremental_accuracy(A) == pytest.approx(sum(after_each) / 3)
     assert metrics.backward_transfer(A) == pytest.approx((-0.4 - 0.2) / 2)
     assert metrics.forward_transfer(A, BASELINE) == pytest.approx((0.2 + 0.15) / 2)
     assert metrics.forgetting(A) == pytest.approx((0.4 + 0.2) / 2)
@@ -51,6 +53,7 @@ def test_leading_axes_are_kept_and_match_a_loop():
     joint = np.random.default_rng(2).random((2, 3, 5, 5))
     whole = {
         "average_accuracy": metrics.average_accuracy(a),
+        "average_incremental_accuracy": metrics.average_incremental_accuracy(a),
         "backward_transfer": metrics.backward_transfer(a),
         "forgetting": metrics.forgetting(a),
         "forward_transfer": metrics.forward_transfer(a, b),
@@ -70,6 +73,7 @@ def test_leading_axes_are_kept_and_match_a_loop():
 def test_one_task():
     a = np.array([[[0.7]], [[0.9]]])
     np.testing.assert_allclose(metrics.average_accuracy(a), [0.7, 0.9])
+    np.testing.assert_allclose(metrics.average_incremental_accuracy(a), [0.7, 0.9])
     np.testing.assert_allclose(metrics.intransigence(a, a), [0, 0])
     for values in (
         metrics.backward_transfer(a),
@@ -88,12 +92,20 @@ def test_a_missing_entry_makes_only_its_own_seed_nan(entry):
     on_the_way = entry in [(0, 0), (1, 1), (2, 0), (2, 1)]
     assert np.isnan(metrics.backward_transfer(a)[0]) == on_the_way
     assert np.isnan(metrics.average_accuracy(a)[0]) == (entry[0] == 2)
+    # What lies above the diagonal, of tasks not trained yet, is not read.
+    assert np.isnan(metrics.average_incremental_accuracy(a)[0])
+    a[0] = np.where(np.tril(np.ones((3, 3), bool)), A, np.nan)
+    np.testing.assert_allclose(
+        metrics.average_incremental_accuracy(a)[0],
+        metrics.average_incremental_accuracy(A),
+    )
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 4), (2, 4, 3), (0, 0), ()])
 def test_matrix_shape_is_quoted(shape):
     for call in (
         metrics.average_accuracy,
+        metrics.average_incremental_accuracy,
         metrics.backward_transfer,
         metrics.forgetting,
         lambda a: metrics.forward_transfer(a, BASELINE),

@@ -28,7 +28,7 @@ from experiments.reporting import (
 from experiments.reporting.build import build
 from experiments.runs.load import find
 from experiments.runs.results import Result, load, save
-from jaxcl import statistics
+from jaxcl import metrics, statistics
 from jaxcl.strategies import METHODS
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -230,6 +230,8 @@ def test_scores_and_test_against_bp():
     assert (bp.label, other.label) == ("BP", "EWC") and bp.test is None
     # Last row .6, .7, .8 and 0, .01, .04 by seed.
     np.testing.assert_allclose(bp.scores["acc"], [0.7, 0.71, 0.74])
+    aia = metrics.average_incremental_accuracy(bp.result.matrix)
+    np.testing.assert_allclose(bp.scores["aia"], aia)
     np.testing.assert_allclose(bp.scores["bwt"], -0.15)
     np.testing.assert_allclose(bp.scores["fgt"], 0.15)
     np.testing.assert_allclose(bp.scores["fwt"], [0.1, 0.11, 0.14])
@@ -238,9 +240,9 @@ def test_scores_and_test_against_bp():
 
 
 def test_pairs_are_matched_by_seed_and_benchmark():
-    found = [make("bp", seeds=(0, 1, 2)), make("gpm", seeds=(2, 1, 5), shift=0.05)]
+    found = [make("bp", seeds=(0, 1, 2)), make("gpm", seeds=(2, 1, 5), shift=-0.05)]
     row = scores.rows(found)[1]
-    assert row.test == pytest.approx((0, 0.05, 2))
+    assert row.test == pytest.approx((0, -0.05, 2))
     longer = make("gpm", tasks=4)
     assert [r.test for r in scores.rows([make("bp"), longer])] == [None, None]
 
@@ -387,7 +389,7 @@ def test_build_writes_everything(tmp_path):
     assert "| BP\\*\\* † |" in markdown and "EWC, seed 2: failed" in markdown
     lines = [x for x in markdown.splitlines() if x.startswith("|")]
     assert len(lines) == 2 + len(found)
-    assert {x.replace("\\|", "").count("|") for x in lines} == {11}
+    assert {x.replace("\\|", "").count("|") for x in lines} == {12}
 
 
 def test_csv_holds_the_raw_numbers(tmp_path):

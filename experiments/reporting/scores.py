@@ -18,7 +18,14 @@ from jaxcl.strategies import METHODS, label
 from ..runs.results import OK, Result, other_data
 
 # Metric -> the ends of its scale: of an accuracy, or of a difference of two.
-SCALES = {"acc": (0.0, 1.0), "bwt": (-1.0, 1.0), "fgt": (-1.0, 1.0), "fwt": (-1.0, 1.0)}
+_SHARE, _DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
+SCALES = {
+    "acc": _SHARE,
+    "aia": _SHARE,
+    "bwt": _DIFFERENCE,
+    "fgt": _DIFFERENCE,
+    "fwt": _DIFFERENCE,
+}
 METRICS = tuple(SCALES)
 STATISTICS = ("mean", "std", "low95", "high95", "min", "max")
 
@@ -133,6 +140,7 @@ def _score(r: Result, label: str) -> Row:
     if done:
         values = [
             metrics.average_accuracy(matrix),
+            metrics.average_incremental_accuracy(matrix),
             metrics.backward_transfer(matrix),
             metrics.forgetting(matrix),
             metrics.forward_transfer(matrix, baseline),

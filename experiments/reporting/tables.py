@@ -26,6 +26,7 @@ NONE = "–"
 FORMULAS = (
     ("A[i, j]", "accuracy on task j after training task i, of T tasks"),
     ("ACC", "mean_j A[T, j]"),
+    ("AIA", "mean_i mean_{j≤i} A[i, j]"),
     ("BWT", "mean_{j<T} (A[T, j] − A[j, j])"),
     ("Forgetting", "mean_{j<T} (max_{i<T} A[i, j] − A[T, j])"),
     ("FWT", "mean_{j>1} (A[j−1, j] − b_j), b = accuracy at random initialisation"),
@@ -177,19 +178,16 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("ACC %", _mean_std("acc")),
     ("95 % interval", _range("low95", "high95")),
     ("[lowest, highest]", _range("minimum", "maximum")),
+    ("AIA %", _mean_std("aia")),
     ("BWT %", _mean_std("bwt")),
     ("Forgetting %", _mean_std("fgt")),
     ("FWT %", _mean_std("fwt")),
     ("Failed", lambda r: f"{len(r.failed)}/{len(r.result.seeds)}"),
     ("p vs BP", _p),
-    (
-        "Seconds",
-        lambda r: NONE if math.isnan(r.result.wall_s) else f"{r.result.wall_s:.0f}",
-    ),
+    ("Seconds", lambda r: NONE if math.isnan(s := r.result.wall_s) else f"{s:.0f}"),
 )
 
-
-HALVES = ((0, 1, 2, 3, 7, 8), (0, 4, 5, 6, 9))
+HALVES = ((0, 1, 2, 3, 8, 9), (0, 4, 5, 6, 7, 10))
 
 
 def _rich(rows: Sequence[Row], extra: Sequence[str], console: Console) -> Group:
