@@ -4,9 +4,9 @@ r"""Rebuilds tables and figures from the folders of runs alone, finished or not.
 
 Each DIR is the folder of a run (it holds `result.json`) or of a comparison (its
 sub-folders are runs). Finished runs that differ in their seeds alone are one row. The
-output folder, by default the first DIR, gets `table.txt`, `table.md`, `table.csv`,
-`seeds.csv`, `results.csv` (every accuracy, in long form), and the figures `bars`,
-`tasks` and `matrix`. If a method reports the space it takes, it gets the figure
+output folder, by default the first DIR, gets `table.txt`, `table.md`, `table.tex`,
+`table.csv`, `seeds.csv`, `results.csv` (every accuracy, in long form), and the figures
+`bars`, `tasks` and `matrix`. If a method reports the space it takes, it gets the figure
 `space`, and `capacity` if it has gates. If a run has measured features, it gets
 `features.txt`, `features.csv`, `rank`, `cka` and `probes`. Figures are PNG and SVG. The
 table is printed too.

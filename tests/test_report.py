@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import matplotlib
@@ -20,6 +21,7 @@ from experiments.reporting import (
     claim_page,
     csv_files,
     figures,
+    latex,
     scores,
     space_figures,
     style,
@@ -37,7 +39,8 @@ CONFIG = {
     "data": {"dataset": "digits", "stream": "split", "mean": [0.5], "std": None},
     "model": {"name": "mlp", "widths": [16, 16], "dropout": 0.0},
 }
-TEXTS = {"table.txt", "table.md", "table.csv", "seeds.csv", "results.csv"}
+TEXTS = {f"table.{kind}" for kind in ("txt", "md", "tex", "csv")}
+TEXTS |= {"seeds.csv", "results.csv"}
 
 
 def drawings(*names):
@@ -390,6 +393,24 @@ def test_build_writes_everything(tmp_path):
     lines = [x for x in markdown.splitlines() if x.startswith("|")]
     assert len(lines) == 2 + len(found)
     assert {x.replace("\\|", "").count("|") for x in lines} == {12}
+
+
+def test_latex_has_the_cells_of_the_table():
+    odd = "a_b & 50 % {x} <\n$1"
+    found = [
+        make("bp", config_name=odd),
+        make("my:[*_x]", shift=-0.05, config_name=odd),
+    ]
+    text = latex.latex_table(scores.rows(found), ["100 % \\input{x}"])
+    _, _, body, _ = re.split(r"\\(?:top|mid|bottom)rule\n", text)
+    lines = body.splitlines()
+    for line, label in zip(lines, ("BP", r"{[}{*}\_x]"), strict=True):
+        assert line.endswith(r" \\")
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)&", line[:-3])]
+        assert len(cells) == len(tables.COLUMNS) and cells[0] == label
+        assert cells[5] == r"$-$15.00 $\pm$ 0.00"
+    assert r"{a\_b \& 50 \% \{x\} \textless{} \$1, task-incremental" in text
+    assert r"\footnotesize 100 \% \textbackslash{}input\{x\}" in text
 
 
 def test_csv_holds_the_raw_numbers(tmp_path):

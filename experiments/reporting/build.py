@@ -9,7 +9,7 @@ from jaxcl import files
 
 from ..runs import results
 from ..runs.results import Result
-from . import csv_files, feature_scores, figures, scores, tables
+from . import csv_files, feature_scores, figures, latex, scores, tables
 
 FEATURES = {
     "features.txt": feature_scores.text_table,
@@ -38,6 +38,7 @@ def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
     text = tables.text_table(table, notes)
     files.write_whole(out / "table.txt", text)
     files.write_whole(out / "table.md", tables.markdown_table(table, notes))
+    files.write_whole(out / "table.tex", latex.latex_table(table, notes))
     files.write_whole(out / "table.csv", csv_files.csv_table(table))
     files.write_whole(out / "seeds.csv", csv_files.csv_seeds(table))
     files.write_whole(out / "results.csv", csv_files.csv_results(table))

@@ -9,7 +9,14 @@ from .plain_json import read_json
 from .results import CONFIG_NAME
 
 FIGURES = ("bars", "tasks", "matrix", "space", "capacity", "rank", "cka", "probes")
-TABLES = ("table.csv", "table.md", "table.txt", "seeds.csv", "results.csv")
+TABLES = (
+    "table.csv",
+    "table.md",
+    "table.tex",
+    "table.txt",
+    "seeds.csv",
+    "results.csv",
+)
 WRITTEN = (
     "metrics.jsonl",
     "matrix.npy",
