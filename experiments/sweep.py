@@ -6,7 +6,8 @@ python -m experiments.sweep --config=digits:ewc \
     --grid="method.strength=1,10,100" --grid="optimizer.lr=0.01,0.05"
 
 The grid is the config file's ``sweep()``, row -> field -> values. With ``--grid`` it is
-that grid instead, for the rows of ``--strategies`` or the row that ``--config`` names.
+that grid instead, for the rows of ``--strategies`` or the row that ``--config`` names;
+``--grid=ROW:FIELD=VALUE,...`` is for one of them alone, as strengths differ in scale.
 Every combination of a row's values is a run, in a folder of its own under the workdir,
 measured on the validation examples. Settings that can be traced (strengths, rates) are
 trained together, as if they were more seeds. After an interruption the same command
@@ -68,21 +69,28 @@ def _grid(rows: Sequence[str] | None, given: Sequence[str]) -> grid.Grid:
         except Exception as error:
             raise ValueError(f"{file}: sweep() raised {error!r}") from error
         return grid.require_grid(found, f"{file}: sweep()")
-    fields: dict[str, tuple] = {}
-    for text in given:
-        for field, values in grid.parsed(text).items():
-            if field in fields:
-                raise ValueError(f"--grid gives {field} twice")
-            fields[field] = values
     rows = rows or [str(_CONFIG.value.row)]
-    return grid.require_grid({row: fields for row in rows}, "--grid")
+    fields: dict[str, dict[str, tuple]] = {"": {}}  # of all rows, and of one alone
+    for text in given:
+        for name, values in grid.parsed(text).items():
+            # A row may be "package:name"; what is no text is refused below.
+            is_text = isinstance(name, str)
+            row, _, field = name.rpartition(":") if is_text else ("", "", name)
+            if row and row not in rows:
+                raise ValueError(f"--grid={name}: the rows are {', '.join(rows)}")
+            if field in fields.setdefault(row, {}):
+                raise ValueError(f"--grid gives {name} twice")
+            fields[row][field] = values
+    return grid.require_grid(
+        {r: fields[""] | fields.get(r, {}) for r in rows}, "--grid"
+    )
 
 
 if __name__ == "__main__":
     _WORKDIR = flags.DEFINE_string("workdir", None, "By default results/NAME_sweep.")
     _ROWS = define_rows(None, "Rows; by default all of sweep().")
     _GRID = flags.DEFINE_multi_string(
-        "grid", [], "FIELD=VALUE,VALUE,...; several make every combination."
+        "grid", [], "[ROW:]FIELD=VALUE,VALUE,...; several make every combination."
     )
     _CONFIG = launch.define_config("variant")
     launch.run(main)

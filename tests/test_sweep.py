@@ -248,6 +248,27 @@ def test_the_command_runs_a_grid_and_goes_on_where_it_was(commands, tmp_path):
     assert len((tmp_path / "out" / "sweep.csv").read_text().splitlines()) == 5
 
 
+def test_a_grid_of_one_row_alone(command, tmp_path):
+    status, _, errors = command(
+        *["sweep", "--config=digits", "--strategies=ewc,hat", f"--workdir={tmp_path}"],
+        *["--grid=optimizer.lr=0.01,0.02", "--grid=ewc:method.strength=1,100"],
+        *["--grid=hat:optimizer.lr=0.05", "--grid=hat:method.strength=0.1,0.5"],
+        *["--config.train.epochs=1", "--config.data.train_per_task=40"],
+        *["--config.data.num_tasks=2", "--config.seeds=(0,)"],
+    )
+    assert status == 0, errors
+    found = {
+        (p.parent.parent.name, p.parent.name) for p in tmp_path.rglob("result.json")
+    }
+    ewc = {
+        f"optimizer.lr={r},method.strength={s}" for r in (0.01, 0.02) for s in (1, 100)
+    }
+    hat = {f"method.strength={s}" for s in (0.1, 0.5)}
+    assert found == {("ewc", name) for name in ewc} | {("hat", name) for name in hat}
+    for file in tmp_path.glob("hat/*/config.json"):  # its own values, not all rows'
+        assert json.loads(file.read_text())["optimizer"]["lr"] == 0.05
+
+
 def test_a_row_without_a_grid_is_refused():
     with pytest.raises(ValueError, match="no row 'hat'; it has bp, ewc"):
         grids.row_grid({"bp": {}, "ewc": {}}, "hat")

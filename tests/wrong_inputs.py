@@ -312,6 +312,8 @@ COMMANDS = [
             ("measure='test'", "no field 'measure' to vary"),
             ("{{1:(1,)}}", "no field 1 to vary"),
             ("train.epochs=1,1", "needs distinct values"),
+            ("hat:method.strength=1", "--grid=hat:method.strength: the rows are bp"),
+            ("bp:=1", "no field"),
         )
     ),
     (
