@@ -36,6 +36,7 @@ import numpy as np
 from absl import flags
 
 from jaxcl import strategies
+from jaxcl.training.problem import Problem
 from jaxcl.training.protocol import Interrupted
 
 from . import launch
@@ -45,7 +46,14 @@ from .reporting.attention_figure import Curve, Seen, draw
 from .reporting.style import SPARE
 from .runs import machine, rows
 from .runs.foreign import require_own_output
-from .runs.maps import measure, numbers, require_pair, require_two, window_of
+from .runs.maps import (
+    measure,
+    numbers,
+    require_images,
+    require_pair,
+    require_two,
+    window_of,
+)
 from .runs.opened import Run
 
 ROWS = ("bp", "hat")
@@ -112,7 +120,13 @@ def _runs() -> tuple[dict[str, Run], Path]:
         if config.keep_weights != "epochs":
             config.keep_weights = "tasks"
     workdir = _workdir()
-    return rows.trained(configs, workdir, strict=launch.strict()), workdir
+
+    def suits(problem: Problem) -> None:
+        require_images(problem, _CONFIG.value.name)
+        _places(_IMAGES.value, int(problem.stream.per_seed.test.offset[:, 1].min()))
+
+    found = rows.trained(configs, workdir, strict=launch.strict(), suits=suits)
+    return found, workdir
 
 
 def _workdir() -> Path:

@@ -487,6 +487,19 @@ COMMANDS = [
     ("attention", ["--runs={d}/nosuch"], "no run's folder"),
     ("attention", ["--config=digits", "--strategies=bp"], "two methods are compared"),
     ("attention", ["--config=digits", "--measured=1"], "measured"),
+    # Before anything is trained:
+    ("attention", ["--config=digits", "--images=0,99999", "--workdir={d}/w"], "0..7"),
+    ("attention", ["--config=digits", "--images=a", "--workdir={d}/w"], "--images"),
+    (
+        "attention",
+        [
+            "--config=digits",
+            "--config.model.name=resnet18",
+            "--config.model.norm=batch_current",
+            "--workdir={d}/w",
+        ],
+        "normalises by the batch",
+    ),
 ]
 
 # A result's field, a value it cannot have, what the line must say.

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxcl.features import occlusion, rank_correlation
+from jaxcl.training.problem import Problem
 
 from . import arrays, machine
 from .opened import Run
@@ -36,6 +37,28 @@ def require_two(rows: Sequence[str]) -> None:
         raise machine.UsageError(f"two methods are compared, got {', '.join(rows)}")
 
 
+def require_images(problem: Problem, where: object) -> None:
+    """Refuses data that are no images, and networks that see a batch as a whole.
+
+    Args:
+      problem: of a run.
+      where: the run, for the message.
+
+    Raises:
+      UsageError: a map of one image does not exist here.
+    """
+    if getattr(problem.model, "mixes_examples", False):
+        raise machine.UsageError(
+            f"{where}: the network normalises by the batch, its answer to an image "
+            "depends on others; use another --config.model.norm"
+        )
+    if len(shape := problem.stream.input_shape) != 3:
+        raise machine.UsageError(
+            f"{where}: maps need images [N, H, W, C], the data are [N, "
+            f"{', '.join(map(str, shape))}]"
+        )
+
+
 def require_pair(runs: Mapping[str, Run]) -> bool:
     """Refuses runs whose maps cannot be compared.
 
@@ -49,11 +72,7 @@ def require_pair(runs: Mapping[str, Run]) -> bool:
     require_two(list(runs))
     first, second = runs.values()
     for run in runs.values():
-        if getattr(run.problem.model, "mixes_examples", False):
-            raise machine.UsageError(
-                f"{run.workdir}: the network normalises by the batch, its answer to an "
-                "image depends on others; use another --config.model.norm"
-            )
+        require_images(run.problem, run.workdir)
         if (run.seeds, run.num_tasks) != (first.seeds, first.num_tasks):
             raise machine.UsageError(
                 f"{first.workdir} and {run.workdir} differ in seeds or tasks"
@@ -64,10 +83,6 @@ def require_pair(runs: Mapping[str, Run]) -> bool:
             raise machine.UsageError(
                 f"{first.workdir} and {second.workdir} differ in the images of task 1"
             )
-    if same[0][0].ndim != 4:
-        raise machine.UsageError(
-            f"maps need images [N, H, W, C], the data are {list(same[0][0].shape)}"
-        )
     return all(_equal(same[0], other) for other in same[1:])
 
 

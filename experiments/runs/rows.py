@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from jaxcl.training.problem import Problem
 
 from ..config import folder
 from . import machine
@@ -16,15 +18,28 @@ from .results import OK
 
 
 def trained(
-    configs: Sequence[ConfigDict], workdir: Path, *, strict: bool = False
+    configs: Sequence[ConfigDict],
+    workdir: Path,
+    *,
+    strict: bool = False,
+    suits: Callable[[Problem], object] = lambda problem: None,
 ) -> dict[str, Run]:
     """Row -> its run, in a folder of its own; finished runs are not run again.
+
+    Args:
+      configs: of the rows.
+      workdir: the folder of all.
+      strict: as in `jaxcl.training.protocol.run`.
+      suits: shown each run's problem before one begins; raises if the picture cannot be
+        made of it.
 
     Raises:
       As `prepare`, which checks all runs before one begins, and `carry_out`.
     """
     homes = {str(c.row): workdir / folder(str(c.row)) for c in configs}
     jobs = [prepare(config, homes[config.row]) for config in configs]
+    for job in jobs:
+        suits(job.problem)
     for config, job in zip(configs, jobs, strict=True):
         if finished(config, homes[config.row]) is None:
             carry_out(job, strict=strict)
