@@ -30,6 +30,7 @@ PICTURES = {
     "(`experiments.attention`)",
     "heads_split_mnist": "class-incremental split MNIST: the softmax beside heads in "
     "closed form on the same features (`experiments.heads`)",
+    "heads_split_cifar100": "the same on split CIFAR-100",
 }
 """Folder -> what its picture shows."""
 
