@@ -23,6 +23,7 @@ from jaxcl.heads import (
 from jaxcl.inputs import require_in_play
 from jaxcl.kinds import require_instance, require_loss
 from jaxcl.linearity import warn_unless_linear
+from jaxcl.nn.fitting import fitting
 from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
 
@@ -93,9 +94,9 @@ def transform_loss(strategy: Strategy, setup: Setup):
         require_statistics(setup.model_state, ctx.model_state)
 
         def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            model = setup.apply_fn
-            f: ApplyFn = strategy.forward(model, state, p.aux, ctx=c)
-            out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
+            f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
+            with fitting(c.batch.x, setup.example):
+                out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
             shape = (c.batch.x.shape[0], setup.logit_mask.shape[1])
             require(
                 out.logits.shape == shape,

@@ -12,6 +12,7 @@ from jaxcl.contract import Strategy
 from jaxcl.heads import mask_logits
 from jaxcl.hooks import OptState
 from jaxcl.inputs import context, context_of
+from jaxcl.nn.fitting import fitting
 from jaxcl.types import Batch, Output, Params, PyTree, Setup, State
 
 Forward = Callable[[Params, PyTree, State, Batch, jax.Array], Output]
@@ -25,7 +26,8 @@ def make_forward(setup: Setup, strategy: Strategy) -> Forward:
     def forward(params, model_state, strategy_state, batch, current) -> Output:
         ctx = context_of(batch, task=current, key=key, model_state=model_state)
         f = strategy.forward(setup.apply_fn, strategy_state, params.aux, ctx=ctx)
-        return f(params.net, model_state, batch.x, batch.task, key, False)
+        with fitting(batch.x, setup.example):
+            return f(params.net, model_state, batch.x, batch.task, key, False)
 
     return forward
 
@@ -62,7 +64,8 @@ def predict(
       float[B, K]; outputs that are not in play have the lowest finite value.
 
     Raises:
-      ValueError: a task out of range; missing statistics.
+      ValueError: a task out of range; missing statistics; inputs unlike the setup's
+        example, on which the model fails.
     """
     current = task if current is None else current
     require_range("task", task, setup.num_tasks)

@@ -271,8 +271,11 @@ def test_what_is_wrong_is_refused():
     method = hat(setup)
     params = jaxcl.init_params(method, KEY(0), network())
     state = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup).init(params)
-    for task in (7, -1):
-        with pytest.raises(ValueError, match=f"got {task}"):
+    for task, why in (
+        (7, "be that of the data, got 7 "),
+        (-1, "be at least 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=f"task must {why}"):
             jaxcl.after_task(method, params, state, data, task=task, key=KEY(0))
         with pytest.raises(ValueError, match=f"got task {task}"):
             method.validation(params, state.strategy, task=jnp.int32(task))

@@ -399,12 +399,12 @@ def test_latex_has_the_cells_of_the_table():
     odd = "a_b & 50 % {x} <\n$1"
     found = [
         make("bp", config_name=odd),
-        make("my:[*_x]", shift=-0.05, config_name=odd),
+        make("my:[*_x-2]", shift=-0.05, config_name=odd),
     ]
     text = latex.latex_table(scores.rows(found), ["100 % \\input{x}"])
     _, _, body, _ = re.split(r"\\(?:top|mid|bottom)rule\n", text)
     lines = body.splitlines()
-    for line, label in zip(lines, ("BP", r"{[}{*}\_x]"), strict=True):
+    for line, label in zip(lines, ("BP", r"{[}{*}\_x-2]"), strict=True):
         assert line.endswith(r" \\")
         cells = [cell.strip() for cell in re.split(r"(?<!\\)&", line[:-3])]
         assert len(cells) == len(tables.COLUMNS) and cells[0] == label

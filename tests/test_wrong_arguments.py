@@ -447,6 +447,17 @@ def test_logits_of_another_kind():
     refused(lambda: loss(params, (), jaxcl.context(X, Y, task=0)), "floats, not int32")
 
 
+def test_inputs_of_another_width_are_told():
+    loss = jaxcl.transform_loss(METHOD, SETUP)
+    params = jaxcl.init_params(METHOD, jax.random.key(0), NET)
+    ctx = jaxcl.context(X[:, :5], Y, task=0)
+    said = "inputs x must be [B, 6]", "got [8, 5]"
+    refused(lambda: loss(params, (), ctx), *said)
+    state = jaxcl.transform_optimizer(METHOD, optax.sgd(0.1), SETUP).init(params)
+    predict = partial(jaxcl.predict, METHOD, SETUP, params, state, task=0)
+    refused(lambda: predict(X[:, :5]), *said)
+
+
 @pytest.mark.parametrize("where", ["forward", "after_task", "all"])
 def test_a_method_without_answers_has_failed(where, finish):
     """Its seeds were "ok", with an accuracy of class 0."""

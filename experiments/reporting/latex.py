@@ -34,7 +34,7 @@ _WRITTEN = {
     "…": r"\ldots{}",
 }
 _SPECIAL = re.compile("|".join(map(re.escape, _WRITTEN)))
-_NUMBER = re.compile(r"-(?=\d)")
+_NEGATIVE = re.compile(r"(?<!\w)-(?=\d)")  # not the hyphen of "ResNet-18"
 
 
 def latex_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
@@ -66,7 +66,7 @@ def latex_table(table: Sequence[Row], extra: Sequence[str] = ()) -> str:
 
 
 def _cell(text: str) -> str:
-    return escape(_NUMBER.sub("−", text))
+    return escape(_NEGATIVE.sub("−", text))
 
 
 def escape(text: str) -> str:

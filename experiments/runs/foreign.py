@@ -28,11 +28,12 @@ WRITTEN = (
 """What a run and a report write over, or remove, by these names."""
 
 # How the tables of a report, and the log of a run killed at its start, begin.
-_BEGINNINGS = {
-    "results.csv": "method,seed,after_task,on_task,accuracy",
-    "table.csv": "method,row,",  # what follows has grown
-    "metrics.jsonl": '{"task": ',
-}
+_BEGINNINGS = (
+    ("results.csv", "method,seed,after_task,on_task,accuracy"),
+    ("table.csv", "method,row,family,config,scenario,"),
+    ("table.csv", "method,row,config,scenario,"),  # of 0.1
+    ("metrics.jsonl", '{"task": 0, "ep'),  # the line may be torn
+)
 
 
 def require_own(folder: Path) -> None:
@@ -46,7 +47,7 @@ def require_own(folder: Path) -> None:
     """
     there = [name for name in WRITTEN if (folder / name).exists()]
     ours = (folder / CONFIG_NAME).exists() or any(
-        _begins(folder / name, text) for name, text in _BEGINNINGS.items()
+        _begins(folder / name, text) for name, text in _BEGINNINGS
     )
     if there and not ours:
         raise UsageError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -24,6 +25,30 @@ def shape_of(example: Any) -> jax.ShapeDtypeStruct:
         f"{' '.join(repr(example).split()):.60}",
     )
     return shapes(example)
+
+
+@contextmanager
+def fitting(x: jax.Array, example: jax.ShapeDtypeStruct) -> Iterator[None]:
+    """Tells inputs unlike the setup's example, if a model fails on them inside.
+
+    Some models take inputs of several widths, so that these are not refused by rule.
+
+    Args:
+      x: [B, ...] inputs.
+      example: of the setup.
+
+    Raises:
+      ValueError: the model has failed on inputs of another shape.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        require(
+            x.shape[1:] == example.shape[1:],
+            f"inputs x must be [B, {str(example.shape[1:])[1:-1].strip(',')}] as "
+            f"the setup's example, got {list(x.shape)}: {in_one_line(error)}",
+        )
+        raise
 
 
 def shapes(tree: PyTree) -> PyTree:
