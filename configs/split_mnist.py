@@ -14,9 +14,9 @@ of 500.
 
 Published, task / domain / class: none 85.15 / 57.33 / 19.90, EWC 98.64 / 63.95 /
 20.01, SI 99.14 / 63.77 / 20.04, LwF 99.60 / 71.02 / 24.17, joint 99.64 / 98.41 / 97.93.
-Online: ER 86.1, DER++ 91.0. It is expected that penalties stay at 20 % in
-class-incremental runs: they hold weights, but nothing in them compares classes of
-different tasks. LwF trains old answers on new classes, which helps a little.
+It is expected that penalties stay at 20 % in class-incremental runs: they hold weights,
+but nothing in them compares classes of different tasks. LwF trains old answers on new
+classes, which helps a little.
 """
 
 from ml_collections import ConfigDict

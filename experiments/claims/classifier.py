@@ -141,7 +141,7 @@ def questions() -> tuple[Question, ...]:
 
 
 def shown(outcomes: Outcomes) -> list[str]:
-    """Accuracy of the softmax and of every oracle head, for every run."""
+    """Accuracy of the softmax and of every oracle head; what an untrained one gives."""
     names = [n for n, o in outcomes.items() if o.measured]
     if not names:
         return []
@@ -155,7 +155,38 @@ def shown(outcomes: Outcomes) -> list[str]:
         cells = " | ".join(f"{np.mean(v):.2f}" for v in values)
         title = safe(f"{outcome.run.label} ({outcome.result.config_name})")
         lines.append(f"| {title} | {cells} |")
-    return lines
+    return [*lines, *_without_training(outcomes)]
+
+
+def _without_training(outcomes: Outcomes) -> list[str]:
+    """The change that "unchanged" would find had the network learned nothing at all.
+
+    What training adds to a probe may be less than the margin: then an extractor that
+    never learned passes too.
+    """
+    lines = []
+    for stream, (begin, _) in STREAMS.items():
+        control = f"class_{begin}random_frozen"
+        for row in COMPARED:
+            untold, told = f"class_{begin}{row}", f"{begin}{row}"
+            if {control, untold, told} <= set(outcomes):
+                change = mean_of(probe(outcomes, untold) - probe(outcomes, told)).value
+                none = mean_of(probe(outcomes, control) - probe(outcomes, told)).value
+                lines.append(
+                    f"| {stream}, {safe(label(row))} | {change:.2f} | {none:.2f} |"
+                )
+    if not lines:
+        return []
+    return [
+        "",
+        "Is “unchanged” a test that can fail? The same change, had the network stayed "
+        f"as initialised; if it is within ±{UNCHANGED:g} too, the verdict says little.",
+        "",
+        "| Probe minus that of task-incremental training | class-incremental "
+        "| as initialised |",
+        "| --- | ---: | ---: |",
+        *lines,
+    ]
 
 
 def figure(outcomes: Outcomes, report: Mapping[str, Any]) -> Figure:

@@ -106,6 +106,8 @@ def share(stream: str, optimizer: str, row: str) -> Effect:
         )
         # A best rate at which a seed learned nothing has no share: the seed failed.
         there = np.where(there > 0, there, np.nan)
+        if best == TOO_HIGH:  # 1 by definition, not an estimate that has an interval
+            return Estimate(1.0, 1.0, 1.0, (), int(np.isnan(there).sum()))
         return mean_of(here / there)
 
     return Effect(

@@ -119,11 +119,14 @@ def _run(outcome: Outcome) -> Report:
 
 
 def _settings(outcome: Outcome) -> Report:
-    """The chosen settings, and which weights a task ends with."""
-    chosen = next((dict(t.fields) for t in outcome.trials if t.chosen), {})
+    """The chosen settings, a clip if there is one, and the weights a task ends with."""
+    found = next((dict(t.fields) for t in outcome.trials if t.chosen), {})
     config = outcome.result.config
     assert config is not None  # config.json lies beside every result
-    return chosen | {"train.select": config["train"]["select"]}
+    clip = config["optimizer"].get("clip")
+    if clip is not None:
+        found["optimizer.clip"] = clip
+    return found | {"train.select": config["train"]["select"]}
 
 
 class _Exact(float):

@@ -125,17 +125,21 @@ def ratio(stream: StreamOf, row: str) -> Effect:
 
 
 def forgot_all(accuracies: Array, chance: float) -> Array:
-    """Which seeds forgot everything: mean of tasks 1 … T−1 at most chance + 2 [S]."""
-    return accuracies[:, :-1].mean(1) <= chance + CHANCE_PLUS
+    """1 for a seed that forgot everything, else 0; NaN for a failed seed [S].
+
+    Everything: the mean of tasks 1 … T−1 is at most 2 points above chance.
+    """
+    kept = accuracies[:, :-1].mean(1)
+    return np.where(np.isnan(kept), np.nan, kept <= chance + CHANCE_PLUS)
 
 
 def some_forget(stream: StreamOf) -> Effect:
     """How many of BP's seeds forgot everything: a count, so it has no interval."""
 
     def estimate(outcomes: Outcomes) -> Estimate:
-        found = accuracies(outcomes, stream, "bp")
-        count = float(forgot_all(found, stream.chance).sum())
-        return Estimate(count, count, count, (), int(np.isnan(found[:, 0]).sum()))
+        lost = forgot_all(accuracies(outcomes, stream, "bp"), stream.chance)
+        count = float(np.nansum(lost))
+        return Estimate(count, count, count, (), int(np.isnan(lost).sum()))
 
     name = f"BP's seeds that forgot everything, {stream.name}"
     return Effect(name, stream.runs["bp"], estimate, above(0.0), unit="seeds")
@@ -144,7 +148,8 @@ def some_forget(stream: StreamOf) -> Effect:
 def shown(outcomes: Outcomes) -> list[str]:
     """BP's seeds that forgot, the interval of their share, BP's mean without them."""
     lines = [
-        "| Stream | Seeds of BP | Forgot everything | Exact 95 % interval of the share "
+        "| Stream | BP's seeds, not failed | Forgot everything "
+        "| Exact 95 % interval of the share "
         "| BP's mean | Without them |",
         "| --- | ---: | ---: | --- | ---: | ---: |",
     ]
@@ -152,7 +157,8 @@ def shown(outcomes: Outcomes) -> list[str]:
         if any(name not in outcomes for name in stream.runs["bp"]):
             continue
         found = accuracies(outcomes, stream, "bp")
-        lost, acc = forgot_all(found, stream.chance), found.mean(1)
+        found = found[~np.isnan(found).any(1)]  # what a failed seed kept is not known
+        lost, acc = forgot_all(found, stream.chance) == 1, found.mean(1)
         low, high = statistics.share_interval(int(lost.sum()), len(lost))
         without = "–" if lost.all() else f"{acc[~lost].mean():.2f}"
         lines.append(
