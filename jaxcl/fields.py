@@ -152,7 +152,9 @@ FIELDS: dict[str, Field] = {
     ),
     "write_to": Field("", str, "tensorboard, wandb, with commas between"),
     "features": Field(
-        "", str, "after each task: rank,probes,multinomial,cka,drift,conflict,told"
+        "",
+        str,
+        "after each task: rank,probes,multinomial,cka,drift,conflict,told,confusion",
     ),
     "feature_layers": Field("", str, 'with commas between; "": all'),
     "feature_examples": Field(1000, Count, "of each task"),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require_range, require_statistics
+from jaxcl.checks import require, require_range, require_statistics
 from jaxcl.contract import Strategy
 from jaxcl.heads import mask_logits
 from jaxcl.hooks import OptState
@@ -54,19 +54,25 @@ def predict(
       params: of `init_params`, trained.
       opt_state: of `transform_optimizer`'s transformation.
       x: [B, ...] network inputs.
-      task: of the examples, from 0. Where the task is not told at test time it changes
-        nothing but a model that reads it.
-      current: the last task trained, by default `task`; class-incremental, the outputs
-        of the tasks up to it are in play.
+      task: of the examples, from 0. In a scenario that does not tell the task at test
+        time only a model that reads it answers otherwise for another one.
+      current: the last task trained. Class-incremental it must be given: the outputs
+        of the tasks up to it are in play, and up to `task` alone the question would
+        hold half of the answer. Otherwise by default `task`.
       model_state: the model's running statistics, by default none.
 
     Returns:
       float[B, K]; outputs that are not in play have the lowest finite value.
 
     Raises:
-      ValueError: a task out of range; missing statistics; inputs unlike the setup's
-        example, on which the model fails.
+      ValueError: a task out of range; `current` missing where it must be given; missing
+        statistics; inputs unlike the setup's example, on which the model fails.
     """
+    require(
+        current is not None or setup.mask_by != "task",
+        "current must be given in a class-incremental scenario: it is the last task "
+        "trained, and the classes of the tasks up to it can be answered",
+    )
     current = task if current is None else current
     require_range("task", task, setup.num_tasks)
     require_range("current", current, setup.num_tasks)

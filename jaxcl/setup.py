@@ -58,7 +58,7 @@ def setup_for(
       A `Setup`.
 
     Raises:
-      ValueError: unknown scenario; K that the tasks do not share; a head that matches
+      ValueError: unknown scenario; K that T tasks cannot share; a head that matches
         no parameter; a model with another call signature, or that fails on the example,
         or does not give float logits [B, K]; an argument of another kind.
     """

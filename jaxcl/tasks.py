@@ -62,6 +62,7 @@ def after_task(
     data: TaskData,
     *,
     task: int | jax.Array,
+    seed: int | jax.Array = 0,
     key: jax.Array | None = None,
     model_state: PyTree | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -75,8 +76,9 @@ def after_task(
       opt_state: of `transform_optimizer`'s transformation.
       data: the task's training examples; see `jaxcl.array_data`.
       task: counted from 0.
-      key: a typed key for random draws (examples of a Fisher); by default one that
-        differs between tasks.
+      seed: of the run; the default key is drawn from it.
+      key: a typed key for random draws (examples of a Fisher, of a memory); by default
+        one that differs between seeds and tasks.
       model_state: the model's running statistics, by default none.
       optimizer: the one given to `transform_optimizer`, if it is to begin anew with
         the next task, as in this project's runs. By default its state is unchanged;
@@ -98,10 +100,18 @@ def after_task(
         data=data,
         model_state={} if model_state is None else model_state,
         task=jnp.asarray(task, jnp.int32),
-        key=jax.random.key(task) if key is None else key,
+        key=_key_of(seed, task) if key is None else key,
     )
-    inner = opt_state.inner if optimizer is None else optimizer.init(params)
-    return params, opt_state._replace(strategy=state, inner=inner)
+    ended = opt_state._replace(strategy=state)
+    if optimizer is not None:  # nothing that it had gathered is left
+        reached = jax.tree.map(jnp.zeros_like, opt_state.reached)
+        ended = ended._replace(inner=optimizer.init(params), reached=reached)
+    return params, ended
+
+
+def _key_of(seed: int | jax.Array, task: int | jax.Array) -> jax.Array:
+    schema.require("seed", seed, int)
+    return jax.random.fold_in(jax.random.key(seed), task)
 
 
 def _require_task(data: TaskData, task: int | jax.Array, setup: Setup | None) -> None:

@@ -31,6 +31,7 @@ TRAINING = [
     ("room",),
     ("problem",),
     ("programs", "run_state", "observation", "fingerprint", "steps"),
+    ("answers", "probing"),
     ("instruments", "checkpoints", "events"),
     ("protocol",),
 ]

@@ -108,3 +108,55 @@ def test_predict_answers_as_the_run(row, scenario, tmp_path):
     assert closed[:, FIRST[1] :].all() == (scenario == "task")
     with pytest.raises(ValueError, match="current"):
         jaxcl.predict(method, setup, weights.params, state, x, task=0, current=3)
+
+
+CONFUSED = {"features": "confusion", "feature_examples": 20}
+
+
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_a_confusion_matrix_is_what_the_kept_weights_answer(scenario, tmp_path):
+    stream = {"data.stream": "permuted" if scenario == "domain" else "split"}
+    fields = CONFUSED | stream | {"data.scenario": scenario}
+    run = run_of("bp", tmp_path, **fields)
+    found = run.measured["confusion/outputs"]
+    k = found.shape[-1]
+    assert found.shape == (2, 4, k, k)
+    for place, seed in enumerate(run.seeds):
+        for after in (1, 2, 3):
+            weights = run.weights(seed=seed, task=after - 1)
+            counts = np.zeros((k, k))
+            for task in range(after):
+                x, y = run.data(seed=seed, task=task)
+                logits = np.array(run.apply(weights, x, task, current=after - 1).logits)
+                if scenario == "task":
+                    logits[:, [c for c in range(k) if c not in set(y)]] = -np.inf
+                elif scenario == "class":
+                    logits[:, FIRST[after] :] = -np.inf
+                np.add.at(counts, (y, logits.argmax(1)), 1)
+            n = counts.sum(1, keepdims=True)
+            right = np.where(n > 0, counts / np.maximum(n, 1), np.nan)
+            np.testing.assert_allclose(found[place, after], right, atol=1e-6)
+            # Its diagonal, by class, adds up to the matrix's accuracy.
+            hits, sizes = np.nansum(np.diag(right) * n[:, 0]), n.sum()
+            matrix = run.result.matrix[place, after - 1, :after]
+            each = [len(run.data(seed=seed, task=t)[1]) for t in range(after)]
+            assert hits / sizes == pytest.approx(np.average(matrix, weights=each))
+    table = [r for r in run.records() if r["quantity"] == "confusion"]
+    assert {"output", "answer", "tasks_trained"} <= set(table[0])
+
+
+def test_classes_of_earlier_tasks_are_taken_for_the_last_ones(tmp_path):
+    """BP's answers, class-incremental, as a picture with lines between the tasks."""
+    from experiments.reporting import answer_figures, figures
+
+    run_of("bp", tmp_path / "bp", **CONFUSED)
+    found = rows([results.load(tmp_path / "bp" / "result.json")])
+    shares = found[0].result.features["confusion/outputs"][:, -1]
+    assert shares[:, :7, 7:].sum(-1).mean() > 0.5  # recency
+    (ax, *_) = answer_figures.confusion(found).axes
+    lines = {tuple(np.unique(line.get_xydata()[:, 0])) for line in ax.lines}
+    assert {(3.5,), (6.5,)} <= lines
+    np.testing.assert_allclose(ax.images[0].get_array(), 100 * shares.mean(0))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert out / "confusion.png" in figures.write(found, out)

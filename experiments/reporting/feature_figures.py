@@ -15,13 +15,13 @@ from .style import band, colour_bar, layer_colours, name_of, panels_of, plain
 
 
 def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
-    """The rows whose runs have measured a quantity in at least one layer."""
+    """The rows whose runs have measured a quantity, of a layer or of the outputs."""
     return [
         row
         for row in rows
         if row.result.tasks_done
         and row.finished_seeds.any()
-        and any(f"{quantity}/{layer}" in row.result.features for layer in layers(row))
+        and any(name.startswith(f"{quantity}/") for name in row.result.features)
     ]
 
 

@@ -16,7 +16,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, Normalize, to_rgb, t
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from . import feature_figures
+from . import answer_figures, feature_figures
 from .scores import Row
 from .space_figures import capacity, shared_layers, space
 from .style import (
@@ -39,6 +39,7 @@ FEATURES = {
     "rank": ("effective_rank", feature_figures.rank),
     "cka": ("cka", feature_figures.similarity),
     "probes": ("probe_ridge", feature_figures.probes),
+    "confusion": ("confusion", answer_figures.confusion),
 }
 
 

@@ -29,6 +29,8 @@ AXES = {
     # Class-incremental, of all examples that the accuracy matrix is of, among the
     # outputs of their task.
     "accuracy_told": ("tasks_trained", "task"),
+    # Share of an output's examples, of the tasks so far, that are answered so.
+    "confusion": ("tasks_trained", "output", "answer"),
     # Features of the first task's examples, each pair of times in the training.
     "cka": ("tasks_trained", "compared_with"),
     # Compared with the features and weights after the first task.

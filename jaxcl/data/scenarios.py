@@ -130,6 +130,11 @@ def make_stream(
     noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
     require_augment(augment, shape)
+    require(  # what is mirrored would be the permuted image, which has no sides
+        augment == Augment() or kind != "permuted",
+        "flip and crop_padding are for images whose pixels lie where they were taken, "
+        "not for kind='permuted'",
+    )
     notes = [*source.notes, *_one_class(scenario, sizes)]
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
     require(

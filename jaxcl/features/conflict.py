@@ -45,5 +45,6 @@ def cosine(a: PyTree, b: PyTree) -> jax.Array:
 
 
 def _scaled(tree: PyTree) -> PyTree:
-    size = jnp.max(jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]))
+    sizes = [jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(tree)]
+    size = jnp.max(jnp.array(sizes), initial=0)
     return jax.tree.map(lambda leaf: leaf / or_one(size), tree)

@@ -40,7 +40,10 @@ def loss_along_line(
     require_same_shapes("b", b, "a", a)
 
     def at(alpha: jax.Array) -> jax.Array:
-        return loss(jax.tree.map(lambda v, w: (1 - alpha) * v + alpha * w, a, b))
+        def mix(v, w):  # in the weights' own dtype: the ends are a and b themselves
+            return ((1 - alpha) * v + alpha * w).astype(jnp.result_type(v, w))
+
+        return loss(jax.tree.map(mix, a, b))
 
     return jax.lax.map(at, jnp.linspace(0, 1, points))
 

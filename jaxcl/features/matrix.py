@@ -14,7 +14,7 @@ def array(x: ArrayLike) -> jax.Array:
     """Anything that `jax.numpy.asarray` takes, lists too, as an array.
 
     Raises:
-      ValueError: it takes it not, or the values are no numbers.
+      ValueError: it does not take it, or the values are no numbers.
     """
     try:
         return jnp.asarray(x)

@@ -29,7 +29,7 @@ def shape_of(example: Any) -> jax.ShapeDtypeStruct:
 
 @contextmanager
 def fitting(x: jax.Array, example: jax.ShapeDtypeStruct) -> Iterator[None]:
-    """Tells inputs unlike the setup's example, if a model fails on them inside.
+    """Explains an error inside: the inputs have another shape than the setup's example.
 
     Some models take inputs of several widths, so that these are not refused by rule.
 

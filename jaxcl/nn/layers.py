@@ -7,6 +7,7 @@ the papers' figures were measured.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jaxcl.ops.convolution import add_bias, convolve
 from jaxcl.ops.depthwise import depthwise
 from jaxcl.ops.trees import wide
-from jaxcl.schema import Part, kinds_of, require_all
+from jaxcl.schema import OneOf, Part, kinds_of, require_all
 
 NORMS = ("none", "batch", "batch_current", "batch_per_task", "group", "layer")
 
@@ -106,7 +107,7 @@ class Depthwise(nn.Module):
 
 
 class Dropout(Checked):
-    """Zeroes each element with probability `rate`, as a multiple of 1/256 below 1.
+    """Zeroes each element with probability `rate`, as a multiple of 1/256 in (0, 1).
 
     It draws one random byte per element: on a CPU, most of the cost of dropout is that
     of random bits, not of arithmetic. Kept elements are scaled by the exact inverse of
@@ -117,9 +118,10 @@ class Dropout(Checked):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        dropped = min(round(self.rate * 256), 255)  # 1 would leave nothing to scale
-        if not train or dropped == 0:
+        if not train or self.rate == 0:
             return x
+        # At least 1, or a small rate would do nothing; 256 would leave nothing.
+        dropped = min(max(round(self.rate * 256), 1), 255)
         noise = random_bytes(self.make_rng("dropout"), x.shape)
         return jnp.where(noise >= dropped, x * (256 / (256 - dropped)), 0)
 
@@ -219,10 +221,10 @@ class TaskBatchNorm(nn.Module):
         return (centred * of_examples(factor) + of_examples(bias)).astype(dtype)
 
 
-class Norm(nn.Module):
+class Norm(Checked):
     """One of `NORMS`; "none" is the identity and has no parameters."""
 
-    kind: str
+    kind: Annotated[str, OneOf(NORMS)]
     num_tasks: int | None = None  # of batch_per_task
 
     @nn.compact

@@ -156,10 +156,10 @@ def rls_update(
       block: samples per pass over P, at least 1.
 
     Returns:
-      float[d, d], symmetric. A sample changes nothing if xᵀPx is only rounding,
-      xᵀPx ≤ 8 ε ‖Px‖ ‖x‖. P is positive semi-definite, so xᵀPx ≥ ‖Px‖²/‖P‖ shows that
-      Px is rounding too. With a small α, dividing by it would make P grow without
-      bound.
+      float[d, d], symmetric, of P's dtype, computed in float32 at least. A sample
+      changes nothing if xᵀPx is only rounding, xᵀPx ≤ 8 ε ‖Px‖ ‖x‖. P is positive
+      semi-definite, so xᵀPx ≥ ‖Px‖²/‖P‖ shows that Px is rounding too. With a small α,
+      dividing by it would make P grow without bound.
 
     Raises:
       ValueError: shapes that do not fit; α or block not positive.
@@ -183,6 +183,17 @@ def rls_update(
     require(block >= 1, f"block must be at least 1, got {block}")
     if not samples.size:
         return inverse
+    # Rounded to bfloat16 after each sample, P would not stay positive semi-definite.
+    dtype = inverse.dtype
+    both = jnp.promote_types(dtype, samples.dtype)
+    inverse, samples = (
+        x.astype(jnp.promote_types(both, jnp.float32)) for x in (inverse, samples)
+    )
+    return _rls(inverse, samples, alpha, block).astype(dtype)
+
+
+def _rls(inverse: jax.Array, samples: jax.Array, alpha, block: int) -> jax.Array:
+    d = inverse.shape[-1]
     if samples.ndim == 1:
         k = jnp.matmul(inverse, samples, precision=EXACT)
         k = k * jax.lax.rsqrt(_gain(samples @ k, k @ k, samples @ samples, alpha))

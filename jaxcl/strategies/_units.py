@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxcl.nn.inspection import require_treatable
 from jaxcl.ops.gates import conditional_mask
@@ -152,4 +153,20 @@ def require_rules(net: PyTree, rules: dict[tuple[str, ...], Rule]) -> None:
                 f"hat knows no rule to protect parameter {'/'.join(names)!r}: it "
                 "belongs to no dense or convolutional layer and to no known "
                 "normalisation"
+            )
+
+
+def require_declared(setup: Setup, task: jax.Array) -> None:
+    """Refuses a task out of range, whose index would be clipped; tracers pass.
+
+    Raises:
+      ValueError: there is no embedding for the task.
+    """
+    if isinstance(task, Tracer):
+        return
+    for t in (np.min(task), np.max(task)):
+        if not 0 <= t < setup.num_tasks:
+            raise ValueError(
+                f"hat has embeddings for num_tasks={setup.num_tasks} tasks, got task "
+                f"{t} (counted from 0)"
             )

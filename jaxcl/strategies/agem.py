@@ -20,6 +20,8 @@ from jaxcl.types import Batch, Context, PyTree, Setup
 # The network uses the step's key on the batch; other uses fold these numbers into it.
 DRAW, NETWORK = 1, 2
 
+PER_CLASS = 25
+
 
 def classes_per_task(setup: Setup) -> int:
     """The largest number of new classes in a task, read from the logit mask."""
@@ -64,7 +66,7 @@ def reference_gradient(
 def agem(
     setup: Setup,
     *,
-    per_class: Count | None = 25,
+    per_class: Count | None = None,
     per_task: Count | None = None,
     batch_size: Count = 256,
 ) -> Strategy:
@@ -82,9 +84,10 @@ def agem(
 
     Args:
       setup: the run's `Setup`.
-      per_class: examples kept of each class of a task; None if per_task is given.
-      per_task: examples kept of each task, whatever their classes; needs
-        per_class=None. A task or class that has fewer gives all it has.
+      per_class: examples kept of each class of a task; by default 25, as in the paper,
+        unless per_task is given.
+      per_task: examples kept of each task, whatever their classes, in place of
+        per_class. A task or class that has fewer gives all it has.
       batch_size: examples per step for the reference gradient.
 
     Returns:
@@ -101,13 +104,16 @@ def agem(
     trains beside the network (HAT's embeddings) are not changed, and the reference
     batch passes through the bare network.
     """
-    kept = per_task if per_class is None else per_class
-    if kept is None or None not in (per_class, per_task):
+    if None not in (per_class, per_task):
         raise ValueError(
-            "agem: just one of per_class and per_task must be given, got "
+            "agem: only one of per_class and per_task may be given, got "
             f"{per_class} and {per_task}"
         )
-    block = kept if per_class is None else kept * classes_per_task(setup)
+    if per_task is None:
+        per_class = PER_CLASS if per_class is None else per_class
+        block = per_class * classes_per_task(setup)
+    else:
+        block = per_task
     project = project_conflicting()
 
     def init(params):

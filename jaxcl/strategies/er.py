@@ -90,8 +90,10 @@ def er(
       ValueError: an argument below 1, an unknown offer, with its value.
 
     Differs from Mammoth's code, whose offer is "step", in drawing with repeats, and in
-    class-incremental runs in the outputs, as `derpp`. The ``out.taps`` that later hooks
-    see also hold the rows of the drawn examples, which are part of the gradient.
+    class-incremental runs in the outputs, as `derpp`. Where the stream augments, the
+    reservoir holds images as the network saw them and replays them so; Mammoth's holds
+    the original and augments again what it draws. The ``out.taps`` that later hooks see
+    also hold the rows of the drawn examples, which are part of the gradient.
     """
 
     def init(params):

@@ -13,6 +13,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
@@ -112,22 +113,20 @@ def fisher_diagonal(
         def of_class(total, label):
             label = label[rows]
             chance = jnp.take_along_axis(p, label[:, None], 1)[:, 0]
-            return add(total, of_labels(label, batch.weight * chance)), None
+            return optax.tree.add(total, of_labels(label, batch.weight * chance)), None
 
         total, _ = jax.lax.scan(of_class, zeros_wide(net), jnp.asarray(outputs.T))
         return total
 
     def body(i, total):
         position, weight = batch_positions(order, i, chunk, n)
-        return add(total, squares(data.take(position)._replace(weight=weight), i))
+        return optax.tree.add(
+            total, squares(data.take(position)._replace(weight=weight), i)
+        )
 
     zeros = zeros_wide(net)
     total = jax.lax.fori_loop(0, (n + chunk - 1) // chunk, body, zeros)
     return jax.tree.map(lambda t: t / n, total)
-
-
-def add(a: PyTree, b: PyTree) -> PyTree:
-    return jax.tree.map(jnp.add, a, b)
 
 
 def merge_quadratics(state: EWCState, importance: PyTree, anchor: PyTree) -> EWCState:
@@ -138,7 +137,7 @@ def merge_quadratics(state: EWCState, importance: PyTree, anchor: PyTree) -> EWC
     So a penalty over any number of tasks needs the memory and time of a single one, and
     is exactly the sum of the penalties of all tasks.
     """
-    total = add(state.importance, importance)
+    total = optax.tree.add(state.importance, importance)
     share = jax.tree.map(lambda g, f: g / jnp.where(f > 0, f, 1.0), importance, total)
     # Exactly a if nothing was held before: a head counts as not in play only if it is
     # exactly at its anchor, where the penalty has no gradient.
@@ -197,8 +196,9 @@ def ewc(
     Raises:
       ValueError: an argument out of range, named with its value.
 
-    Differs from the official description only in the sample for the Fisher; from
-    Avalanche, FACIL, PyCIL and others in squaring gradients per example.
+    Differs from the paper in the default Fisher, "empirical", which takes the data's
+    labels ("exact" and "sampled" are the definition's), and in taking at most `samples`
+    examples; from Avalanche, FACIL, PyCIL and others in squaring gradients per example.
     """
     if decay != 1 and not online:
         raise ValueError(f"ewc: decay {decay} needs online=True")
@@ -234,7 +234,8 @@ def ewc(
         )
         if online:
             kept = jax.tree.map(lambda f: decay * f, state.importance)
-            return params, EWCState(add(kept, new), anchored(params.net), state.offset)
+            total = optax.tree.add(kept, new)
+            return params, EWCState(total, anchored(params.net), state.offset)
         return params, merge_quadratics(state, new, anchored(params.net))
 
     return strategy(init=init, loss=loss, after_task=after_task)

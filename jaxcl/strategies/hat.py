@@ -9,12 +9,11 @@ The arithmetic is in `jaxcl.ops.gates`, `jaxcl.losses.gate_sparsity`,
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from jaxcl.checks import told
 from jaxcl.contract import Strategy, strategy
@@ -29,6 +28,7 @@ from jaxcl.strategies._units import (
     is_head,
     mask_rules,
     refuse,
+    require_declared,
     require_rules,
 )
 from jaxcl.transforms import compensate, mask_updates
@@ -60,7 +60,8 @@ def hat(
 
     In task t each unit's output is multiplied by its gate a = σ(s e_t), s annealed from
     1/s_max to s_max over each epoch; at evaluation s = s_max, and the gates are those
-    of each example's own task. With u = max_{t' < t} a_{t'} over past tasks and
+    of each example's own task. So they are in training for rows of past tasks, which a
+    replaying method adds in a chain. With u = max_{t' < t} a_{t'} over past tasks and
     m_ij = 1 − min(u_i, u_j) of the weight from unit i to unit j,
 
       L = L_task + λ Σ a (1 − u) / Σ (1 − u)                    over all layers jointly
@@ -68,7 +69,8 @@ def hat(
       ∂L/∂e ← ∂L/∂e · (s_max/s) (cosh(clip(s e, ±50)) + 1)/(cosh(e) + 1);  |e| ≤ bound
 
     Only the task's row of the embeddings moves, and only the task's columns of the
-    head. The validation loss has the same regulariser, with the gates at s_max.
+    head (in a chain also those of replayed rows). The validation loss has the same
+    regulariser, with the gates at s_max.
 
     Gates sit on the layer's own output. There they commute with what follows the layer:
     a ≥ 0, so that relu(a z) = a relu(z), and likewise for pooling by maximum or mean
@@ -141,16 +143,24 @@ def hat(
     def open_gates(aux, task, s) -> Used:
         return {name: gate(e[task], s, derivative) for name, e in aux.items()}
 
-    def forward(apply_fn, state, aux, *, ctx):
+    def forward(apply_fn, state, aux, *, ctx, rows_of_one_task=True):
         def gates(task, train):
-            _require_declared(setup, task)
-            if train:
+            require_declared(setup, task)
+            if not train:
+                a = open_gates(aux, task, s_max)
+            elif rows_of_one_task:
                 a = open_gates(aux, ctx.task, slope(ctx))
             else:
-                a = open_gates(aux, task, s_max)
+                now, then = open_gates(aux, ctx.task, slope(ctx)), past_gates(aux, task)
+                own = (task == ctx.task)[:, None]
+                a = {name: jnp.where(own, now[name], then[name]) for name in now}
             return {place: a[layer] for place, layer in places.items()}
 
         return scale_units(apply_fn, gates)
+
+    def past_gates(aux, task) -> Used:
+        """Gates [B, C] of rows of past tasks: as at evaluation, nothing learns them."""
+        return jax.lax.stop_gradient(open_gates(aux, task, s_max))
 
     def loss(loss_fn, state):
         return gate_sparsity(
@@ -162,7 +172,7 @@ def hat(
         )
 
     def validation(params, state, *, task):
-        _require_declared(setup, task)
+        require_declared(setup, task)
         price = gate_sparsity(
             lambda aux: jnp.zeros(()),
             gates=lambda aux: open_gates(aux, task, s_max),
@@ -192,7 +202,7 @@ def hat(
 
     def updates(updates, state, params, *, grads, ctx, out):
         task = ctx.task
-        _require_declared(setup, task)
+        require_declared(setup, task)
 
         def row(u, e):
             moved = clamp(u[task], e[task], bound)
@@ -203,7 +213,7 @@ def hat(
         return Params(net, jax.tree.map(row, updates.aux, params.aux)), state
 
     def after_task(params, state, *, data, model_state, task, key):
-        _require_declared(setup, task)
+        require_declared(setup, task)
         a = open_gates(params.aux, task, s_max)
         shared = {n: jnp.minimum(a[n], u).mean() for n, u in state.used.items()}
         used = {n: jnp.maximum(a[n], u) for n, u in state.used.items()}
@@ -218,7 +228,7 @@ def hat(
         at_clamp = {name: state.at_clamp[name] for name in layers}
         return {"taken": taken, "shared": shared, "at_clamp": at_clamp}
 
-    return strategy(
+    alone = strategy(
         init_aux=init_aux,
         init=init,
         forward=forward,
@@ -229,19 +239,6 @@ def hat(
         after_task=after_task,
         report=report,
     )
-
-
-def _require_declared(setup: Setup, task: jax.Array) -> None:
-    """Refuses a task out of range, whose index would be clipped; tracers pass.
-
-    Raises:
-      ValueError: there is no embedding for the task.
-    """
-    if isinstance(task, Tracer):
-        return
-    for t in (np.min(task), np.max(task)):
-        if not 0 <= t < setup.num_tasks:
-            raise ValueError(
-                f"hat has embeddings for num_tasks={setup.num_tasks} tasks, got task "
-                f"{t} (counted from 0)"
-            )
+    # Replay, or joint training, adds rows of other tasks to a batch.
+    by_row = functools.partial(forward, rows_of_one_task=False)
+    return alone._replace(in_chain=alone._replace(forward=by_row))

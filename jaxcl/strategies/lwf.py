@@ -86,7 +86,8 @@ def lwf(
       ValueError: an argument out of range, with its value; a normalisation per task.
 
     Differs from the official code, which first trains the new head alone and sums over
-    two heads only; from van de Ven's by a factor t on the whole loss, and by τ².
+    two heads only; from van de Ven's, which at task t, from 1, weights the new loss by
+    1/t and the old answers by (1 − 1/t) τ².
     """
 
     for norm in setup.norms:

@@ -16,7 +16,7 @@ from jaxcl.contract import Strategy, strategy
 from jaxcl.nn import inspection
 from jaxcl.nn.products import is_channels_first
 from jaxcl.ops.orthogonal import check_form, orthogonal_loss
-from jaxcl.ops.sampling import batch_positions
+from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import leaf_names, starts_with, wide
 from jaxcl.schema import OneOf, Share, checked
 from jaxcl.types import Context, LayerSpec, PyTree, Setup
@@ -158,19 +158,19 @@ def ol(
         return updates._replace(net=net), state
 
     def after_task(params, state, *, data, model_state, task, key):
-        n = min(EXAMPLES, data.capacity)
-        position, weight = batch_positions(jnp.arange(data.capacity), 0, n, data.size)
+        n = min(EXAMPLES, data.capacity)  # drawn: data may lie by class
+        order = shuffled(key, data.size, data.capacity, n)
+        position, weight = batch_positions(order, 0, n, data.size)
         batch = data.take(position)
         apply_fn = data.forward(setup.apply_fn)
         out = apply_fn(params.net, model_state, batch.x, batch.task, key, False)
         found = OLState({}, {})
         for s in stages:
             y = output_of(s, params.net, out.taps)
-            value = orthogonal_loss(wide(y), norm=norm, of=of, weight=weight)
             zero = (y.reshape(n, -1) == 0).all(1)
+            value = orthogonal_loss(wide(y), norm=norm, of=of, weight=weight)
             found.loss[s.layer.name] = value.astype(jnp.float32)
-            dead = jnp.sum(zero * weight) / weight.sum()
-            found.dead[s.layer.name] = dead.astype(jnp.float32)
+            found.dead[s.layer.name] = jnp.average(zero, weights=weight)
         return params, found
 
     def report(state):

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxcl.checks import told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, rls_update
+from jaxcl.ops.trees import wide
 from jaxcl.schema import Count, NonNegative, OneOf, Positive, checked
 from jaxcl.strategies._projection import (
     Form,
@@ -152,7 +153,7 @@ def owm(
     def loss(loss_fn, state):
         def penalised(params, ctx):
             value, out = loss_fn(params, ctx)
-            squares = [jnp.sum(w * w) for w in kernels(params.net, layers)]
+            squares = [jnp.sum(wide(w) ** 2) for w in kernels(params.net, layers)]
             # The root has no derivative at 0; 1e-30 is far below any weight's rounding.
             return value + norm_penalty * sum(jnp.sqrt(s + 1e-30) for s in squares), out
 

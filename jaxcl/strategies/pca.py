@@ -91,7 +91,9 @@ def pca(setup: Setup, *, chunk: Count = 512) -> Strategy:
 
     def updates(updates, state, params, *, grads, ctx, out):
         is_head = head_mask(setup, updates.net)
-        net = jax.tree.map(lambda u, h: u if h else u * 0, updates.net, is_head)
+        net = jax.tree.map(
+            lambda u, h: u if h else jnp.zeros_like(u), updates.net, is_head
+        )
         return updates._replace(net=net), state
 
     def grads(grads, state, params, *, ctx, out):

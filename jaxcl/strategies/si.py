@@ -46,7 +46,8 @@ def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strat
     at a task's end:   Ωᵢ ← max(0, Ωᵢ + ωᵢ/((θᵢ − θ*ᵢ)² + ξ)),  θ* ← θ,  ω ← 0
 
     g is the given gradient minus that of the penalty, 2cΩ(θ − θ*), which is known in
-    closed form; Δθ is the update of the optimizer, whichever it is.
+    closed form; in a chain it also holds the loss terms of other members. Δθ is the
+    update of the optimizer, whichever it is.
 
     Args:
       setup: not used; every factory takes it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -19,7 +18,7 @@ from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import tree_where
 from jaxcl.training.evaluation import Evaluate
 from jaxcl.training.plan import Plan
-from jaxcl.training.schedule import make_rate
+from jaxcl.training.schedule import make_rate, task_length
 from jaxcl.training.selection import mark_failure, select
 from jaxcl.training.state import SeedState
 from jaxcl.types import Context, PyTree, Setup, TaskData
@@ -121,15 +120,8 @@ def make_epoch(
         order_key, step_key = jax.random.split(jax.random.fold_in(key, epoch))
         order = shuffled(order_key, data.size, data.capacity)
         per_epoch = (data.size + plan.batch_size - 1) // plan.batch_size
-        limits = []
-        if plan.epochs is not None:
-            epochs = plan.epochs
-            if plan.first_epochs:  # with 0 there is no step
-                epochs = jnp.where(task == 0, plan.first_epochs, epochs)
-            limits.append(per_epoch * epochs)
-        steps = per_epoch
+        length, steps = task_length(plan, task, per_epoch), per_epoch
         if plan.max_steps is not None:
-            limits.append(jnp.asarray(plan.max_steps))
             steps = jnp.clip(plan.max_steps - before.step, 0, per_epoch)
         steps = jnp.where(before.done, 0, steps)
 
@@ -144,7 +136,7 @@ def make_epoch(
                 batch = batch._replace(
                     x=change(batch.x, change_key), index=jnp.full_like(batch.index, -1)
                 )
-            progress = number / reduce(jnp.minimum, limits)
+            progress = number / length
             ctx = context_of(
                 batch,
                 task=task,

@@ -12,7 +12,7 @@ from jaxcl.heads import mask_logits
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.predicting import make_forward
 from jaxcl.training.state import SeedState
-from jaxcl.types import Setup, TaskData
+from jaxcl.types import Batch, PyTree, Setup, TaskData
 
 Evaluate = Callable[[SeedState, TaskData, jax.Array], tuple[jax.Array, jax.Array]]
 """``(seed, data, current task) -> (accuracy, loss)``"""
@@ -36,8 +36,14 @@ def told(setup: Setup) -> Setup:
     return setup._replace(logit_mask=setup.logit_mask & ~before, mask_by="example")
 
 
-def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate:
-    """Builds the function that evaluates one seed on one task.
+def over_examples(
+    setup: Setup,
+    batch_size: int,
+    data: TaskData,
+    add: Callable[[Batch], PyTree],
+    start: PyTree,
+) -> PyTree:
+    """Adds up ``add(batch)`` over all of a task's examples, in batches.
 
     The examples come in a random order that is always the same: data sets are often
     stored by class, and a network that normalises by the batch would otherwise see
@@ -45,10 +51,34 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
 
     Args:
       setup: the run's `Setup`.
-      strategy: any `Strategy`.
       batch_size: examples at once. If an example's logits depend on its batch, every
         batch has this size for any data set: the last or only batch is filled up with
-        examples that are not counted.
+        examples of weight 0.
+      data: examples.
+      add: what a batch adds, each example by its weight.
+      start: what is added to; gives the dtypes.
+    """
+    full = batch_size if setup.mixes_examples else data.capacity
+    size = min(batch_size, full)
+    key = jax.random.key(0)  # always the same order
+    order = shuffled(key, data.size, data.capacity)
+
+    def body(i, totals):
+        position, weight = batch_positions(order, i, size, data.size)
+        new = add(data.take(position)._replace(weight=weight))
+        return jax.tree.map(lambda t, v: t + v.astype(t.dtype), totals, new)
+
+    bound = (data.size + size - 1) // size
+    return jax.lax.fori_loop(0, bound, body, start)
+
+
+def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate:
+    """Builds the function that evaluates one seed on one task.
+
+    Args:
+      setup: the run's `Setup`.
+      strategy: any `Strategy`.
+      batch_size: examples at once; see `over_examples`.
 
     Returns:
       ``(seed, data, current task) -> (accuracy, loss)``, float32[], NaN for a seed that
@@ -66,32 +96,22 @@ def make_evaluate(setup: Setup, strategy: Strategy, batch_size: int) -> Evaluate
           data: examples.
           current: int32[] the last task trained.
         """
-        full = batch_size if setup.mixes_examples else data.capacity
-        size = min(batch_size, full)
-        key = jax.random.key(0)  # always the same order
-        order = shuffled(key, data.size, data.capacity)
+        of_seed = (seed.params, seed.model_state, seed.strategy_state)
 
-        def body(i, totals):
-            position, weight = batch_positions(order, i, size, data.size)
-            batch = data.take(position)._replace(weight=weight)
-            of_seed = (seed.params, seed.model_state, seed.strategy_state)
+        def add(batch: Batch) -> tuple[jax.Array, ...]:
             out = forward(*of_seed, batch, current)
             logits = mask_logits(setup, out.logits, batch.task, current)
-            right = jnp.sum((logits.argmax(-1) == batch.y) * weight)
+            right = jnp.sum((logits.argmax(-1) == batch.y) * batch.weight)
             # A class not yet in play has a loss of 1e38: leave out its examples.
             known = jnp.take_along_axis(logits, batch.y[:, None], 1)[:, 0] > -1e30
             loss = setup.task_loss(
-                out.logits, batch._replace(weight=weight * known), current
+                out.logits, batch._replace(weight=batch.weight * known), current
             )
-            n = weight.sum()
-            new = right, loss * n, n
-            return tuple(
-                t + v.astype(t.dtype) for t, v in zip(totals, new, strict=True)
-            )
+            n = batch.weight.sum()
+            return right, loss * n, n
 
         zeros = (jnp.zeros((), jnp.float32),) * 3
-        bound = (data.size + size - 1) // size
-        right, loss, n = jax.lax.fori_loop(0, bound, body, zeros)
+        right, loss, n = over_examples(setup, batch_size, data, add, zeros)
         n = jnp.maximum(n, 1)
         accuracy, loss = right / n, loss / n
         # Weights that are not finite predict class 0, which gives no real accuracy; nor

@@ -20,17 +20,20 @@ from jaxcl.hooks import hook_in
 from jaxcl.inputs import context_of
 from jaxcl.ops.sampling import shuffled
 from jaxcl.predicting import make_forward
+from jaxcl.training.answers import make_confusion, make_told
 from jaxcl.training.epoch import make_update
-from jaxcl.training.evaluation import make_evaluate, told
 from jaxcl.training.observation import taps_of
+from jaxcl.training.probing import enough, probes
 from jaxcl.training.problem import PerSeed, Problem, setup_of
+from jaxcl.training.schedule import task_length
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import scale_by_lr
 from jaxcl.types import Batch, PyTree
 
-NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict", "told")
-HELD_OUT = 0.2  # share of a probe's training examples, to choose its strength
+# Of outputs; all others are of layers.
+OUTPUTS = ("told", "confusion")
+NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict", *OUTPUTS)
 
 
 class Instruments(NamedTuple):
@@ -70,8 +73,8 @@ def make_instruments(
       The `Instruments`. Quantities are NaN for a seed that has failed.
 
     Raises:
-      ValueError: an unknown name or layer; fewer than 10 examples; "told" in a run
-        that is not class-incremental.
+      ValueError: an unknown name or layer; fewer than 10 examples, or a task with too
+        few of them; "told" in a run that is not class-incremental.
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
@@ -81,9 +84,10 @@ def make_instruments(
     if examples < 10:
         raise ValueError(f"feature_examples must be at least 10, got {examples}")
     stream, setup = problem.stream, setup_of(problem)
-    taps = taps_of(setup, layers) if set(names) - {"told"} or layers else {}
-    by_task = told(setup) if "told" in names else setup
-    fewest = {part: _fewest(problem, part) for part in ("train", problem.measure)}
+    taps = taps_of(setup, layers) if set(names) - {*OUTPUTS} or layers else {}
+    accuracy_told = make_told(problem) if "told" in names else None
+    confusion = make_confusion(problem) if "confusion" in names else None
+    fewest = enough(problem, names)
     num_classes = int(np.asarray(stream.logit_mask).sum(1).max())
 
     def batch_of(base, mine: PerSeed, part: str, task: jax.Array) -> Batch:
@@ -119,14 +123,12 @@ def make_instruments(
             given = see(seed, mine, train, current)
             given_y = local(mine, task, train.y)
             for layer, x in given.items():
-                for kind, probe in _probes(names, x, given_y, num_classes).items():
+                for kind, probe in probes(names, x, given_y, num_classes).items():
                     right = features.accuracy(probe, seen[layer], y)
                     found.setdefault(kind, {})[layer] = right
-        if "told" in names:
-            method = problem.make_strategy(setup, **mine.settings)
-            evaluate = make_evaluate(by_task, method, problem.plan.eval_batch_size)
-            data = stream.view(base, mine.data, problem.measure, task)
-            found["accuracy_told"] = {"outputs": evaluate(seed, data, current)[0]}
+        if accuracy_told:
+            right = accuracy_told(seed, mine, base, task, current)
+            found["accuracy_told"] = {"outputs": right}
         return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), found)
 
     def known(seed: SeedState, found: PyTree) -> PyTree:
@@ -146,12 +148,14 @@ def make_instruments(
 
             return jax.lax.cond(task < count, look, skip)
 
-        return known(seed, jax.lax.map(at, jnp.arange(stream.num_tasks)))
+        found = jax.lax.map(at, jnp.arange(stream.num_tasks))
+        if confusion:
+            found["confusion"] = {"outputs": confusion(seed, mine, base, current)}
+        return known(seed, found)
 
     def ranks(seed, mine, shared):
         base, task = shared
-        batch = batch_of(base, mine, problem.measure, task)
-        seen = see(seed, mine, batch, task)
+        seen = see(seed, mine, batch_of(base, mine, problem.measure, task), task)
         return known(seed, {k: features.effective_rank(x) for k, x in seen.items()})
 
     def first(seed, mine, shared):
@@ -185,14 +189,15 @@ def make_instruments(
 
             return shared_weights(setup, jax.grad(loss)(seed.params.net))
 
-        inner = optax.chain(problem.optimizer, scale_by_lr())
-        update = make_update(setup, strategy, hook_in(strategy, inner, setup))
+        tx = hook_in(strategy, optax.chain(problem.optimizer, scale_by_lr()), setup)
+        update = make_update(setup, strategy, tx)
         batch = batch_of(base, mine, "train", task)
         if problem.joint:  # the cache is of all tasks' examples, in another order
             batch = batch._replace(index=jnp.full_like(batch.index, -1))
-        epochs, steps = problem.plan.epochs, problem.plan.max_steps
-        done = epoch / epochs if epochs else seed.progress.step / (steps or 1)
-        ctx = context_of(
+        size = stream.view(base, mine.data, "train", task, problem.joint).size
+        per_epoch = (size + problem.plan.batch_size - 1) // problem.plan.batch_size
+        length = task_length(problem.plan, task, per_epoch)
+        ctx = context_of(  # of an epoch's first step
             batch,
             task=task,
             key=jax.random.key(0),
@@ -200,12 +205,12 @@ def make_instruments(
             epoch=epoch,
             epoch_progress=0.0,
             epoch_fraction=0.0,
-            task_progress=done,
+            task_progress=seed.progress.step / length,
             model_state=seed.model_state,
             cache=cache,
         )
-        state = (seed.params, seed.model_state, seed.opt_state)
-        updates, *_ = update(*state, ctx, seed.progress.lr_scale)
+        now = (seed.params, seed.model_state, seed.opt_state, ctx)
+        updates, *_ = update(*now, seed.progress.lr_scale)
         new = gradient(batch)
         step = jax.tree.map(jnp.negative, shared_weights(setup, updates.net))
 
@@ -229,21 +234,3 @@ def make_instruments(
         compare=over(compare, "compare_features"),
         conflict=over(conflict, "conflict"),
     )
-
-
-def _probes(names, x: jax.Array, y: jax.Array, num_classes: int) -> dict:
-    fit, found = round((1 - HELD_OUT) * len(x)), {}
-    parts = (x[:fit], y[:fit], x[fit:], y[fit:])
-    if "probes" in names:
-        found["probe_ridge"] = features.ridge_probe(*parts, num_classes=num_classes)
-        found["probe_ncm"] = features.ncm(x, y, num_classes=num_classes)
-    if "multinomial" in names:
-        found["probe_multinomial"] = features.multinomial_probe(
-            *parts, num_classes=num_classes
-        )
-    return found
-
-
-def _fewest(problem: Problem, part: str) -> int:
-    """The size of the smallest task of any seed."""
-    return int(np.diff(np.asarray(getattr(problem.stream.per_seed, part).offset)).min())

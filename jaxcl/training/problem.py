@@ -154,6 +154,11 @@ def validate(problem: Problem) -> None:
     if problem.joint_once and not problem.joint:
         raise ValueError("joint_once=True needs joint=True")
     schema.require("rates", problem.rates, tuple[schema.NonNegative, ...])
+    if problem.rates and plan.lr_floor:
+        raise ValueError(
+            f"lr_floor={plan.lr_floor} is a rate, and rates={problem.rates} would "
+            "multiply it: use lr_floor=0, or a problem for each rate"
+        )
     kept = len(stream.per_seed.label)
     if len(problem.seeds) != kept:
         raise ValueError(

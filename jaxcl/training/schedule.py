@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,27 @@ from jaxcl.training.plan import Plan
 
 Rate = Callable[[jax.Array, jax.Array], jax.Array]
 """``(progress in [0, 1), task) -> factor``"""
+
+
+def task_length(plan: Plan, task: jax.Array, per_epoch: jax.Array) -> jax.Array:
+    """Steps of a task that its plan allows: of its epochs, or ``max_steps``.
+
+    A step's share of the task is its number divided by this.
+
+    Args:
+      plan: has ``epochs`` or ``max_steps``.
+      task: int32[].
+      per_epoch: int32[] steps in an epoch of the task.
+    """
+    limits = []
+    if plan.epochs is not None:
+        epochs = plan.epochs
+        if plan.first_epochs:  # with 0 there is no step
+            epochs = jnp.where(task == 0, plan.first_epochs, epochs)
+        limits.append(per_epoch * epochs)
+    if plan.max_steps is not None:
+        limits.append(jnp.asarray(plan.max_steps))
+    return reduce(jnp.minimum, limits)
 
 
 def make_rate(plan: Plan) -> Rate | None:
