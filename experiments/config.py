@@ -50,8 +50,12 @@ def set_field(config: ConfigDict, field: str, value: Any) -> None:
     for i, part in enumerate(parts := field.split(".")):
         if not isinstance(node, ConfigDict) or part not in node:
             known = sorted(node) if isinstance(node, ConfigDict) else ()
+            own = f"method.{field}"
+            near = (
+                f" (did you mean {own}?)" if field in config.get("method", ()) else ""
+            )
             raise ValueError(
-                f"{config.row or config.name}: no field {field}; "
+                f"{config.row or config.name}: no field {field}{near}; "
                 f"{'.'.join(parts[:i]) or 'the config'} has "
                 f"{', '.join(known) or 'none'}"
             )

@@ -11,9 +11,10 @@ that grid instead, for the rows of ``--strategies`` or the row that ``--config``
 Every combination of a row's values is a run, in a folder of its own under the workdir,
 measured on the validation examples. Settings that can be traced (strengths, rates) are
 trained together, as if they were more seeds. After an interruption the same command
-continues. A field with one value is set to it in every run. For example, ``data.tasks``
-chooses on the first tasks of a stream and leaves the others for the report, and
-``seeds`` chooses with seeds that no result uses.
+continues. The best settings are printed as flags for `compare`, which takes them with
+the same --config. A field with one value is set to it in every run. For example,
+``data.tasks`` chooses on the first tasks of a stream and leaves the others for the
+report, and ``seeds`` chooses with seeds that no result uses.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from jaxcl.training.protocol import Interrupted
 
 from . import launch
 from .launch_rows import define_rows, row_configs
-from .reporting.sweeps import csv_table, rank, text_table
+from .reporting.sweeps import chosen, csv_table, rank, text_table
 from .runs import grid, machine
 from .runs.foreign import require_own_output
 from .runs.results import OK
@@ -49,7 +50,9 @@ def main(argv: Sequence[str]) -> int:
     if machine.is_main_process():
         scores = rank([point.name for point in found], results)
         files.write_whole(workdir / "sweep.csv", csv_table(scores))
-        text = text_table(scores)
+        flags_of_best, notes = chosen([point.varied for point in found], scores)
+        of_best = f"The best, for compare: {' '.join(flags_of_best)}"
+        text = "\n".join([text_table(scores), "", *notes, of_best, ""])
         files.write_whole(workdir / "sweep.txt", text)
         print(text)
     # Some settings of a sweep may diverge: finding that out is its purpose.

@@ -125,8 +125,11 @@ def required(factory: Callable[..., Any]) -> list[str]:
 
 
 def _settings(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    """All parameters that have a name, but the first one, which is the setup."""
     parameters = inspect.signature(factory).parameters.values()
-    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [*named[1:], *own]
 
 
 def variant(argument: str, names: Iterable[str] = ()) -> tuple[str, str]:

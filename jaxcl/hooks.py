@@ -21,7 +21,7 @@ from jaxcl.heads import (
     with_gradient,
 )
 from jaxcl.inputs import require_in_play
-from jaxcl.kinds import require_instance, require_loss
+from jaxcl.kinds import require_arrays, require_instance, require_loss
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.nn.fitting import fitting
 from jaxcl.ops.trees import leaf_names, tree_where
@@ -190,9 +190,9 @@ def hook_in(
         several = _gathers(state)
         require(not (several and strategy.needs_every_step), _MICRO_BATCHES)
         reached = jnp.zeros(setup.logit_mask.shape[1:], bool)
-        return OptState(
-            state, strategy.init(params), reached if several and holds else ()
-        )
+        own = strategy.init(params)
+        require_arrays("init", own)
+        return OptState(state, own, reached if several and holds else ())
 
     def update(
         grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any

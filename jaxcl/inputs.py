@@ -37,7 +37,8 @@ def context(
 
     Args:
       x: [B, ...] inputs.
-      y: int[B] targets.
+      y: int[B] targets, each among all K outputs: where tasks have outputs of their own
+        the second task's are not 0 and 1 again, but follow the first task's.
       task: the task that the examples belong to, which is the one in training.
       step: the step's number since the task's start. Without it, and without a key, all
         steps of a task have one key: the same dropout, the same draws from a memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
@@ -36,6 +37,21 @@ def require_hooks(given: Mapping[str, Any]) -> None:
         require(
             not is_hook or hook is None or callable(hook),
             f"hook {name} must be a function, got {hook!r:.60}",
+        )
+
+
+def require_arrays(name: str, tree: Any) -> None:
+    """Refuses a hook's tree with a leaf that is no array, which a step cannot carry.
+
+    Raises:
+      ValueError: the message names the leaf.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        require(
+            hasattr(leaf, "dtype") and hasattr(leaf, "shape"),
+            f"hook {name} has to give a tree of arrays, but its leaf {where!r} is "
+            f"{leaf!r:.40}, of {type(leaf).__name__}: use jnp.asarray",
         )
 
 

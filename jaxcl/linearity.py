@@ -72,22 +72,28 @@ def warn_unless_linear(
     require_instance("strategy", strategy, Strategy)
     if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
         require_instance("optimizer", optimizer, optax.GradientTransformation)
+    if told := unprotected(strategy, optimizer):
+        warnings.warn(told, stacklevel=3)
+
+
+def unprotected(
+    strategy: Strategy, optimizer: optax.GradientTransformation
+) -> str | None:
+    """Why a strategy protects nothing under an optimizer, in words; None if it does."""
     if not strategy.needs_linear:
-        return
+        return None
     try:
         kept = keeps_subspace(optimizer)
     except Exception as error:  # it may work only on the parameters it was written for
-        warnings.warn(
+        return (
             "this strategy projects gradients; whether this optimizer's updates stay "
-            f"in the subspace of its gradients could not be tried: {error}",
-            stacklevel=3,
+            f"in the subspace of its gradients could not be tried: {error}"
         )
-        return
-    if not kept:
-        warnings.warn(
-            "this strategy projects gradients, and this optimizer's updates leave the "
-            "subspace that its gradients lie in (as Adam's and weight decay do): "
-            'earlier tasks are not protected; use where="updates", or plain SGD with '
-            "or without momentum",
-            stacklevel=3,
-        )
+    if kept:
+        return None
+    return (
+        "this strategy projects gradients, and this optimizer's updates leave the "
+        "subspace that its gradients lie in (as Adam's and weight decay do): earlier "
+        'tasks are not protected; use where="updates", or plain SGD with or without '
+        "momentum"
+    )

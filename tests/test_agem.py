@@ -246,8 +246,10 @@ def test_tasks_of_unequal_size_fit(problem, finish, scenario):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"per_task": 3}, "just one of per_class and per_task .* 25 and 3"),
-        ({"per_class": None}, "just one .* None and None"),
+        (
+            {"per_class": 25, "per_task": 3},
+            "only one of per_class and per_task .* 25 and 3",
+        ),
         ({"per_class": 0}, "per_class must be at least 1.*, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],

@@ -184,7 +184,7 @@ def test_conflict_takes_a_step_as_training_does(problem, joint):
     seen = []
 
     def watch(moment):
-        if moment.what == "begin" and moment.task == 1:
+        if moment.what == "epoch" and (moment.task, moment.epoch) == (1, 0):
             shared = (moment.base, mesh.share(np.int32(1)), mesh.share(np.int32(1)))
             given = (moment.mine, moment.cache)
             seen.append(mesh.gather(use.conflict(moment.trained, given, shared)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import NamedTuple
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +50,38 @@ def rank(settings: Sequence[str], results: Sequence[Result]) -> list[Score]:
         if score.row not in best or _merit(score) > _merit(scores[best[score.row]]):
             best[score.row] = i
     return [s._replace(best=i in best.values()) for i, s in enumerate(scores)]
+
+
+def chosen(
+    varied: Sequence[Mapping[str, Any]], scores: Sequence[Score]
+) -> tuple[list[str], list[str]]:
+    """The best settings as flags of `compare`, and which lie at an end of their grid.
+
+    Args:
+      varied: of each run, field -> value.
+      scores: of the runs.
+
+    Returns:
+      ``--for=ROW:FIELD=VALUE`` for each field of each row's best, and a note for each
+      whose value is the lowest or highest of at least three.
+    """
+    flags, notes = [], []
+    for best, score in zip(varied, scores, strict=True):
+        for field, value in best.items() if score.best else ():
+            word = f"--for={score.row}:{field}={value!r}".replace(" ", "")
+            flags.append(shlex.quote(word))
+            tried = {
+                v[field]
+                for v, other in zip(varied, scores, strict=True)
+                if other.row == score.row and isinstance(v[field], int | float)
+            }
+            if len(tried) > 2 and value in (min(tried), max(tried)):
+                side = "lowest" if value == min(tried) else "highest"
+                notes.append(
+                    f"{label(score.row)}: {field} {value} is the {side} tried; a "
+                    "better one may lie beyond"
+                )
+    return flags, notes
 
 
 def _merit(score: Score) -> tuple[int, float]:

@@ -90,10 +90,9 @@ def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
     Raises:
       CheckpointError: the finished run is of another problem, or refused by `strict`.
     """
-    about = steps.newest(state)
-    if about is None:
+    there = _finished(state)
+    if there is None:
         return
-    there = Fingerprint(**about["fingerprint"])
     differences = foreign(there, now)
     if differences:
         raise steps.CheckpointError(
@@ -106,14 +105,51 @@ def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
             f"the finished run of {state.parent} was made otherwise: "
             f"{'; '.join(made_by)}; without --strict its result is taken"
         )
-    # A new version of this package does not make each finished run doubtful.
-    own = [words for words in made_by if words.startswith(FILE_OF)]
-    if own:
+    if own := _of_own_files(made_by):
         warnings.warn(
             f"the run of {state.parent} was finished before and is not run again: "
             f"{'; '.join(own)}; another --workdir runs it as it is now",
             stacklevel=2,
         )
+
+
+def warn_if_changed(state: Path, now: Fingerprint) -> None:
+    """Warns if a run's data or own functions are no longer those that it ran with.
+
+    Args:
+      state: folder of the run's states; without one nothing is known.
+      now: the fingerprint of the run as it would be now.
+    """
+    there = _finished(state)
+    if there is None:
+        return
+    changed = foreign(there, now) or _of_own_files(otherwise_made(there, now))
+    if changed:
+        warnings.warn(
+            f"the run of {state.parent} is opened with other data or code than it ran "
+            f"with: {'; '.join(changed)}; what it recorded stays, what is computed "
+            "anew (data, forward pass, accuracies) is of today's",
+            stacklevel=4,
+        )
+
+
+def _finished(state: Path) -> Fingerprint | None:
+    about = steps.newest(state)
+    return None if about is None else Fingerprint(**about["fingerprint"])
+
+
+def _of_own_files(made_by: Sequence[str]) -> list[str]:
+    """Differences in a user's own files.
+
+    A new version of this package does not make each finished run doubtful.
+    """
+    return [words for words in made_by if words.startswith(FILE_OF)]
+
+
+def runs_in(folder: Path) -> str:
+    """The runs' folders in a folder of `compare`, for a message."""
+    found = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG_NAME}"))
+    return f", but these in it are: {', '.join(found)}" if found else ""
 
 
 def require_same(config: ConfigDict, workdir: Path) -> None:

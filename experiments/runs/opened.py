@@ -12,24 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxcl.fields import require_fields
 from jaxcl.heads import mask_logits
 from jaxcl.schema import Range, broken
 from jaxcl.strategies import label
 from jaxcl.training.evaluation import told as as_told
+from jaxcl.training.fingerprint import fingerprint
 from jaxcl.training.observation import shapes_of_seed
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.types import Output
 
 from .. import config as configs
-from . import kept, measured, results
+from . import folders, kept, results
 from .kept import Weights
-from .plain_json import read_json
-from .records import long_table
-from .results import Result
+from .recorded_run import Recorded
 
 
-class Run:
+class Run(Recorded):
     """The content of a run's folder; see `load_run`.
 
     Attributes:
@@ -44,21 +42,17 @@ class Run:
     what is missing.
     """
 
-    def __init__(self, workdir: Path):
-        self.workdir = workdir
-        file = workdir / results.CONFIG_NAME
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: no such file; {workdir} is no run's folder{_runs_in(workdir)}"
-            )
-        self.config = configs.from_json(read_json(file))
-        require_fields(self.config)
-        self.seeds = tuple(self.config.seeds)
-
     @cached_property
     def problem(self) -> Problem:
-        """What the config describes, made when first used: it reads the data."""
-        return configs.problem(self.config)
+        """What the config describes, made when first used: it reads the data.
+
+        Warns if the data, or the user's own files, are others than when the run ended.
+        """
+        problem = configs.problem(self.config)
+        own = folders.identity((folders.Part(self.config, self.workdir),))
+        now = fingerprint(problem, own)
+        folders.warn_if_changed(self.workdir / "checkpoints", now)
+        return problem
 
     @cached_property
     def num_tasks(self) -> int:
@@ -69,11 +63,6 @@ class Run:
     def __repr__(self) -> str:
         rows = f"{self.config.name}/{label(self.config.row or self.config.strategy)}"
         return f"<run {rows}: {self.num_tasks} tasks, seeds {list(self.seeds)}>"
-
-    @cached_property
-    def result(self) -> Result:
-        """Accuracies and the strategy's reports, of the finished tasks."""
-        return results.load(self.workdir)
 
     def weights(self, seed: int, task: int, epoch: int | None = None) -> Weights:
         """The weights after a task, after one of its epochs, or before all tasks.
@@ -143,8 +132,8 @@ class Run:
             only if the method's forward pass reads it.
 
         Returns:
-          An `Output`: ``logits`` [N, K] of all tasks' outputs (`accuracy` takes those
-          in play), and ``taps``, each layer's input by its name. The output of a layer,
+          An `Output`: ``logits`` [N, K] of all tasks' outputs (`predict` gives those in
+          play), and ``taps``, each layer's input by its name. The output of a layer,
           after its nonlinearity, is the input of the next one: ``taps["head"]`` is what
           the classifier reads.
         """
@@ -153,6 +142,42 @@ class Run:
         if x.shape[1:] != like or not len(x):
             raise ValueError(f"x must be [N, *{list(like)}], got {list(x.shape)}")
         return self._forward(weights._replace(task=None), x, task, current)
+
+    def predict(
+        self,
+        weights: Weights,
+        x: Any,
+        task: int,
+        current: int | None = None,
+        told: bool = False,
+    ) -> jax.Array:
+        """Logits of the outputs in play; ``.argmax(-1)`` is the class answered.
+
+        Args:
+          weights, x, task, current: as for `apply`; class-incremental, the classes of
+            the tasks up to ``current`` are in play.
+          told: class-incremental, the classes of the examples' task alone are in play.
+
+        Returns:
+          float[N, K]; outputs that are not in play have the lowest finite value.
+        """
+        setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
+        current = self._current(weights, task, current)
+        logits = self.apply(weights, x, task, current).logits
+        of = jnp.full(len(x), task)
+        return mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
+
+    def class_names(self, seed: int, task: int) -> dict[int, str]:
+        """Output -> name of the class that it stands for in a task, as `data` counts.
+
+        Args:
+          seed: one of `seeds`; the order of classes may be its own.
+          task: from 0.
+        """
+        self._require(task)
+        stream, place = self.problem.stream, self._place(seed)
+        label = np.asarray(stream.per_seed.label)[place, task]
+        return {int(k): stream.class_names[c] for c, k in enumerate(label) if k >= 0}
 
     def accuracy(
         self,
@@ -182,28 +207,11 @@ class Run:
         Raises:
           ValueError: as `data`; ``told`` of a run that is not class-incremental.
         """
-        setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
         x, y = self.data(seed, task, part)
-        current = self._current(weights, task, current)
-        logits = self.apply(weights, x, task, current).logits
+        logits = self.predict(weights, x, task, current, told)
         if not jnp.isfinite(logits).all():
             return math.nan
-        of = jnp.full(len(x), task)
-        shown = mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
-        return float((np.asarray(shown).argmax(1) == y).mean())
-
-    @cached_property
-    def measured(self) -> measured.Measured:
-        """Arrays by "quantity/layer"; see `experiments.runs.measured.AXES`."""
-        return measured.load(self.workdir)
-
-    def records(self) -> list[dict[str, Any]]:
-        """All measurements as a long table, for ``pandas.DataFrame``.
-
-        Returns:
-          A row per number; see `experiments.runs.records.long_table`.
-        """
-        return long_table(self.result, self.measured)
+        return float((np.asarray(logits).argmax(1) == y).mean())
 
     @cached_property
     def _shapes(self):
@@ -212,11 +220,6 @@ class Run:
     @cached_property
     def _forward(self):
         return kept.forward_of(self.problem, self._shapes)
-
-    def _place(self, seed: int) -> int:
-        if seed not in self.seeds:
-            raise ValueError(f"the run has no seed {seed}; its seeds: {self.seeds}")
-        return self.seeds.index(seed)
 
     def _current(self, weights: Weights, task: int, given: int | None) -> int:
         if given is None:
@@ -229,12 +232,6 @@ class Run:
         last = self.num_tasks - 1
         if broken(task, Annotated[int, Range(least, last)]):
             raise ValueError(f"task must lie in {least}..{last}, got {task!r}")
-
-
-def _runs_in(folder: Path) -> str:
-    """The runs' folders in a folder of `compare`, for a message."""
-    found = sorted(f.parent.name for f in folder.glob(f"*/{results.CONFIG_NAME}"))
-    return f", but these in it are: {', '.join(found)}" if found else ""
 
 
 def load_run(workdir: str | Path) -> Run:

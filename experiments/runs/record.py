@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from jaxcl import files
-from jaxcl.training.problem import Problem
+from jaxcl.linearity import unprotected
+from jaxcl.training.observation import strategy_of
+from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.protocol import EpochDone, Started, TaskDone
 
 from .. import config as configs
@@ -46,7 +48,9 @@ class Recorder:
         """
         self.part, self.problem = part, problem
         self.result: Result | None = None
-        self._notes: list[str] = []
+        told = unprotected(strategy_of(problem, setup_of(problem)), problem.optimizer)
+        method = configs.method_of(part.config).label
+        self._notes: list[str] = [f"{method}: {told}"] if told else []
         self._told = 0  # number of tasks whose notes are in `_notes`
         self._lock: files.Lock | None = None
         if not write:

@@ -56,6 +56,8 @@ class _TensorBoard:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        # The run's log, which says what is not written again, may be ahead otherwise.
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()
@@ -145,6 +147,9 @@ def scalars_of(event: EpochDone | TaskDone, seeds: Sequence[int]) -> dict[str, f
     for task in range(event.task + 1):
         add(f"accuracy_task_{task + 1}", after[:, task])
     add("accuracy_so_far", after[:, : event.task + 1].mean(axis=1))
+    for quantity, layers in event.report.items():
+        for layer, values in layers.items():
+            add(f"{quantity}/{layer}", values[:, event.task])
     return found
 
 

@@ -179,6 +179,7 @@ def make_stream(
         std=_per_channel("std", source.std if std is None else std, shape),
         notes=tuple(notes),
         augment=augment,
+        class_names=tuple(source.class_names),
     )
 
 

@@ -68,6 +68,7 @@ class Stream(NamedTuple):
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()  # of the data set, for readers of the results
     augment: Augment = Augment()
+    class_names: tuple[str, ...] = ()  # of the data set's labels
 
     @property
     def num_tasks(self) -> int:

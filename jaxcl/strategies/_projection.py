@@ -7,16 +7,14 @@ less.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxcl.heads import shares_all_outputs
-from jaxcl.nn import capture, inspection
+from jaxcl.nn import capture
 from jaxcl.nn.products import Tag, is_channels_first, product
 from jaxcl.ops import convolution
 from jaxcl.ops.linalg import EXACT
@@ -26,50 +24,6 @@ from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
 Form = Annotated[str, OneOf(("auto", "gradient"))]
 Where = Annotated[str, OneOf(("grads", "updates"))]
-
-
-def choose_layers(
-    setup: Setup, method: str, project_head: bool | None
-) -> tuple[tuple[LayerSpec, ...], tuple[tuple[str, ...], ...]]:
-    """The layers to project, and the heads that train freely instead.
-
-    Args:
-      setup: the run's `Setup`.
-      method: for messages.
-      project_head: None projects the classifier if all tasks share all its outputs.
-
-    Returns:
-      The layers, in order, and path prefixes of the free heads.
-
-    Raises:
-      ValueError: there is no layer, or one cannot be treated; the message names it.
-    """
-    if project_head is None:
-        project_head = shares_all_outputs(setup)
-    free = () if project_head else setup.heads
-    layers = tuple(la for la in setup.layers if not starts_with(la.path, free))
-    if not layers:
-        raise ValueError(f"{method} needs setup.layers to name what to project, got ()")
-    inspection.require_treatable(layers, method)
-    return layers, free
-
-
-def per_layer(
-    method: str, name: str, value: Any, layers: Sequence[LayerSpec]
-) -> dict[str, Any]:
-    """A number for all layers, or a sequence with one per layer, by layer name.
-
-    Raises:
-      ValueError: a sequence has another length.
-    """
-    values = [value] * len(layers) if np.ndim(value) == 0 else list(value)
-    if len(values) != len(layers):
-        names = ", ".join(layer.name for layer in layers)
-        raise ValueError(
-            f"{method}: {name} {value} has {len(values)} entries for {len(layers)} "
-            f"projected layers ({names})"
-        )
-    return {layer.name: v for layer, v in zip(layers, values, strict=True)}
 
 
 def input_is_cheaper(setup: Setup, layer: LayerSpec) -> bool:
@@ -102,21 +56,6 @@ def output_axes(net: PyTree, layers: Sequence[LayerSpec]) -> PyTree:
     return jax.tree_util.tree_map_with_path(
         lambda p, _: by_path.get(leaf_names(p), -1), net
     )
-
-
-def require_taps(layers: Sequence[LayerSpec], taps: Mapping[str, Any], method: str):
-    """Refuses a model that does not give the input of each layer as a tap.
-
-    Raises:
-      ValueError: a layer's input is missing; the message names the layer.
-    """
-    missing = [layer.name for layer in layers if layer.name not in taps]
-    if missing:
-        raise ValueError(
-            f"{method} has to see the input of layer {', '.join(map(repr, missing))}, "
-            f"the model tells that of {', '.join(map(repr, taps)) or 'none'}: compute "
-            "it by jaxcl.nn.dense or conv, under that name"
-        )
 
 
 def map_rest(

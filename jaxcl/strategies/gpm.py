@@ -23,17 +23,20 @@ from jaxcl.strategies._cache import (
     is_of_task,
     projected_inputs,
 )
+from jaxcl.strategies._layers import (
+    choose_layers,
+    per_layer,
+    require_known,
+    require_taps,
+)
 from jaxcl.strategies._projection import (
     Form,
     Where,
-    choose_layers,
     input_is_cheaper,
     map_rest,
     on_kernels,
     output_axes,
-    per_layer,
     project_inputs,
-    require_taps,
     rows,
 )
 from jaxcl.transforms import project_out
@@ -112,6 +115,8 @@ def gpm(
     Differs from the official code in refusing directions that are rounding noise, and
     in drawing the examples that represent a task without its global random state.
     """
+    # Every setting, for the same method beside others.
+    given = {k: v for k, v in locals().items() if k != "setup"}
     layers, free = choose_layers(setup, "gpm", project_head)
     level = per_layer("gpm", "threshold", threshold, layers)
     size = per_layer("gpm", "samples", samples, layers)
@@ -132,6 +137,7 @@ def gpm(
     ]
 
     def init(params):
+        require_known(setup, params.net, "gpm")
         basis, count = {}, {}
         for layer in layers:
             # No task can add more directions than it has samples.
@@ -224,15 +230,7 @@ def gpm(
 
     in_chain = None
     if by_input:
-        in_chain = gpm(
-            setup,
-            threshold=threshold,
-            threshold_step=threshold_step,
-            samples=samples,
-            where=where,
-            form="gradient",
-            project_head=project_head,
-        )
+        in_chain = gpm(setup, **given | {"form": "gradient"})
     hooks = (
         {"forward": forward, "grads": grads}
         if where == "grads"

@@ -18,18 +18,21 @@ from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, rls_update
 from jaxcl.ops.trees import wide
 from jaxcl.schema import Count, NonNegative, OneOf, Positive, checked
+from jaxcl.strategies._layers import (
+    choose_layers,
+    per_layer,
+    require_known,
+    require_taps,
+)
 from jaxcl.strategies._projection import (
     Form,
     Where,
-    choose_layers,
     input_is_cheaper,
     kernels,
     map_rest,
     on_kernels,
     output_axes,
-    per_layer,
     project_inputs,
-    require_taps,
     rows,
 )
 from jaxcl.transforms import project_onto
@@ -113,6 +116,8 @@ def owm(
     stride, which the official networks do not have: that code takes the windows at
     every second pixel, this one every second of the windows that the layer reads.
     """
+    # Every setting, for the same method beside others.
+    given = {k: v for k, v in locals().items() if k != "setup"}
     layers, free = choose_layers(setup, "owm", project_head)
     start = per_layer("owm", "alpha", alpha, layers)
     decay = per_layer("owm", "alpha_decay", alpha_decay, layers)
@@ -129,6 +134,7 @@ def owm(
     ]
 
     def init(params):
+        require_known(setup, params.net, "owm")
         return OWMState({layer.name: jnp.eye(layer.d_in) for layer in layers})
 
     def grown(state: OWMState, layer: LayerSpec, tap, ctx: Context) -> jax.Array:
@@ -182,17 +188,7 @@ def owm(
 
     in_chain = None
     if by_input:
-        in_chain = owm(
-            setup,
-            alpha=alpha,
-            alpha_decay=alpha_decay,
-            progress=progress,
-            window_stride=window_stride,
-            norm_penalty=norm_penalty,
-            where=where,
-            form="gradient",
-            project_head=project_head,
-        )
+        in_chain = owm(setup, **given | {"form": "gradient"})
     hooks = (
         {"forward": forward, "grads": grads}
         if where == "grads"

@@ -81,11 +81,6 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
         raise ValueError(
             f"lr_floor must be at most the rate, {plan.lr}, got {plan.lr_floor}"
         )
-    if plan.patience is not None and plan.lr < plan.lr_min:
-        raise ValueError(
-            f"patience={plan.patience} needs the optimizer's rate, lr, of at least "
-            f"lr_min, {plan.lr_min}, got {plan.lr}: the first decay would end the task"
-        )
     scheduled = plan.schedule != "constant" or plan.warmup or plan.decay_per_task != 1
     if scheduled and plan.patience is not None:
         raise ValueError(
@@ -93,6 +88,11 @@ def validate_plan(plan: Plan, *, has_validation: bool) -> None:
             f"rate: use patience=None, or schedule='constant' (got {plan.schedule!r}), "
             f"warmup=0 (got {plan.warmup}) and decay_per_task=1 (got "
             f"{plan.decay_per_task})"
+        )
+    if plan.patience is not None and plan.lr < plan.lr_min:
+        raise ValueError(
+            f"patience={plan.patience} needs the optimizer's rate, lr, of at least "
+            f"lr_min, {plan.lr_min}, got {plan.lr}: the first decay would end the task"
         )
     if not has_validation and (plan.patience or plan.select == "best"):
         raise ValueError(
