@@ -247,9 +247,10 @@ def test_tasks_of_unequal_size_fit(problem, finish, scenario):
     "settings, message",
     [
         (
-            {"per_class": 25, "per_task": 3},
-            "only one of per_class and per_task .* 25 and 3",
+            {"per_class": 5, "per_task": 3},
+            "only one of per_class and per_task .* 5 and 3",
         ),
+        ({"per_class": None}, "per_class=None needs per_task, got None"),
         ({"per_class": 0}, "per_class must be at least 1.*, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],

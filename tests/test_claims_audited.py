@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from experiments import config as configs
 from experiments.claims import (
     classifier,
     decide,
@@ -16,6 +17,7 @@ from experiments.claims import (
     transfer_runs,
     unstable,
 )
+from experiments.claims.keys import key_of
 from experiments.claims.recorded import RECORDED
 from experiments.claims.streams import seeds
 from experiments.claims.table import CLAIMS
@@ -63,10 +65,13 @@ def test_a_share_that_is_one_by_definition_has_no_interval(best, known):
 def test_rows_with_grids_extended_later_are_decided_on_unseen_seeds():
     runs = {run.name: run.config for run in transfer_runs.runs("toy")}
     first, further = seeds("toy"), (205, 206, 207, 208, 209)
-    for name in transfer.SPOTS:
-        effect = transfer.spot(name)
+    effects = {name: transfer.spot(name) for name in transfer.SPOTS}
+    for name, effect in effects.items():
         own = further if name in transfer_runs.DECIDED_AGAIN else first
         assert {tuple(runs[needed].seeds) for needed in effect.needs} == {own}
+    for noise in transfer_runs.NOISE:  # from scratch, and what it is compared with
+        needs = transfer.beats(noise).needs
+        assert {tuple(runs[needed].seeds) for needed in needs} == {further}
     # At "full" nothing had been decided, so nothing is decided again.
     full = {run.name: run.config for run in transfer_runs.runs("full")}
     assert {tuple(config.seeds) for config in full.values()} == {first}
@@ -123,6 +128,13 @@ def test_hats_published_strength_stands_beside_the_chosen_one():
         n for q in CLAIMS["hat_room"].questions for e in q.effects for n in e.needs
     }
     assert hat_room.PUBLISHED not in needed
+
+
+def test_recorded_runs_are_found_by_the_keys_of_their_configs():
+    """A default that changes, of a field or of a method, would lose them."""
+    for folder in (RECORDED / "runs").iterdir():
+        config = configs.from_json(json.loads((folder / "config.json").read_text()))
+        assert key_of(config) == folder.name
 
 
 def test_the_readme_has_the_step_times_that_are_recorded():

@@ -124,7 +124,7 @@ def test_agem_takes_one_number_of_examples():
     agem(setup, per_task=100)
     agem(setup)  # 25 per class, as in the paper
     with pytest.raises(ValueError, match="only one of per_class and per_task"):
-        agem(setup, per_class=25, per_task=100)
+        agem(setup, per_class=13, per_task=100)
 
 
 def test_patience_without_a_rate_would_end_each_task_at_once():

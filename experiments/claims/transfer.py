@@ -39,7 +39,7 @@ def untouched(result: Result) -> Array:
 
 def beats(noise: float) -> Effect:
     """Accuracy on the target: fine-tuned minus from scratch."""
-    names = tuple(name_of(name, noise) for name in ("fine_tune", "scratch"))
+    names = (f"{name_of('fine_tune', noise)}_again", name_of("scratch", noise))
 
     def estimate(outcomes: Outcomes) -> Estimate:
         x, y = (last(outcomes[name].result, TARGET) for name in names)

@@ -36,14 +36,14 @@ HEAD_EPOCHS = 20  # of a head on features, which costs seconds
 CLIP = 1.0
 RATE = 0.01
 RATES = (0.003, 0.01, 0.03)
-BATCH_RATES = (0.01, 0.03)
-SCRATCH_RATES = (0.03, 0.1)
+BATCH_RATES = (0.003, 0.01, 0.03)
+SCRATCH_RATES = (0.003, 0.01, 0.03, 0.1)
 HEAD_RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 # Rows without accuracies on the source: a network from scratch knows nothing of it.
 WITHOUT_SOURCE = ("scratch",)
 # Their grids were extended after they had been decided on the first five seeds, so they
 # are decided again, on seeds that no run had used.
-DECIDED_AGAIN = ("bp_star_star", "slda", "lwf")
+DECIDED_AGAIN = ("bp_star_star", "slda", "lwf", "scratch")
 
 
 class Row(NamedTuple):
@@ -94,7 +94,7 @@ ROWS = {
         "ewc",
         "EWC",
         {"strength": 100.0, "samples": 1000, "chunk": 8},
-        choice=_tried("strength", 1e1, 1e3, 1e5),
+        choice=_tried("strength", 1e0, 1e1, 1e3, 1e5),
     ),
     "agem": Row(
         "agem", "A-GEM", {"per_class": None, "per_task": 1000, "batch_size": 32}
@@ -121,24 +121,29 @@ def runs(setting: str) -> tuple[Run, ...]:
     at.insert(3, ("fine_tune", 0.0))
     at += [(name, many) for name in AT_MANY]
     found = [run_of(setting, name, noise) for name, noise in at]
-    found.insert(4, again(setting, run_of(setting, "fine_tune", 0.0)))
-    return tuple(
-        again(setting, run)._replace(name=run.name)
-        if run.name in DECIDED_AGAIN
-        else run
-        for run in found
-    )
+    # What rows with further seeds are compared with.
+    beside = [run_of(setting, "fine_tune", noise) for noise in (0.0, *NOISE)]
+    return *found, *(_again(setting, run) for run in beside)
 
 
-def again(setting: str, run: Run) -> Run:
-    """A run with the next five seeds; at ``full``, where none was decided, the same."""
+def _again(setting: str, run: Run) -> Run:
+    """A run with further seeds, where some were decided again; else the same run."""
     config = run.config.copy_and_resolve_references()
-    if setting == "toy":
-        number = len(config.seeds)
-        config.seeds = seeds(setting, 2 * number)[number:]
+    config.seeds = _seeds(setting, again=True)
     return run._replace(
-        name=f"{run.name}_again", label=f"{run.label}, further seeds", config=config
+        name=f"{run.name}_again",
+        label=f"{run.label}, further seeds",
+        config=config,
+        measure=of_row,
     )
+
+
+def _seeds(setting: str, again: bool) -> tuple[int, ...]:
+    """The first five seeds, or the next five; only ``toy`` rows were decided twice."""
+    first = seeds(setting)
+    if setting != "toy" or not again:
+        return first
+    return seeds(setting, 2 * len(first))[len(first) :]
 
 
 def name_of(name: str, noise: float) -> str:
@@ -171,7 +176,7 @@ def config_of(setting: str, name: str, noise: float) -> ConfigDict:
         config.keep_weights = "epochs"
         return config
     config = base("transfer")
-    config.seeds = seeds(setting)
+    config.seeds = _seeds(setting, name in DECIDED_AGAIN)
     whole = noise == NOISE[0] and name not in WITHOUT_SOURCE
     config.keep_weights = "epochs" if whole else "last"
     config.data.update(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
 from jaxcl.ops import memory
@@ -66,7 +67,7 @@ def reference_gradient(
 def agem(
     setup: Setup,
     *,
-    per_class: Count | None = None,
+    per_class: Count | None = PER_CLASS,
     per_task: Count | None = None,
     batch_size: Count = 256,
 ) -> Strategy:
@@ -84,10 +85,9 @@ def agem(
 
     Args:
       setup: the run's `Setup`.
-      per_class: examples kept of each class of a task; by default 25, as in the paper,
-        unless per_task is given.
-      per_task: examples kept of each task, whatever their classes, in place of
-        per_class. A task or class that has fewer gives all it has.
+      per_class: examples kept of each class of a task, by default as in the paper.
+      per_task: examples kept of each task, whatever their classes, in place of the
+        default. A task or class that has fewer gives all it has.
       batch_size: examples per step for the reference gradient.
 
     Returns:
@@ -104,16 +104,16 @@ def agem(
     trains beside the network (HAT's embeddings) are not changed, and the reference
     batch passes through the bare network.
     """
-    if None not in (per_class, per_task):
-        raise ValueError(
+    if per_task is not None:
+        require(
+            per_class in (None, PER_CLASS),
             "agem: only one of per_class and per_task may be given, got "
-            f"{per_class} and {per_task}"
+            f"{per_class} and {per_task}",
         )
-    if per_task is None:
-        per_class = PER_CLASS if per_class is None else per_class
-        block = per_class * classes_per_task(setup)
+        per_class, block = None, per_task
     else:
-        block = per_task
+        require(per_class is not None, "agem: per_class=None needs per_task, got None")
+        block = per_class * classes_per_task(setup)
     project = project_conflicting()
 
     def init(params):
