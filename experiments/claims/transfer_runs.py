@@ -54,7 +54,8 @@ class Row(NamedTuple):
       label: in tables and figures.
       fields: its own config fields and method settings.
       features: whether it trains only a head, on the pretrained network's features.
-      rates: the rates that are tried, if `choice` is empty.
+      rates: the rates that are tried, if `choice` is empty; None: the row shares the
+        rate of fine-tuning with the stored statistics.
       choice: other settings that are tried instead, at the rate `RATE`.
     """
 
@@ -62,7 +63,7 @@ class Row(NamedTuple):
     label: str
     fields: Mapping[str, Any] = {}
     features: bool = False
-    rates: tuple[float, ...] = RATES
+    rates: tuple[float, ...] | None = None
     choice: tuple[Stage, ...] = ()
 
 
@@ -226,8 +227,8 @@ def _choice(setting: str, name: str) -> tuple[tuple[Stage, ...], ConfigDict | No
         return (stages if name == "fine_tune" else ()), tried
     if row.choice:
         return row.choice, None
-    rates = (Stage({"optimizer.lr": row.rates}, tasks=1),)
-    config = config_of(setting, "fine_tune" if row.rates is RATES else name, NOISE[0])
+    rates = (Stage({"optimizer.lr": row.rates or RATES}, tasks=1),)
+    config = config_of(setting, name if row.rates else "fine_tune", NOISE[0])
     config.data.update(num_tasks=1, task_classes=(transfer_data.TARGET,))
     config.train.first_epochs = None
     config.model.name = ALONE[config.model.name.rpartition(":")[2]]
