@@ -27,8 +27,8 @@ import numpy as np
 import optax
 
 from jaxcl.contract import strategy
-from jaxcl.data.cache import Source
 from jaxcl.data.scenarios import make_stream
+from jaxcl.data.source import Source
 from jaxcl.data.stream import Base
 from jaxcl.hooks import transform_loss
 from jaxcl.inputs import context_of

@@ -10,7 +10,7 @@ import reference as ref
 import jaxcl
 from jaxcl import transforms
 from jaxcl.nn import capture
-from jaxcl.ops import memory
+from jaxcl.ops import sampling
 from jaxcl.ops.trees import tree_dot
 from jaxcl.strategies import finetune
 from jaxcl.strategies.agem import DRAW, agem, classes_per_task, reference_gradient
@@ -20,7 +20,7 @@ from jaxcl.training.problem import make_setup
 def numpy_memory(setup, per_task, per_class, x, y, task):
     """The rows that `after_task` keeps, chosen with the same random draws."""
     data = ref.jaxcl.array_data(jnp.asarray(x), y, task)
-    position, keep = memory.choose(
+    position, keep = sampling.choose(
         data, jax.random.key(200 + task), per_task=per_task, per_class=per_class
     )
     rows = np.asarray(position)[np.asarray(keep)]

@@ -10,7 +10,7 @@ import jaxcl
 from jaxcl.checks import bytes_of
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.sources import load
-from jaxcl.ops import memory
+from jaxcl.ops import memory, sampling
 from jaxcl.types import Batch, Codec, same
 
 PLAIN = Codec(same, same)
@@ -223,7 +223,7 @@ def choose(y, capacity=None, **how):
     n = len(y)
     data = jaxcl.array_data(jnp.zeros((capacity or n, 2)), np.resize(y, capacity or n))
     data = data._replace(size=jnp.asarray(n))
-    position, keep = jax.jit(lambda key: memory.choose(data, key, **how))(
+    position, keep = jax.jit(lambda key: sampling.choose(data, key, **how))(
         jax.random.key(2)
     )
     assert sorted(np.asarray(position)[:n]) == list(range(n)) or capacity
@@ -252,7 +252,7 @@ def test_choice_is_uniform():
     data = jaxcl.array_data(jnp.zeros((12, 2)), jnp.arange(12) % 2)
 
     def one(key):
-        position, keep = memory.choose(data, key, per_task=None, per_class=2)
+        position, keep = sampling.choose(data, key, per_task=None, per_class=2)
         return jnp.zeros(12).at[position].add(keep)
 
     runs = 2000

@@ -19,8 +19,8 @@ from configs import digits
 from experiments.runs import measured
 from experiments.runs.execute import Job, Part, carry_out, execute, prepare
 from jaxcl import features
-from jaxcl.data.cache import Source
 from jaxcl.data.scenarios import make_stream
+from jaxcl.data.source import Source
 from jaxcl.nn import models
 from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies import make

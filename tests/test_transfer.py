@@ -19,7 +19,7 @@ from experiments.runs.machine import UsageError
 from experiments.runs.opened import Weights
 from experiments.runs.results import Result
 from jaxcl.data import sources
-from jaxcl.data.cache import Source
+from jaxcl.data.source import Source
 from jaxcl.nn import pretrained
 from jaxcl.training import protocol
 from jaxcl.types import Params

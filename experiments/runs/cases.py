@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcl.data.cache import Source
+from jaxcl.data.source import Source
 from jaxcl.nn import models
 from jaxcl.nn.efficientnet import EfficientNetLite0
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jaxcl.heads import mask_logits
 from jaxcl.schema import Range, broken
 from jaxcl.strategies import label
+from jaxcl.training.evaluation import require_apart
 from jaxcl.training.evaluation import told as as_told
 from jaxcl.training.fingerprint import fingerprint
 from jaxcl.training.observation import shapes_of_seed
@@ -161,7 +162,10 @@ class Run(Recorded):
         Returns:
           float[N, K]; outputs that are not in play have the lowest finite value.
         """
-        setup = as_told(setup_of(self.problem)) if told else setup_of(self.problem)
+        setup = setup_of(self.problem)
+        if told:
+            require_apart(self.problem.stream)
+            setup = as_told(setup)
         current = self._current(weights, task, current)
         logits = self.apply(weights, x, task, current).logits
         of = jnp.full(len(x), task)

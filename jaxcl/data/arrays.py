@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxcl.checks import called, imported, require
+from jaxcl.checks import require
 from jaxcl.data import cache, readable
-from jaxcl.data.cache import DataError, Source, Split
-from jaxcl.data.consistent import require_alike, require_source
+from jaxcl.data.cache import DataError, Split
+from jaxcl.data.consistent import require_alike
 from jaxcl.data.reading import (
     AS_IT_LIES,
     SPLIT,
@@ -22,6 +22,7 @@ from jaxcl.data.reading import (
     require_effect,
     require_reading,
 )
+from jaxcl.data.source import Source
 
 NAMES = ("x_train", "y_train", "x_test", "y_test")
 _FORMAT = 1
@@ -155,37 +156,12 @@ def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
             others = [k for k in arrays.files if k not in found]
     except Exception as error:  # zipfile and numpy raise many kinds
         raise DataError(f"npz:{file} cannot be read: {error}") from error
-    return _of(f"npz:{file}", found, others, reading, cache_dir)
+    return from_parts(f"npz:{file}", found, others, reading, cache_dir)
 
 
-def from_function(path: str, reading: Reading, cache_dir: str | None) -> Source:
-    """Makes a data set by calling "package.module:function" without arguments.
-
-    The function returns a mapping with x_train, y_train and perhaps x_test, y_test, a
-    tuple of these two or four, or a `Source`.
-
-    Raises:
-      ValueError: the function cannot be imported or called, or returns something else,
-        or a `Source` that contradicts itself; as `from_arrays`.
-    """
-    given = called(path, imported(path, "dataset"))
-    if isinstance(given, Source):
-        require_source(given)
-        require_effect(reading, f"{path}, which gives a Source", *SPLIT)
-        return given
-    if isinstance(given, tuple) and len(given) in (2, 4):
-        given = dict(zip(NAMES, given, strict=False))
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"{path} must give (x_train, y_train), (x_train, y_train, x_test, y_test), "
-            f"a mapping with these names, or a Source, it gives {type(given).__name__}"
-        )
-    found = {k: given[k] for k in NAMES if k in given}
-    others = [str(k) for k in given if k not in found]
-    return _of(path, found, others, reading, cache_dir)
-
-
-def _of(name: str, found: dict, others: list, reading: Reading, cache_dir) -> Source:
+def from_parts(
+    name: str, found: dict, others: list, reading: Reading, cache_dir
+) -> Source:
     # A test part under another name would be replaced by one that is drawn.
     if others or not {"x_train", "y_train"} <= set(found):
         raise ValueError(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcl.data.pixels import Counts, Moments, tally
+from jaxcl.data.source import Source
 
 _FORMAT = 1
 _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
@@ -28,23 +29,6 @@ _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 
 class DataError(RuntimeError):
     """A data set is not available; the message says where it was sought, and a cure."""
-
-
-class Source(NamedTuple):
-    """A labelled image data set, in the order of its source, memory-mapped."""
-
-    name: str
-    train_x: np.ndarray  # uint8 or float32 [N, H, W, C], or features [N, C]
-    train_y: np.ndarray  # int32 [N]
-    test_x: np.ndarray  # as train_x, [M, ...]
-    test_y: np.ndarray  # int32 [M]
-    class_names: tuple[str, ...]  # of label 0, 1, ...
-    max_value: float  # the pixel value that means 1.0
-    mean: tuple[float, ...]  # [C], of train_x / max_value
-    std: tuple[
-        float, ...
-    ]  # [C], of train_x / max_value; 1 for a channel that is constant
-    notes: tuple[str, ...] = ()  # what readers of its results have to know
 
 
 class Split(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcl import schema
 from jaxcl.checks import require, require_finite, require_range
-from jaxcl.data.cache import Source
+from jaxcl.data.source import Source
 from jaxcl.schema import Length, Positive
 
 _APART = 50.0  # no two parts of one data set differ so in size, in maximum and mean
@@ -66,6 +66,22 @@ def require_source(source: Any) -> None:
         if jnp.issubdtype(x.dtype, jnp.floating):
             require_finite(x, f"{at}{part} images")
     require_alike(source.train_x, source.test_x, (f"{at}train_x", "test_x"))
+    if source.tasks is not None:
+        _require_tasks(source, at)
+
+
+def _require_tasks(source: Source, at: str) -> None:
+    """Refuses tasks that do not fit the examples; see `jaxcl.data.from_tasks`."""
+    assert source.tasks is not None
+    number = len(source.tasks.names)
+    for part, y in (("train", source.train_y), ("test", source.test_y)):
+        of = getattr(source.tasks, part)
+        found = np.unique(of)
+        require(
+            of.shape == y.shape and found.tolist() == list(range(number)),
+            f"{at}tasks.{part} must be a number of 0 to {number - 1} per example, and "
+            f"have each, got {list(of.shape)} with {found.tolist()}",
+        )
 
 
 def require_alike(x: np.ndarray, other: np.ndarray, names: tuple[str, str]) -> None:

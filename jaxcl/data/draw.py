@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcl.checks import require
 from jaxcl.data.noise import redrawn
+from jaxcl.data.own_tasks import labels_of
 from jaxcl.data.stream import Part, SeedView
 
 
@@ -29,14 +30,20 @@ def seed_view(
     order = rng.permutation(total) if order is None else order
     num_tasks = len(sizes)
     label = np.full((num_tasks, total), -1, np.int32)
+    if source.tasks is not None:
+        label, _ = labels_of(source, scenario)
     train, valid, test = [], [], []
     for t, (start, size) in enumerate(zip(starts(sizes), sizes, strict=True)):
-        first = start if kind == "split" else 0
-        classes = order[first : first + size]
-        shift = 0 if scenario == "domain" else start
-        label[t, classes] = np.arange(size) + shift
-        rows = np.flatnonzero(np.isin(source.train_y, classes))
-        rows = rng.permutation(rows)[: limits[0]]
+        if source.tasks is None:
+            first = start if kind == "split" else 0
+            classes = order[first : first + size]
+            shift = 0 if scenario == "domain" else start
+            label[t, classes] = np.arange(size) + shift
+            mine = [np.isin(y, classes) for y in (source.train_y, source.test_y)]
+        else:
+            mine = [of == t for of in (source.tasks.train, source.tasks.test)]
+        in_train, in_test = map(np.flatnonzero, mine)
+        rows = rng.permutation(in_train)[: limits[0]]
         held = round(valid_fraction * len(rows))
         require(
             held < len(rows) and (held > 0 or valid_fraction == 0),
@@ -47,7 +54,7 @@ def seed_view(
             rows = _by_class(rows, source.train_y[rows], held)
         valid.append(np.sort(rows[:held]))
         train.append(np.sort(rows[held:]))
-        rows = np.flatnonzero(np.isin(source.test_y, classes))
+        rows = in_test
         if limits[1] is not None:
             rows = np.sort(rng.permutation(rows)[: limits[1]])
         require(len(rows) > 0, f"task {t + 1} has no test examples")

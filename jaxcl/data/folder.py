@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jaxcl.data import cache
-from jaxcl.data.cache import DataError, Source, Split
+from jaxcl.data.cache import DataError, Split
 from jaxcl.data.listing import Found, add, listed, name_of
 from jaxcl.data.reading import (
     SPLIT,
@@ -27,6 +27,7 @@ from jaxcl.data.reading import (
     require_effect,
     require_images_fit,
 )
+from jaxcl.data.source import Source
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -24,9 +24,10 @@ from typing import NoReturn
 
 from jaxcl import files
 from jaxcl.data import cache
-from jaxcl.data.cache import DataError, Source
+from jaxcl.data.cache import DataError
 from jaxcl.data.decoding import decode, splits_of, tests_of
 from jaxcl.data.reading import SPLIT, Reading, require_effect
+from jaxcl.data.source import Source
 
 _log = logging.getLogger(__name__)
 # Hosts that must answer before TFDS is asked to download: it would retry for minutes.

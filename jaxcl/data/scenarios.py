@@ -11,12 +11,13 @@ import numpy as np
 from jaxcl import schema
 from jaxcl.checks import require, require_room
 from jaxcl.data.augment import Augment, require_augment
-from jaxcl.data.cache import Source
 from jaxcl.data.classes import cut_classes
 from jaxcl.data.consistent import require_source
 from jaxcl.data.draw import seed_view, stack_views, starts
 from jaxcl.data.noise import noise_of
+from jaxcl.data.own_tasks import labels_of, require_alone
 from jaxcl.data.rotation import Angles, require_angles
+from jaxcl.data.source import Source
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
 from jaxcl.schema import Count, Length, Natural, OneOf, Part, Positive, Share, checked
@@ -58,7 +59,7 @@ def make_stream(
     seeds of the run.
 
     Args:
-      source: the data set.
+      source: the data set; one of `from_tasks` says what the tasks are.
       seeds: one view each.
       kind: "split" (each task has some of the classes), "permuted" (each task has all
         classes and its own order of pixels) or "rotated" (each task has all classes and
@@ -119,14 +120,13 @@ def make_stream(
         require_room(f"{num_tasks} tasks", 4 * len(seeds) * num_tasks * each)
     turned = Angles(_tuple(angles), angle_step, _tuple(angle_draw), first_angle)
     _require_kind(source, kind, num_tasks, first_permuted, turned)
-    order, sizes = cut_classes(
-        source.class_names,
-        num_tasks,
-        whole=kind != "split",
-        per_task=classes_per_task,
-        order=class_order,
-        given=task_classes,
-    )
+    cut = {"per_task": classes_per_task, "order": class_order, "given": task_classes}
+    if source.tasks is None:
+        whole = kind != "split"
+        order, sizes = cut_classes(source.class_names, num_tasks, whole=whole, **cut)
+    else:
+        require_alone(source, num_tasks, kind, **cut)
+        order, sizes = None, labels_of(source, scenario)[1]
     noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
     require_augment(augment, shape)
@@ -228,6 +228,8 @@ def _per_channel(name: str, values: Sequence[float], shape) -> tuple[float, ...]
 
 
 def _task_names(source, kind, order, sizes) -> tuple[str, ...]:
+    if source.tasks is not None:
+        return source.tasks.names
     if kind != "split" or order is None:
         return tuple(f"task {t + 1}" for t in range(len(sizes)))
     names = [source.class_names[label] for label in order]

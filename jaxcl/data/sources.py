@@ -30,8 +30,8 @@ import numpy as np
 
 from jaxcl import schema
 from jaxcl.checks import require
-from jaxcl.data import arrays, cache, prepared
-from jaxcl.data.cache import DataError, Source, Split
+from jaxcl.data import arrays, cache, functions, prepared
+from jaxcl.data.cache import DataError, Split
 from jaxcl.data.folder import from_folder
 from jaxcl.data.reading import (
     AS_IT_LIES,
@@ -40,6 +40,7 @@ from jaxcl.data.reading import (
     require_effect,
     require_reading,
 )
+from jaxcl.data.source import Source
 
 __all__ = ["KINDS", "SOURCES", "DataError", "Source", "load"]
 
@@ -102,7 +103,7 @@ def load(
         return arrays.from_npz(Path(rest).expanduser(), reading, cache_dir)
     if kind == "arrays":
         return arrays.from_cache(name, cache_dir)
-    return arrays.from_function(name, reading, cache_dir)
+    return functions.from_function(name, reading, cache_dir)
 
 
 def _decode_digits() -> dict[str, Any]:

@@ -137,8 +137,8 @@ class Stream(NamedTuple):
             return Part(np.stack(rows), offset - offset[:, :1])
 
         mask = self.logit_mask[first:stop]
-        if self.mask_by == "task" and first:  # classes of tasks left out stay out
-            mask = mask & ~self.logit_mask[first - 1]
+        if self.mask_by == "task":  # classes of tasks left out stay out
+            mask = jnp.asarray(np.logical_or.accumulate(self._own()[first:stop]))
         views = self.per_seed
         return self._replace(
             per_seed=SeedView(
@@ -155,6 +155,19 @@ class Stream(NamedTuple):
             task_names=self.task_names[first:stop],
             logit_mask=mask,
         )
+
+    def _own(self) -> np.ndarray:
+        """bool[T, K], the outputs of each task's classes."""
+        label = np.asarray(self.per_seed.label)[0]  # alike in all seeds
+        own = np.zeros(self.logit_mask.shape, bool)
+        for t, outputs in enumerate(label):
+            own[t, outputs[outputs >= 0]] = True
+        return own
+
+    @property
+    def repeats(self) -> bool:
+        """Whether tasks have outputs in common."""
+        return bool((self._own().sum(0) > 1).any())
 
     def capacity(self, part: str, joint: bool = False) -> int:
         """The size of the largest task of any seed; joint: of all tasks together.

@@ -2,8 +2,8 @@
 
 Filled slots are a prefix of the arrays, so drawing from a memory means drawing a number
 below its size. There are two ways to fill it: `append` keeps the first examples (with
-`choose`, so many of each task or class), and `reservoir_add` always holds a uniform
-sample of all examples offered. All functions are pure and work under `jax.jit`,
+`sampling.choose`, so many of each task or class), and `reservoir_add` always holds a
+uniform sample of all examples offered. All functions are pure and work under `jax.jit`,
 `jax.vmap`, `jax.lax.map` and loops; no call writes a slot twice.
 
 Inputs are stored flat, as `Codec.encode` gives them: rows of a matrix are gathered
@@ -18,8 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.ops.sampling import shuffled
-from jaxcl.types import Batch, Codec, PyTree, Setup, TaskData
+from jaxcl.types import Batch, Codec, PyTree, Setup
 
 
 class Memory(NamedTuple):
@@ -214,34 +213,3 @@ def filled(drawn: Batch, batch: Batch) -> Batch:
     again = jnp.arange(drawn.y.shape[0]) % batch.y.shape[0]
     there = (drawn.weight > 0).reshape(-1, *(1,) * (drawn.x.ndim - 1))
     return drawn._replace(x=jnp.where(there, drawn.x, batch.x[again]))
-
-
-def choose(
-    data: TaskData, key: jax.Array, *, per_task: int | None, per_class: int | None
-) -> tuple[jax.Array, jax.Array]:
-    """Picks examples of a task at random: so many in all, or so many of each class.
-
-    Args:
-      data: the task's examples.
-      key: a typed key.
-      per_task: at most so many, whatever their classes; or None.
-      per_class: at most so many of each class; or None. Give only one of the two; with
-        neither, all examples are picked.
-
-    Returns:
-      int32[N], all positions with the picked ones first, and bool[N], True for the
-      picked ones; N = ``data.capacity``.
-    """
-    order = shuffled(key, data.size, data.capacity)
-    place = jnp.arange(data.capacity)
-    real = place < data.size
-    if per_class is None:
-        limit = data.capacity if per_task is None else per_task
-        return order, real & (place < limit)
-    label = jnp.where(real, data.take(order).y, jnp.iinfo(jnp.int32).max)
-    by_label = jnp.argsort(label, stable=True)
-    ordered = label[by_label]
-    rank = place - jnp.searchsorted(ordered, ordered, side="left")
-    keep = real[by_label] & (rank < per_class)
-    first = jnp.argsort(~keep, stable=True)
-    return order[by_label][first], keep[first]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcl.types import TaskData
+
 
 def shuffled(
     key: jax.Array, size: jax.Array, capacity: int, first: int | None = None
@@ -54,3 +56,44 @@ def batch_positions(
     position = i * batch_size + jnp.arange(batch_size)
     weight = (position < size).astype(jnp.float32)
     return order[position % size], weight
+
+
+def choose(
+    data: TaskData,
+    key: jax.Array,
+    *,
+    per_task: int | None,
+    per_class: int | None,
+    most: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Picks examples of a task at random: so many in all, or so many of each class.
+
+    Args:
+      data: the task's examples.
+      key: a typed key.
+      per_task: at most so many, whatever their classes; or None.
+      per_class: at most so many of each class; or None. Give only one of the two; with
+        neither, all examples are picked.
+      most: if more are picked by class, the first ``most`` of them have evenly many of
+        each class; by default they lie class by class.
+
+    Returns:
+      int32[N], all positions with the picked ones first, and bool[N], True for the
+      picked ones; N = ``data.capacity``.
+    """
+    order = shuffled(key, data.size, data.capacity)
+    place = jnp.arange(data.capacity)
+    real = place < data.size
+    if per_class is None:
+        limit = data.capacity if per_task is None else per_task
+        return order, real & (place < limit)
+    label = jnp.where(real, data.take(order).y, jnp.iinfo(jnp.int32).max)
+    by_label = jnp.argsort(label, stable=True)
+    ordered = label[by_label]
+    rank = place - jnp.searchsorted(ordered, ordered, side="left")
+    keep = real[by_label] & (rank < per_class)
+    first = jnp.argsort(~keep, stable=True)
+    if most is not None:
+        evenly = jnp.argsort(jnp.where(keep, rank, data.capacity), stable=True)
+        first = jnp.where(keep.sum() > most, evenly, first)
+    return order[by_label][first], keep[first]

@@ -13,7 +13,7 @@ import numpy as np
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
-from jaxcl.ops import memory
+from jaxcl.ops import memory, sampling
 from jaxcl.schema import Count, checked
 from jaxcl.transforms import project_conflicting
 from jaxcl.types import Batch, Context, PyTree, Setup
@@ -128,10 +128,10 @@ def agem(
         return outputs_of(setup, drawn(setup, batch_size, state, ctx), ctx.task)
 
     def after_task(params, state, *, data, model_state, task, key):
-        position, keep = memory.choose(
-            data, key, per_task=per_task, per_class=per_class
-        )
         rows = min(block, data.capacity)
+        position, keep = sampling.choose(
+            data, key, per_task=per_task, per_class=per_class, most=rows
+        )
         weight = keep[:rows].astype(jnp.float32)
         batch = data.take(position[:rows])._replace(weight=weight)
         return params, memory.append(state, batch, setup.codec)

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 from jaxcl.contract import Strategy, strategy
-from jaxcl.data.cache import Source
 from jaxcl.data.scenarios import make_stream
+from jaxcl.data.source import Source
 from jaxcl.nn import models
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem

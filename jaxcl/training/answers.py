@@ -9,7 +9,12 @@ import jax.numpy as jnp
 
 from jaxcl.heads import mask_logits
 from jaxcl.predicting import make_forward
-from jaxcl.training.evaluation import make_evaluate, over_examples, told
+from jaxcl.training.evaluation import (
+    make_evaluate,
+    over_examples,
+    require_apart,
+    told,
+)
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.types import Batch
 
@@ -24,6 +29,7 @@ def make_told(problem: Problem) -> Callable[..., jax.Array]:
     Raises:
       ValueError: another scenario.
     """
+    require_apart(problem.stream)
     setup = told(setup_of(problem))
 
     def accuracy(seed, mine, base, task, current) -> jax.Array:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcl.checks import require
 from jaxcl.contract import Strategy
+from jaxcl.data.stream import Stream
 from jaxcl.heads import mask_logits
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.predicting import make_forward
@@ -34,6 +36,18 @@ def told(setup: Setup) -> Setup:
         )
     before = jnp.pad(setup.logit_mask[:-1], ((1, 0), (0, 0)))
     return setup._replace(logit_mask=setup.logit_mask & ~before, mask_by="example")
+
+
+def require_apart(stream: Stream) -> None:
+    """Refuses a class-incremental stream in which a class comes again, for `told`.
+
+    Raises:
+      ValueError: the mask alone does not say which classes a task has.
+    """
+    require(
+        stream.mask_by != "task" or not stream.repeats,
+        "told is for tasks that share no class: a class of this stream comes again",
+    )
 
 
 def over_examples(
