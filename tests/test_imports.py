@@ -30,7 +30,7 @@ TRAINING = [
     ("trainer",),
     ("room",),
     ("problem",),
-    ("programs", "run_state", "observation", "fingerprint", "steps"),
+    ("programs", "run_state", "observation", "fingerprint", "saved"),
     ("answers", "probing"),
     ("instruments", "checkpoints", "events"),
     ("protocol",),

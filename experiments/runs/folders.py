@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from jaxcl import files
-from jaxcl.training import steps
+from jaxcl.training import saved
 from jaxcl.training.fingerprint import FILE_OF, Fingerprint, foreign, otherwise_made
 
 from .. import config as configs
@@ -65,7 +65,7 @@ def require_ours(parts: Sequence[Part], state: Path) -> None:
         used = machine.is_main_process() and files.in_use(part.workdir)
         if used:
             raise machine.UsageError(used)
-    there = steps.peek(state)
+    there = saved.peek(state)
     if there is not None:
         _compare(state, there, identity(parts))
         return
@@ -95,13 +95,13 @@ def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
         return
     differences = foreign(there, now)
     if differences:
-        raise steps.CheckpointError(
+        raise saved.CheckpointError(
             f"the finished run of {state.parent} is of another problem: "
             f"{'; '.join(differences)}; use another --workdir"
         )
     made_by = otherwise_made(there, now)
     if made_by and strict:
-        raise steps.CheckpointError(
+        raise saved.CheckpointError(
             f"the finished run of {state.parent} was made otherwise: "
             f"{'; '.join(made_by)}; without --strict its result is taken"
         )
@@ -134,7 +134,7 @@ def warn_if_changed(state: Path, now: Fingerprint) -> None:
 
 
 def _finished(state: Path) -> Fingerprint | None:
-    about = steps.newest(state)
+    about = saved.newest(state)
     return None if about is None else Fingerprint(**about["fingerprint"])
 
 

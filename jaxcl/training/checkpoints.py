@@ -15,9 +15,9 @@ from jax.experimental import multihost_utils
 
 from jaxcl import files
 from jaxcl.ops import trees
-from jaxcl.training import steps
+from jaxcl.training import saved
 from jaxcl.training.fingerprint import Fingerprint, foreign, otherwise_made
-from jaxcl.training.steps import CheckpointError
+from jaxcl.training.saved import CheckpointError
 from jaxcl.types import PyTree
 
 STATE = "state"
@@ -84,10 +84,10 @@ class Checkpoints:
         """
         damaged: dict[int, str] = {}
         found = None
-        for step in sorted(steps.numbers(self.folder), reverse=True):
+        for step in sorted(saved.numbers(self.folder), reverse=True):
             try:
-                about = steps.check(self.folder / str(step))
-            except steps.Damaged as error:
+                about = saved.check(self.folder / str(step))
+            except saved.Damaged as error:
                 damaged[step] = str(error)
                 continue
             self._require(about, step, strict)
@@ -121,7 +121,7 @@ class Checkpoints:
             )
 
     def _set_aside(self, step: int, what: str, found: Found | None) -> None:
-        name = steps.set_aside(self.folder, step) if _is_main() else "set aside"
+        name = saved.set_aside(self.folder, step) if _is_main() else "set aside"
         on = f"checkpoint {found.step}" if found else "the beginning"
         warnings.warn(
             f"checkpoint {self.folder / str(step)} is damaged: {what}; it is now "
@@ -146,7 +146,7 @@ class Checkpoints:
           CheckpointError: the disk is full or the folder is not writable; states saved
             before are still there.
         """
-        if step in steps.numbers(self.folder):
+        if step in saved.numbers(self.folder):
             return
         temporary = self.folder / f".{step}.tmp"
         about = {"fingerprint": self.mine._asdict(), "sessions": list(sessions)}
@@ -158,10 +158,10 @@ class Checkpoints:
             with _quiet():
                 self._orbax.save(temporary / STATE, args=args)
             if _is_main():
-                steps.seal(temporary, about)
+                saved.seal(temporary, about)
                 temporary.rename(self.folder / str(step))
                 files.settle(self.folder)
-                steps.forget(self.folder, self.keep)
+                saved.forget(self.folder, self.keep)
             _wait("jaxcl_saved")
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):

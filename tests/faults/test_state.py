@@ -10,7 +10,7 @@ import pytest
 
 from jaxcl import files
 from jaxcl.nn import models
-from jaxcl.training import checkpoints, fingerprint, protocol, steps
+from jaxcl.training import checkpoints, fingerprint, protocol, saved
 from jaxcl.training.checkpoints import CheckpointError
 from jaxcl.training.describe import describe
 from jaxcl.training.protocol import TaskDone
@@ -47,18 +47,18 @@ def test_every_damage_is_found(begun, tmp_path, rng):
             copy = tmp_path / "copy"
             shutil.copytree(newest, copy)
             what = injectors.damage(copy, kind, rng)
-            with pytest.raises(steps.Damaged):
-                steps.check(copy)
+            with pytest.raises(saved.Damaged):
+                saved.check(copy)
                 raise AssertionError(f"{what}: not seen")
             shutil.rmtree(copy)
     for file in injectors.files_in(newest):
         moved = file.rename(tmp_path / "elsewhere")
-        with pytest.raises(steps.Damaged, match="missing"):
-            steps.check(newest)
+        with pytest.raises(saved.Damaged, match="missing"):
+            saved.check(newest)
         moved.rename(file)
     (newest / "stray").write_text("x")
-    with pytest.raises(steps.Damaged, match="'stray' is new"):
-        steps.check(newest)
+    with pytest.raises(saved.Damaged, match="'stray' is new"):
+        saved.check(newest)
 
 
 def test_a_damaged_step_is_set_aside_and_the_one_before_taken(
@@ -148,7 +148,7 @@ def test_a_state_that_cannot_be_read_is_left_as_it_is(problem, begun, monkeypatc
     def failing(self):
         raise OSError(errno.EIO, "Input/output error", str(self))
 
-    monkeypatch.setattr(steps.Path, "read_bytes", failing)
+    monkeypatch.setattr(saved.Path, "read_bytes", failing)
     with pytest.raises(CheckpointError, match="Input/output.*left as it is") as told:
         run(problem(), begun)
     monkeypatch.undo()
