@@ -33,7 +33,7 @@ def require(holds: Any, message: str) -> None:
         raise ValueError(message)
 
 
-def told(value: Any, method: str, field: str) -> Any:
+def require_told(value: Any, method: str, field: str) -> Any:
     """What a context says of its step, where a method reads it.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import told
+from jaxcl.checks import require_told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import outputs_of
 from jaxcl.losses import distillation, squared_error
@@ -50,7 +50,7 @@ def _offered(offer: str, ctx: Context) -> Batch:
     """A step's batch for the reservoir; weight 0 for examples it must not see."""
     if offer == "step":
         return ctx.batch
-    first = told(ctx.epoch, "offer='first_epoch'", "epoch") == 0
+    first = require_told(ctx.epoch, "offer='first_epoch'", "epoch") == 0
     weight = jnp.where(first, ctx.batch.weight, 0)
     return ctx.batch._replace(weight=weight)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require_range, told
+from jaxcl.checks import require_range, require_told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import head_layers, head_mask
 from jaxcl.nn.by_example import outputs_by_example
@@ -68,7 +68,7 @@ def frozen(setup: Setup, *, epochs: Natural | None = None) -> Strategy:
         first = ctx.task == 0
         if not epochs:  # the whole task, or nothing of it
             return first & (epochs is None)
-        return first & (told(ctx.epoch, "frozen", "epoch") < epochs)
+        return first & (require_told(ctx.epoch, "frozen", "epoch") < epochs)
 
     def never_learns(task):
         return task >= (1 if epochs != 0 else 0)

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import told
+from jaxcl.checks import require_told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.losses import gate_sparsity
 from jaxcl.nn.capture import scale_units
@@ -138,7 +138,7 @@ def hat(
 
     def slope(ctx) -> jax.Array:
         field = "epoch_progress" if epoch_progress == "batches" else "epoch_fraction"
-        return anneal(told(getattr(ctx, field), "hat", field), s_max)
+        return anneal(require_told(getattr(ctx, field), "hat", field), s_max)
 
     def open_gates(aux, task, s) -> Used:
         return {name: gate(e[task], s, derivative) for name, e in aux.items()}

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import told
+from jaxcl.checks import require_told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.nn import inspection
 from jaxcl.nn.products import is_channels_first
@@ -92,7 +92,7 @@ def ol(
     heads = len(stages)
 
     def stage(ctx: Context) -> jax.Array:
-        done = told(ctx.task_progress, "ol", "task_progress")
+        done = require_told(ctx.task_progress, "ol", "task_progress")
         number = jnp.floor(heads * done / jnp.maximum(extractor, 1e-9))
         frozen = (ctx.task > 0) & (later == "freeze")
         number = jnp.where((done < extractor) & ~frozen, number, heads)

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import told
+from jaxcl.checks import require_told
 from jaxcl.contract import Strategy, strategy
 from jaxcl.ops.linalg import EXACT, rls_update
 from jaxcl.ops.trees import wide
@@ -141,7 +141,7 @@ def owm(
         now, falls = start[layer.name], decay[layer.name]
         if not isinstance(falls, float | int) or falls != 1:
             field = "epoch_progress" if progress == "epoch" else "task_progress"
-            now = now * falls ** told(getattr(ctx, field), "owm", field)
+            now = now * falls ** require_told(getattr(ctx, field), "owm", field)
         weight = ctx.batch.weight
         # The first rows are the batch's; replayed examples may follow them.
         tap = jax.lax.stop_gradient(tap[: len(weight)])
