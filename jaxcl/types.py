@@ -133,6 +133,9 @@ class TaskData(NamedTuple):
     # How the members of a chain before this one wrap the network when a task has ended:
     # applied to `Setup.apply_fn`, it gives the network that is evaluated.
     forward: Callable[[ApplyFn], ApplyFn] = lambda apply_fn: apply_fn
+    # Static: whether steps see other inputs than `take` gives (augmentation). What is
+    # computed from those before the task is then not used.
+    changes: bool = False
 
 
 ApplyFn = Callable[..., Output]

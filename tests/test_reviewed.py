@@ -11,7 +11,7 @@ from jaxcl import features
 from jaxcl.data import make_stream
 from jaxcl.nn.layers import Dropout, Norm
 from jaxcl.ops.linalg import rls_update
-from jaxcl.strategies import agem, er, finetune, hat, ol
+from jaxcl.strategies import agem, er, finetune, frozen, hat, ol
 from jaxcl.testing import small_problem, small_source
 from jaxcl.training.instruments import make_instruments
 from jaxcl.training.plan import Plan, validate_plan
@@ -83,6 +83,17 @@ def test_permuted_pixels_are_not_mirrored(change):
     with pytest.raises(ValueError, match="flip and crop_padding are for images"):
         make_stream(small_source(), kind="permuted", **options, **change)
     make_stream(small_source(), kind="rotated", angle_step=30.0, **options, **change)
+
+
+@pytest.mark.parametrize("flip, held", [(False, True), (True, False)])
+def test_nothing_is_computed_beforehand_for_inputs_that_change(flip, held):
+    """Features of a frozen extractor: augmented steps never read them."""
+    problem, setup, method, params, state, _ = parts("task", frozen, flip=flip)
+    stream = problem.stream
+    mine = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stream.per_seed)
+    data = stream.view(jax.tree.map(jnp.asarray, stream.base), mine, "train", 1)
+    cache = jaxcl.before_task(method, params, state, data, task=1, setup=setup)
+    assert data.changes == flip and bool(jax.tree.leaves(cache)) == held
 
 
 def test_a_restarted_optimizer_has_gathered_nothing():

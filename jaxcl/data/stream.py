@@ -234,4 +234,5 @@ class Stream(NamedTuple):
                 index=position.astype(jnp.int32),
             )
 
-        return TaskData(take, offset[task + 1] - start, capacity)
+        size, changes = offset[task + 1] - start, self.augment != Augment()
+        return TaskData(take, size, capacity, changes=changes)

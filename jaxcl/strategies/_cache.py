@@ -18,8 +18,8 @@ CHUNK = 1000
 
 
 def has_room(data: TaskData, width: int) -> bool:
-    """Whether a float32[width] for each example is within the limit."""
-    return 4 * data.capacity * width <= CACHE_LIMIT
+    """Whether a float32[width] for each example is of use, and within the limit."""
+    return not data.changes and 4 * data.capacity * width <= CACHE_LIMIT
 
 
 def of_all(
