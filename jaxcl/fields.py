@@ -195,7 +195,8 @@ def require_fields(config: Any) -> None:
         if names:
             node = names[0].rpartition(".")[0]
             known = [f for f in FIELDS if f.rpartition(".")[0] == node] or FIELDS
-            raise ValueError(f"a config {what} {names[0]!r}; it has {', '.join(known)}")
+            rule = f"its fields are {', '.join(known)}"
+            raise ValueError(f"a config {what} {names[0]!r}; {rule}")
     kinds = {name: field.kind for name, field in FIELDS.items()}
     schema.require_all("config.", given, kinds)
     if not isinstance(config.get("method"), ConfigDict):

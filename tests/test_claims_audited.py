@@ -17,6 +17,7 @@ from experiments.claims import (
     transfer_runs,
     unstable,
 )
+from experiments.claims.claim import SETTINGS
 from experiments.claims.keys import key_of
 from experiments.claims.recorded import RECORDED
 from experiments.claims.streams import seeds
@@ -128,6 +129,16 @@ def test_hats_published_strength_stands_beside_the_chosen_one():
         n for q in CLAIMS["hat_room"].questions for e in q.effects for n in e.needs
     }
     assert hat_room.PUBLISHED not in needed
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_runs_config_is_whole(setting):
+    """What CI runs at ``quick`` says nothing of the configs at the other settings."""
+    for claim in CLAIMS.values():
+        for run in claim.runs(setting):
+            configs.require_plan(run.config)
+            if run.tried is not None:
+                configs.require_plan(run.tried)
 
 
 def test_recorded_runs_are_found_by_the_keys_of_their_configs():

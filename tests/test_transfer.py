@@ -235,6 +235,8 @@ def test_effects_are_points_between_rows():
         "fine_tune_clean": outcome("fine_tune_clean", [0.2, 0.2], [0.82, 0.84]),
         "lwf": outcome("lwf", [0.44, 0.39], [0.79, 0.84]),
     }
+    for name in ("fine_tune", "fine_tune_clean"):  # at "toy" with further seeds
+        outcomes[f"{name}_again"] = outcomes[name]
     by_name = {
         effect.name: effect.estimate(outcomes).per_seed
         for question in transfer.CLAIM.questions

@@ -92,7 +92,8 @@ def _config(setting: str, row: str):
     config = config_of("split_cifar100", row, "chart", seeds=seeds(setting))
     config.name = "split_cifar100_resnet"
     config.data.update(num_tasks=2, train_per_task=2000, classes_per_task=10)
-    config.model = {"name": "resnet18", "channels": 20, "norm": "none"}
+    model = {"name": "resnet18", "channels": 20, "norm": "none"}
+    config.model = model | {"head": config.model.head, "dtype": config.model.dtype}
     config.train.epochs = 5
     return config
 
