@@ -98,7 +98,7 @@ def test_resuming_is_bit_for_bit(problem, tmp_path, finish, stop_after):
             "ewc",
             {"strength": 5.0},
             optimizer=optax.sgd(0.1, momentum=0.9),
-            plan=dict(select="best", patience=1, lr_min=1e-9),
+            plan=dict(select="best", patience=1, lr=0.1, lr_min=1e-9),
         )
 
     whole = _trail(build())
