@@ -111,8 +111,9 @@ def agem(
             f"{per_class} and {per_task}",
         )
         per_class, block = None, per_task
+    elif per_class is None:
+        raise ValueError("agem: per_class=None needs per_task, got None")
     else:
-        require(per_class is not None, "agem: per_class=None needs per_task, got None")
         block = per_class * classes_per_task(setup)
     project = project_conflicting()
 
