@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +22,7 @@ from ml_collections import ConfigDict, config_dict
 
 from jaxcl import schema, strategies
 from jaxcl.fields import base
+from jaxcl.kinds import settings_of
 from jaxcl.strategies import METHODS
 
 __all__ = ["Settings", "Variant", "base", "defaults", "finish", "load", "required"]
@@ -110,7 +110,7 @@ def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
     A required setting that is annotated as a plain type takes values of that type.
     """
     kinds, found = schema.kinds_of(factory), {}
-    for p in _settings(factory):
+    for p in settings_of(factory):
         of = schema.plain(kinds.get(p.name))
         required = p.default is p.empty
         typed = required and of in (float, int, str, bool)
@@ -121,15 +121,7 @@ def defaults(factory: Callable[..., Any]) -> dict[str, Any]:
 
 def required(factory: Callable[..., Any]) -> list[str]:
     """Names of a factory's settings that have no default."""
-    return [p.name for p in _settings(factory) if p.default is p.empty]
-
-
-def _settings(factory: Callable[..., Any]) -> list[inspect.Parameter]:
-    """All parameters that have a name, but the first one, which is the setup."""
-    parameters = inspect.signature(factory).parameters.values()
-    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return [*named[1:], *own]
+    return [p.name for p in settings_of(factory) if p.default is p.empty]
 
 
 def variant(argument: str, names: Iterable[str] = ()) -> tuple[str, str]:

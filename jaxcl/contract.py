@@ -175,9 +175,9 @@ class Strategy(NamedTuple):
         `optax.apply_every`. Checked on init.
       needs_every_task: whether the method must be trained on the first task, or see the
         end of each. Joint training on all tasks at once has neither.
-      in_chain: the strategy that stands for this one beside others in a
-        `jaxcl.chain`, if it is another one: a gradient that is projected in the
-        backward pass misses what other members add to it.
+      in_chain: the strategy that stands for this one beside others in a `jaxcl.chain`,
+        and in joint training, if it is another one: other members add to a gradient
+        after it was projected in the backward pass, and rows of other tasks to a batch.
     """
 
     init_aux: InitAux

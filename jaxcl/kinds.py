@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import require
+
+
+def settings_of(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    """A strategy factory's settings: all its parameters but the first, the setup."""
+    parameters = inspect.signature(factory).parameters.values()
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    named = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return [*named[1:], *own]
 
 
 def require_instance(name: str, value: Any, kind: type) -> None:

@@ -24,6 +24,8 @@ from experiments.claims.streams import seeds
 from experiments.claims.table import CLAIMS
 from tests.test_claims import ROOT, make_outcome
 
+README = (ROOT / "README.md").read_text()
+
 
 def test_what_a_failed_seed_kept_is_not_known():
     last = np.repeat(np.linspace(0.7, 0.97, 10)[:, None], 5, 1)
@@ -148,6 +150,18 @@ def test_recorded_runs_are_found_by_the_keys_of_their_configs():
         assert key_of(config) == folder.name
 
 
+def test_figures_in_words_are_those_that_are_recorded():
+    """A row of another table in claim 13's notes; how many rows have no commit."""
+    lines = (RECORDED.parent / "heads_split_cifar100" / "heads.md").read_text()
+    (er,) = (line for line in lines.splitlines() if line.startswith("| ER "))
+    softmax = float(er.split("|")[2].split()[0])
+    notes = " ".join(CLAIMS["features_win"].notes)
+    assert f"ER from scratch has {softmax:.1f} %" in notes
+    page = (RECORDED.parent / "README.md").read_text().splitlines()
+    without = sum(line.rstrip().endswith("| – |") for line in page)
+    assert without == 11 and "but for eleven early rows" in README
+
+
 def test_the_readme_has_the_step_times_that_are_recorded():
     bench = json.loads((RECORDED.parent / "bench.json").read_text())
     steps = {(row["case"], row["what"]): row for row in bench["rows"]}
@@ -155,7 +169,7 @@ def test_the_readme_has_the_step_times_that_are_recorded():
     told = re.search(
         r"takes (\d+) µs per seed on two CPU cores, a tenth of PyTorch's; one of "
         r"AlexNet (\d+) ms, (\.\d\d) of PyTorch's",
-        (ROOT / "README.md").read_text(),
+        README,
     )
     assert told
     assert int(told[1]) == round(mlp["us_per_step_and_seed"])

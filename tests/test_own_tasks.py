@@ -8,7 +8,7 @@ import pytest
 import jaxcl
 from configs import digits
 from experiments.runs.execute import execute
-from jaxcl.data import from_tasks, make_stream
+from jaxcl.data import Reading, from_tasks, make_stream
 from jaxcl.ops import sampling
 
 RNG = np.random.default_rng(0)
@@ -98,6 +98,18 @@ def test_validation_limits_and_a_test_part_that_is_drawn():
     assert np.bincount(drawn.tasks.train).tolist() == [32, 24]
 
 
+def test_what_has_no_effect_or_no_training_is_refused():
+    with pytest.raises(ValueError, match="test_fraction is for .* tasks with x_test"):
+        from_tasks(TASKS, reading=Reading(test_fraction=0.3))
+    with pytest.raises(ValueError, match="image_size is for .* tasks of one's own"):
+        from_tasks(TASKS, reading=Reading(image_size=(4, 4)))
+    source = from_tasks(TASKS)
+    other = source.tasks._replace(test=source.tasks.test[::-1].copy())
+    options = dict(seeds=(0,), kind="split", scenario="class", num_tasks=3)
+    with pytest.raises(ValueError, match="spring is tested on labels that it is not"):
+        make_stream(source._replace(tasks=other), **options)
+
+
 def test_later_tasks_alone_keep_their_classes_in_play():
     """A class of a task that is left out stays out, unless it comes again."""
     cut = stream_of("class").between(1, 3)
@@ -155,9 +167,12 @@ def test_a_memory_that_is_too_small_leaves_no_class_out(most, kept):
     [
         ({"num_tasks": 2}, "num_tasks must be 3, as .* has tasks of its own, got 2"),
         ({"kind": "permuted", "scenario": "domain"}, "a split stream, not a permuted"),
-        ({"class_order": "seed"}, "order is for data without tasks of their own"),
-        ({"classes_per_task": 2}, "per_task is for data without tasks of their own"),
-        ({"task_classes": ((0,), (1,), (2,))}, "given is for data without tasks"),
+        ({"class_order": "seed"}, "class_order is for data without tasks of their own"),
+        ({"classes_per_task": 2}, "classes_per_task is for data without tasks of"),
+        (
+            {"task_classes": ((0,), (1,), (2,))},
+            "task_classes is for data without",
+        ),
     ],
 )
 def test_what_the_tasks_say_cannot_be_said_again(change, message):

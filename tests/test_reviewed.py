@@ -15,7 +15,7 @@ from jaxcl.strategies import agem, er, finetune, frozen, hat, ol
 from jaxcl.testing import small_problem, small_source
 from jaxcl.training.instruments import make_instruments
 from jaxcl.training.plan import Plan, validate_plan
-from jaxcl.training.problem import init_of, setup_of, validate
+from jaxcl.training.problem import init_of, setup_of, strategy_for, validate
 from jaxcl.training.schedule import task_length
 from jaxcl.training.seeds import SeedMesh
 
@@ -75,6 +75,28 @@ def test_replayed_rows_have_the_gates_of_their_own_task():
 
     learned = jax.grad(of_past)(params.aux)
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(learned))
+
+
+def test_joint_training_gates_each_row_by_its_own_task():
+    """Its batches hold rows of other tasks; so do those of replay."""
+    setup = setup_of(small_problem())
+    joint = small_problem(hat, joint=True)
+    made, alone = strategy_for(joint, setup), strategy_for(small_problem(hat), setup)
+    net, _ = init_of(joint)(jax.random.key(0))
+    params = jaxcl.init_params(made, jax.random.key(1), net)
+    x = jax.random.normal(jax.random.key(2), setup.example.shape)
+    rows = jnp.arange(len(x)) % 2
+    ctx = jaxcl.context(x, 2 * rows, task=1, epoch_progress=0.25)
+
+    def logits(method, rows, train):
+        state = method.init(params)
+        f = method.forward(setup.apply_fn, state, params.aux, ctx=ctx)
+        return f(params.net, {}, x, rows, ctx.key, train).logits
+
+    now = logits(alone, jnp.ones_like(rows), True)
+    then = logits(alone, jnp.zeros_like(rows), False)
+    right = jnp.where(rows[:, None] == 1, now, then)
+    np.testing.assert_allclose(logits(made, rows, True), right, atol=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"flip": True}, {"crop_padding": 1}])

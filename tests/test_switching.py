@@ -19,6 +19,7 @@ from experiments.runs.writers import scalars_of
 from jaxcl.benchmark import defaults
 from jaxcl.contract import strategy
 from jaxcl.strategies import finetune, gpm, owm
+from jaxcl.strategies._chained import chain_factories
 from jaxcl.training.protocol import TaskDone
 from tests.in_process import RESULT
 
@@ -142,6 +143,17 @@ def test_settings_need_no_star():
 
     found = defaults(mine)
     assert set(found) == {"strength", "rate"} and found["strength"] == 1.0
+
+
+def test_settings_of_chained_methods_need_no_star():
+    def mine(setup, strength=1.0):
+        return finetune(setup)
+
+    def other(setup, *, rate=2.0):
+        return finetune(setup)
+
+    found = defaults(chain_factories(other, mine))
+    assert found == {"rate": 2.0, "strength": 1.0}
 
 
 def test_a_state_that_is_no_array_is_named():

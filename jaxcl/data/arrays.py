@@ -162,6 +162,7 @@ def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
 def from_parts(
     name: str, found: dict, others: list, reading: Reading, cache_dir
 ) -> Source:
+    """`from_arrays` of named arrays; errors begin with the data set's name."""
     # A test part under another name would be replaced by one that is drawn.
     if others or not {"x_train", "y_train"} <= set(found):
         raise ValueError(

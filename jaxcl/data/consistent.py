@@ -82,6 +82,20 @@ def _require_tasks(source: Source, at: str) -> None:
             f"{at}tasks.{part} must be a number of 0 to {number - 1} per example, and "
             f"have each, got {list(of.shape)} with {found.tolist()}",
         )
+    for t, name in enumerate(source.tasks.names):
+        known, asked = (
+            np.unique(y[of == t])
+            for y, of in (
+                (source.train_y, source.tasks.train),
+                (source.test_y, source.tasks.test),
+            )
+        )
+        unknown = np.setdiff1d(asked, known)
+        require(
+            not len(unknown),
+            f"{at}{name} is tested on labels that it is not trained on: "
+            f"{unknown[:5].tolist()}",
+        )
 
 
 def require_alike(x: np.ndarray, other: np.ndarray, names: tuple[str, str]) -> None:

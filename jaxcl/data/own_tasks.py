@@ -10,7 +10,14 @@ import numpy as np
 from jaxcl.checks import require
 from jaxcl.data import readable
 from jaxcl.data.arrays import NAMES, from_arrays
-from jaxcl.data.reading import AS_IT_LIES, Reading, drawn_for_test
+from jaxcl.data.reading import (
+    AS_IT_LIES,
+    SPLIT,
+    Reading,
+    drawn_for_test,
+    require_effect,
+    require_reading,
+)
 from jaxcl.data.source import Source, Tasks
 
 
@@ -53,11 +60,15 @@ def from_tasks(
       >>> stream.task_names, stream.logit_mask.astype(int).tolist()
       (('photos', 'sketches'), [[1, 1, 0], [1, 1, 1]])
     """
+    require_reading(reading)
+    require_effect(reading, "tasks of one's own", "image_size", "faulty")
     named = isinstance(tasks, Mapping)
     names = [str(n) for n in tasks] if named else []
     given = list(tasks.values() if isinstance(tasks, Mapping) else tasks)
     require(len(given) > 0, "tasks must be at least one, got none")
     names = names or [f"task {t + 1}" for t in range(len(given))]
+    if all(isinstance(one, Sequence | Mapping) and len(one) == 4 for one in given):
+        require_effect(reading, "tasks with x_test", *SPLIT)
     parts = [_parts(one, n, reading) for one, n in zip(given, names, strict=True)]
     arrays = [_joined([part[i] for part in parts], NAMES[i]) for i in range(4)]
     source = from_arrays(*arrays, cache_dir=cache_dir)
@@ -119,7 +130,7 @@ def require_alone(source: Source, num_tasks: int, kind: str, **settings: Any) ->
     Args:
       source: has tasks of its own.
       num_tasks, kind: of `make_stream`.
-      **settings: further ones that must be at their default, None or "fixed".
+      **settings: further ones of `make_stream`; at their default, None or "fixed".
 
     Raises:
       ValueError: the message gives value and rule.

@@ -125,7 +125,14 @@ def make_stream(
         whole = kind != "split"
         order, sizes = cut_classes(source.class_names, num_tasks, whole=whole, **cut)
     else:
-        require_alone(source, num_tasks, kind, **cut)
+        require_alone(
+            source,
+            num_tasks,
+            kind,
+            classes_per_task=classes_per_task,
+            class_order=class_order,
+            task_classes=task_classes,
+        )
         order, sizes = None, labels_of(source, scenario)[1]
     noise = noise_of(source.class_names, label_noise, confusion)
     augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from jaxcl.compose import chain
 from jaxcl.contract import Strategy
+from jaxcl.kinds import settings_of
 from jaxcl.schema import kinds_of
 from jaxcl.types import Setup
 
@@ -25,7 +26,10 @@ def chain_factories(*factories: Callable[..., Strategy]) -> Callable[..., Strate
     Raises:
       ValueError: two of them have the same setting.
     """
-    own = [_settings(factory) for factory in factories]
+    own = [
+        [p.replace(kind=p.KEYWORD_ONLY) for p in settings_of(factory)]
+        for factory in factories
+    ]
     name = "_".join(f.__name__ for f in factories)
     count = Counter(p.name for settings in own for p in settings)
     shared = [setting for setting, times in count.items() if times > 1]
@@ -48,8 +52,3 @@ def chain_factories(*factories: Callable[..., Strategy]) -> Callable[..., Strate
     build.__signature__ = signature  # type: ignore[attr-defined]
     build.__annotations__ = {k: v for f in factories for k, v in kinds_of(f).items()}
     return build
-
-
-def _settings(factory: Callable[..., Strategy]) -> list[inspect.Parameter]:
-    parameters = inspect.signature(factory).parameters.values()
-    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]

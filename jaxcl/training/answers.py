@@ -15,7 +15,7 @@ from jaxcl.training.evaluation import (
     require_apart,
     told,
 )
-from jaxcl.training.problem import Problem, setup_of
+from jaxcl.training.problem import Problem, setup_of, strategy_for
 from jaxcl.types import Batch
 
 
@@ -33,7 +33,7 @@ def make_told(problem: Problem) -> Callable[..., jax.Array]:
     setup = told(setup_of(problem))
 
     def accuracy(seed, mine, base, task, current) -> jax.Array:
-        strategy = problem.make_strategy(setup_of(problem), **mine.settings)
+        strategy = strategy_for(problem, setup_of(problem), **mine.settings)
         evaluate = make_evaluate(setup, strategy, problem.plan.eval_batch_size)
         data = problem.stream.view(base, mine.data, problem.measure, task)
         return evaluate(seed, data, current)[0]
@@ -53,7 +53,7 @@ def make_confusion(problem: Problem) -> Callable[..., jax.Array]:
     k = setup.logit_mask.shape[1]
 
     def confusion(seed, mine, base, current) -> jax.Array:
-        strategy = problem.make_strategy(setup, **mine.settings)
+        strategy = strategy_for(problem, setup, **mine.settings)
         forward = make_forward(setup, strategy)
         of_seed = (seed.params, seed.model_state, seed.strategy_state)
 

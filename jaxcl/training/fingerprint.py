@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jaxcl
 from jaxcl.training.describe import described, hash_of
-from jaxcl.training.problem import Problem, setup_of
+from jaxcl.training.problem import Problem, setup_of, strategy_for
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 SHOWN = 5
@@ -45,7 +45,7 @@ def fingerprint(problem: Problem, identity: Mapping[str, str]) -> Fingerprint:
     del fields["seed_mode"], fields["make_strategy"]
     setup = setup_of(problem)
     first = {name: values[0] for name, values in problem.settings.items()}
-    fields["strategy"] = problem.make_strategy(setup, **first)
+    fields["strategy"] = strategy_for(problem, setup, **first)
     lines, sources = described(fields)
     files = {f"{FILE_OF}{module}": sources[module] for module in sorted(sources)}
     return Fingerprint(dict(identity), lines, code(), versions() | files)

@@ -24,7 +24,7 @@ from jaxcl.training.answers import make_confusion, make_told
 from jaxcl.training.epoch import make_update
 from jaxcl.training.observation import taps_of
 from jaxcl.training.probing import enough, probes
-from jaxcl.training.problem import PerSeed, Problem, setup_of
+from jaxcl.training.problem import PerSeed, Problem, setup_of, strategy_for
 from jaxcl.training.schedule import task_length
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
@@ -96,7 +96,7 @@ def make_instruments(
         return data.take(shuffled(jax.random.key(0), data.size, data.capacity, number))
 
     def see(seed: SeedState, mine: PerSeed, batch: Batch, current) -> dict[str, Any]:
-        strategy = problem.make_strategy(setup, **mine.settings)
+        strategy = strategy_for(problem, setup, **mine.settings)
         forward = make_forward(setup, strategy)
         of_seed = (seed.params, seed.model_state, seed.strategy_state)
         out = forward(*of_seed, batch, current)
@@ -178,7 +178,7 @@ def make_instruments(
 
     def conflict(seed, given, shared):
         (mine, cache), (base, task, epoch) = given, shared
-        strategy = problem.make_strategy(setup, **mine.settings)
+        strategy = strategy_for(problem, setup, **mine.settings)
         forward = make_forward(setup, strategy)
 
         def gradient(batch: Batch) -> PyTree:

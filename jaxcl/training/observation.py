@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxcl.contract import Strategy
 from jaxcl.inputs import context
 from jaxcl.predicting import make_forward
-from jaxcl.training.problem import Problem, init_of, setup_of
+from jaxcl.training.problem import Problem, init_of, setup_of, strategy_for
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import make_trainer
 from jaxcl.types import Setup
@@ -17,7 +17,7 @@ from jaxcl.types import Setup
 def strategy_of(problem: Problem, setup: Setup) -> Strategy:
     """The strategy; if seeds differ in their settings, that of the first seed."""
     first = {name: values[0] for name, values in problem.settings.items()}
-    return problem.make_strategy(setup, **first)
+    return strategy_for(problem, setup, **first)
 
 
 def shapes_of_seed(problem: Problem) -> SeedState:

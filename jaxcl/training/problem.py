@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +65,15 @@ class Problem(NamedTuple):
     settings: Mapping[str, tuple[float, ...]] = {}
     heads: tuple[tuple[str, ...], ...] = (("head",),)
     dtype: str = "float32"
+
+
+def strategy_for(problem: Problem, setup: Setup, **settings: Any) -> Strategy:
+    """The strategy that trains.
+
+    Joint training's batches hold rows of other tasks, as those of replay in a chain do.
+    """
+    made = problem.make_strategy(setup, **settings)
+    return (made.in_chain or made) if problem.joint else made
 
 
 class PerSeed(NamedTuple):
@@ -187,7 +196,7 @@ def validate(problem: Problem) -> None:
     _require_batches_to_normalise(setup, stream, plan)
     for i in range(len(problem.seeds) if problem.settings else 1):
         chosen = {name: values[i] for name, values in problem.settings.items()}
-        strategy = problem.make_strategy(setup, **chosen)
+        strategy = strategy_for(problem, setup, **chosen)
         if problem.joint_once and strategy.needs_every_task:
             raise ValueError(
                 "joint_once=True trains once, on all tasks: the method must be trained "

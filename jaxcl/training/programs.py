@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcl.training.problem import PerSeed, Problem, init_of, per_seed, setup_of
+from jaxcl.training.problem import (
+    PerSeed,
+    Problem,
+    init_of,
+    per_seed,
+    setup_of,
+    strategy_for,
+)
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import Trainer, make_trainer
 
@@ -48,7 +55,7 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
     def build(settings: dict[str, jax.Array]) -> Trainer:
         return make_trainer(
             setup,
-            problem.make_strategy(setup, **settings),
+            strategy_for(problem, setup, **settings),
             problem.optimizer,
             plan,
             init_model,
