@@ -20,10 +20,10 @@ from jaxcl.contract import Strategy, strategy
 from jaxcl.hooks import (
     OptState,
     init_params,
-    transform_loss,
     transform_optimizer,
 )
 from jaxcl.inputs import array_data, context, context_of
+from jaxcl.objective import transform_loss
 from jaxcl.opening import load_run
 from jaxcl.predicting import predict
 from jaxcl.setup import (

@@ -9,7 +9,7 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 
-from jaxcl.contract import Strategy
+from jaxcl.contract import Strategy, no_penalty
 from jaxcl.kinds import require_instance, require_loss
 from jaxcl.types import (
     ApplyFn,
@@ -30,13 +30,12 @@ def chain(*members: Strategy) -> Strategy:
     ``forward`` and ``loss`` nest, the first member innermost; gradients, updates, model
     state and parameters thread through the members in order. State, aux and cache are
     tuples with an entry per member, and each member sees a key of its own (member i
-    gets ``fold_in(key, i)``). The terms that they add to the validation loss are
-    summed. Reports are merged; if two members report the same layer of a quantity, the
-    layer's name begins with the member's number, as in ``{"taken": {"0:hidden_0": …,
-    "1:hidden_0": …}}``. At a task's end ``data.forward`` wraps the network for a member
-    as the members before it, already consolidated, do: with HAT's gates, or the first
-    task's statistics. Where a member has another form for beside others
-    (`Strategy.in_chain`), that form is taken.
+    gets ``fold_in(key, i)``). Penalties are summed. Reports are merged; if two members
+    report the same layer of a quantity, the layer's name begins with the member's
+    number, as in ``{"taken": {"0:hidden_0": …, "1:hidden_0": …}}``. At a task's end
+    ``data.forward`` wraps the network for a member as the members before it, already
+    consolidated, do: with HAT's gates, or the first task's statistics. Where a member
+    has another form for beside others (`Strategy.in_chain`), that form is taken.
 
     Args:
       *members: strategies, at least one.
@@ -123,11 +122,14 @@ def chain(*members: Strategy) -> Strategy:
             new = m.model_state(new, state[i], old=old, ctx=own(ctx, i))
         return new
 
-    def validation(params, state, *, task):
-        return sum(
-            m.validation(at(params, i), state[i], task=task)
-            for i, m in enumerate(members)
-        )
+    def added(terms):
+        """The sum of the members' penalties; no penalty if none has one."""
+
+        def term(params, state, *, task):
+            own = zip(terms, state, strict=True)
+            return sum(f(at(params, i), s, task=task) for i, (f, s) in enumerate(own))
+
+        return no_penalty if all(f is no_penalty for f in terms) else term
 
     def after_task(params, state, *, data, model_state, task, key):
         ended: list[tuple[Strategy, State, PyTree]] = []
@@ -168,7 +170,8 @@ def chain(*members: Strategy) -> Strategy:
         updates=updates,
         in_play=in_play,
         model_state=model_state,
-        validation=validation,
+        penalty=added([m.penalty for m in members]),
+        validation=added([m.validation for m in members]),
         after_task=after_task,
         report=report,
         needs_linear=any(m.needs_linear for m in members),

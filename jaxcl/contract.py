@@ -40,8 +40,8 @@ class Init(Protocol):
 class BeforeTask(Protocol):
     """Makes the ``ctx.cache`` that the hooks read, at the start of every task.
 
-    The cache is never checkpointed. It is made again when a run resumes, also in the
-    middle of a task, so it may depend only on values that training does not change.
+    It is never checkpointed, but made again when a run resumes, also inside a task, so
+    it may depend only on values that training does not change.
     """
 
     def __call__(
@@ -64,7 +64,7 @@ class Forward(Protocol):
 
 
 class TransformLoss(Protocol):
-    """Wraps the loss: penalties, replay.
+    """Wraps the loss of the step's examples: replay, distillation.
 
     A wrapper that changes inputs or adds examples sets their ``batch.index`` to -1:
     what was computed of the task's data before the task is not valid for them.
@@ -105,17 +105,13 @@ class TransformModelState(Protocol):
 
 
 class InPlay(Protocol):
-    """Outputs that a step trains beside those of the batch's tasks: bool[K] or bool[].
-
-    Replay or a reference gradient may do so. Outputs that the step's gradient reaches
-    need not be named.
-    """
+    """Outputs trained beside the batch's own and the gradient's: bool[K] or bool[]."""
 
     def __call__(self, state: State, *, ctx: Context) -> jax.Array: ...
 
 
-class Validation(Protocol):
-    """The method's terms beside the task's loss, added to the validation loss."""
+class Penalty(Protocol):
+    """A term of the training loss, or of the validation loss, that reads no example."""
 
     def __call__(
         self, params: Params, state: State, *, task: jax.Array
@@ -159,25 +155,24 @@ class Strategy(NamedTuple):
       grads: `TransformGrads`, ``(grads, state, params, *, ctx, out)``
         ``-> (grads, state)``.
       updates: `TransformUpdates`, ``(updates, state, params, *, grads, ctx, out)``
-        ``-> (updates, state)``. Outputs not in play have updates of 0 by then.
+        ``-> (updates, state)``. Outputs not in play have updates of 0.
       in_play: `InPlay`, ``(state, *, ctx) -> bool[K]``.
       model_state: `TransformModelState`, ``(new, state, *, old, ctx) -> model_state``.
-      validation: `Validation`, ``(params, state, *, task) -> scalar``.
+      penalty: `Penalty`, ``(params, state, *, task) -> scalar``, added to the loss of
+        every step. Only its gradient is taken there; its value is told once per epoch.
+      validation: `Penalty`, of the same form, added to the validation loss.
       after_task: `AfterTask`,
         ``(params, state, *, data, model_state, task, key) -> (params, state)``.
       report: `Report`, ``(state) -> {quantity: {layer: scalar}}``. The names may not
         depend on the state.
-      needs_linear: whether the method protects earlier tasks only under an optimizer
-        whose updates stay in the subspace that its gradients lie in: SGD, momentum.
-        Checked where the optimizer is first given, outside jit.
-      needs_every_step: whether the method assumes that each update comes from its own
-        step's gradient. This is false under `optax.MultiSteps` and
-        `optax.apply_every`. Checked on init.
+      needs_linear: whether earlier tasks are protected only under an optimizer whose
+        updates stay in the subspace of its gradients: SGD, momentum.
+      needs_every_step: whether each update has to come from its own step's gradient,
+        as not under `optax.MultiSteps` and `optax.apply_every`. Checked on init.
       needs_every_task: whether the method must be trained on the first task, or see the
         end of each. Joint training on all tasks at once has neither.
-      in_chain: the strategy that stands for this one beside others in a `jaxcl.chain`,
-        and in joint training, if it is another one: other members add to a gradient
-        after it was projected in the backward pass, and rows of other tasks to a batch.
+      in_chain: what stands for it, if not itself, beside others in a `jaxcl.chain` and
+        in joint training: they add to a projected gradient, and rows of other tasks.
     """
 
     init_aux: InitAux
@@ -189,13 +184,19 @@ class Strategy(NamedTuple):
     updates: TransformUpdates
     in_play: InPlay
     model_state: TransformModelState
-    validation: Validation
+    penalty: Penalty
+    validation: Penalty
     after_task: AfterTask
     report: Report
     needs_linear: bool = False
     needs_every_step: bool = False
     needs_every_task: bool = False
     in_chain: Strategy | None = None
+
+
+def no_penalty(params: Params, state: State, *, task: jax.Array) -> jax.Array:
+    """0, of a method that has no penalty."""
+    return jnp.zeros(())
 
 
 def strategy(
@@ -209,7 +210,8 @@ def strategy(
     updates: TransformUpdates | None = None,
     in_play: InPlay | None = None,
     model_state: TransformModelState | None = None,
-    validation: Validation | None = None,
+    penalty: Penalty | None = None,
+    validation: Penalty | None = None,
     after_task: AfterTask | None = None,
     report: Report | None = None,
     needs_linear: bool = False,
@@ -220,15 +222,13 @@ def strategy(
     """Builds a `Strategy`; a hook that is not given does nothing.
 
     Returns:
-      A `Strategy` whose missing hooks pass their subject through unchanged, so that
+      A `Strategy` whose missing hooks pass their subject through, so that
       ``strategy()`` is plain fine-tuning with empty state ``()``.
 
     Raises:
       ValueError: a hook that cannot be called.
     """
-
     require_hooks(locals())
-
     return Strategy(
         init_aux=init_aux or (lambda key, net: {}),
         init=init or (lambda params: ()),
@@ -239,7 +239,8 @@ def strategy(
         updates=updates or (lambda updates, state, params, **extra: (updates, state)),
         in_play=in_play or (lambda state, *, ctx: jnp.zeros((), bool)),
         model_state=model_state or (lambda new, state, *, old, ctx: new),
-        validation=validation or (lambda params, state, *, task: jnp.zeros(())),
+        penalty=penalty or no_penalty,
+        validation=validation or no_penalty,
         after_task=after_task or (lambda params, state, **extra: (params, state)),
         report=report or (lambda state: {}),
         needs_linear=needs_linear,

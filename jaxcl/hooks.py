@@ -1,4 +1,4 @@
-"""Turns a strategy into a plain loss and a plain optax transformation.
+"""Turns a strategy into a plain optax transformation.
 
 For your own training loop; this project's loop uses the same functions.
 """
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcl.checks import require, require_range, require_statistics
+from jaxcl.checks import require
 from jaxcl.contract import Strategy
 from jaxcl.heads import (
     hold_still,
@@ -20,12 +20,10 @@ from jaxcl.heads import (
     shares_all_outputs,
     with_gradient,
 )
-from jaxcl.inputs import require_in_play
-from jaxcl.kinds import require_arrays, require_instance, require_loss
+from jaxcl.kinds import require_arrays, require_instance
 from jaxcl.linearity import warn_unless_linear
-from jaxcl.nn.fitting import fitting
 from jaxcl.ops.trees import leaf_names, tree_where
-from jaxcl.types import ApplyFn, Context, Output, Params, PyTree, Setup, State
+from jaxcl.types import Context, Output, Params, PyTree, Setup, State
 
 
 class OptState(NamedTuple):
@@ -63,55 +61,6 @@ def init_params(strategy: Strategy, key: jax.Array, net: PyTree) -> Params:
                 "parameters alone (jaxcl.nn.equinox.split, jaxcl.nn.nnx.split)"
             )
     return Params(net, strategy.init_aux(key, net))
-
-
-def transform_loss(strategy: Strategy, setup: Setup):
-    """A strategy's loss as a plain function to differentiate.
-
-    With f the model, f' = ``strategy.forward`` of it and ℓ the task's loss, the result
-    is ``strategy.loss`` of ``(params, ctx) ↦ ℓ(f'(params.net, ctx.batch.x))``.
-
-    Args:
-      strategy: any `Strategy`.
-      setup: the run's `Setup`; gives f and ℓ.
-
-    Returns:
-      ``(params, strategy_state, ctx) -> (scalar, Output)``, for
-      ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
-      lacks the model's running statistics, the model does not give logits [B, K], or
-      the strategy's hook gives anything else, and, called outside jit, for a task out
-      of range or a target that is not in play in its task.
-
-    Example: `jaxcl.transform_optimizer` shows one step of your own loop.
-    """
-
-    def loss_fn(params: Params, state: State, ctx: Context):
-        require_range("task", ctx.task, setup.num_tasks)
-        require_range("targets y", ctx.batch.y, setup.logit_mask.shape[1])
-        by_example = setup.mask_by == "example"
-        row = ctx.batch.task if by_example else ctx.task
-        require_in_play(setup.logit_mask, ctx.batch.y, row, ctx.batch.weight > 0)
-        require_statistics(setup.model_state, ctx.model_state)
-
-        def bare(p: Params, c: Context) -> tuple[jax.Array, Output]:
-            f: ApplyFn = strategy.forward(setup.apply_fn, state, p.aux, ctx=c)
-            with fitting(c.batch.x, setup.example):
-                out = f(p.net, c.model_state, c.batch.x, c.batch.task, c.key, True)
-            shape = (c.batch.x.shape[0], setup.logit_mask.shape[1])
-            require(
-                out.logits.shape == shape,
-                f"the model has to give logits {list(shape)}, it gives "
-                f"{list(out.logits.shape)}",
-            )
-            floats = jnp.issubdtype(out.logits.dtype, jnp.floating)
-            require(floats, f"the model has to give floats, not {out.logits.dtype}")
-            return setup.task_loss(out.logits, c.batch, c.task), out
-
-        found = strategy.loss(bare, state)(params, ctx)
-        require_loss(found, Output)
-        return found
-
-    return loss_fn
 
 
 def transform_optimizer(

@@ -18,10 +18,53 @@ from jaxcl.types import PyTree
 __all__ = [
     "distillation",
     "gate_sparsity",
+    "quadratic",
     "quadratic_penalty",
     "soft_divergence",
     "squared_error",
 ]
+
+
+def quadratic(
+    params: PyTree,
+    *,
+    anchor: PyTree,
+    importance: PyTree,
+    strength: float | jax.Array,
+    offset: float | jax.Array = 0.0,
+) -> jax.Array:
+    """A quadratic pull of parameters towards an anchor.
+
+    strength/2 · (Σᵢ importanceᵢ (θᵢ − anchorᵢ)² + offset)
+
+    Args:
+      params: tree of arrays, θ.
+      anchor: tree of the same shapes, θ*.
+      importance: tree of the same shapes, non-negative.
+      strength: λ ≥ 0. May be traced.
+      offset: constant part of the quadratic; changes the value, not the gradient.
+
+    Returns:
+      A scalar, float32 at least.
+
+    Raises:
+      ValueError: `strength` is a negative number; `anchor` or `importance` do not fit
+        the parameters.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxcl
+      >>> float(jaxcl.losses.quadratic(jnp.ones(2), anchor=jnp.zeros(2),
+      ...                              importance=jnp.array([1.0, 4.0]), strength=2.0))
+      5.0
+
+    Source: Kirkpatrick et al., Overcoming catastrophic forgetting in neural networks,
+    2017, https://arxiv.org/abs/1612.00796, eq. 3.
+    """
+    require(strength >= 0, f"strength must be at least 0, got {strength}")
+    require_same_shapes("anchor", anchor, "the parameters", params)
+    require_same_shapes("importance", importance, "the parameters", params)
+    difference = jax.tree.map(lambda p, a: wide(p) - a, params, anchor)
+    return 0.5 * strength * (tree_quadratic(importance, difference) + offset)
 
 
 def quadratic_penalty(
@@ -41,9 +84,7 @@ def quadratic_penalty(
     Args:
       loss_fn: ``(params, *args) -> scalar``, or ``(scalar, aux)`` with `has_aux`.
       anchor: tree of arrays, θ*.
-      importance: tree of the same shapes, non-negative.
-      strength: λ ≥ 0. May be traced.
-      offset: constant part of the quadratic; changes the value, not the gradient.
+      importance, strength, offset: see `quadratic`.
       of: the part of ``params`` that is pulled.
       has_aux: as in `jax.grad`.
 
@@ -66,16 +107,13 @@ def quadratic_penalty(
     2017, https://arxiv.org/abs/1612.00796, eq. 3.
     """
     require(strength >= 0, f"strength must be at least 0, got {strength}")
+    given: dict[str, Any] = {"anchor": anchor, "importance": importance}
+    given |= {"strength": strength, "offset": offset}
 
     def penalised(params: Any, *args: Any, **kwargs: Any) -> Any:
         value = loss_fn(params, *args, **kwargs)
         loss, aux = value if has_aux else (value, None)
-        pulled = of(params)
-        require_same_shapes("anchor", anchor, "the parameters", pulled)
-        require_same_shapes("importance", importance, "the parameters", pulled)
-        difference = jax.tree.map(lambda p, a: wide(p) - a, pulled, anchor)
-        pull = tree_quadratic(importance, difference) + offset
-        loss = loss + 0.5 * strength * pull
+        loss = loss + quadratic(of(params), **given)
         return (loss, aux) if has_aux else loss
 
     return penalised

@@ -14,7 +14,7 @@ FLOORS = [
     ("contract", "inputs", "ops", "metrics", "statistics"),
     ("linearity", "losses", "transforms", "nn", "heads", "compose", "features"),
     ("assembly",),
-    ("hooks", "setup"),
+    ("hooks", "objective", "setup"),
     ("strategies", "data", "tasks", "predicting"),
     ("training",),
     ("fields",),

@@ -489,6 +489,10 @@ THREE = jnp.zeros(3)
 
 
 @table(
+    penalty=(
+        {"penalty": lambda params, state, *, task: THREE},
+        ["a penalty hook has to give a scalar", "[3]"],
+    ),
     validation=(
         {"validation": lambda params, state, *, task: THREE},
         ["a validation hook has to give a scalar", "[3]"],

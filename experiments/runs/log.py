@@ -71,18 +71,19 @@ class Log:
             return False
         if isinstance(event, EpochDone):
             m = event.metrics
-            self._append(
-                {
-                    "task": event.task,
-                    "epoch": event.epoch,
-                    "steps": m.steps.tolist(),
-                    "seconds": round(event.seconds, 3),
-                    "loss": _plain(m.loss),
-                    "val_accuracy": _plain(m.valid_accuracy),
-                    "val_loss": _plain(m.valid_loss),
-                    "lr_scale": _plain(m.lr_scale),
-                }
-            )
+            line = {
+                "task": event.task,
+                "epoch": event.epoch,
+                "steps": m.steps.tolist(),
+                "seconds": round(event.seconds, 3),
+                "loss": _plain(m.loss),
+                "val_accuracy": _plain(m.valid_accuracy),
+                "val_loss": _plain(m.valid_loss),
+                "lr_scale": _plain(m.lr_scale),
+            }
+            if m.penalty is not None:
+                line["penalty"] = _plain(m.penalty)
+            self._append(line)
             self.epochs += 1
             return True
         new = event.task > self._ended

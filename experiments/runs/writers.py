@@ -142,6 +142,8 @@ def scalars_of(event: EpochDone | TaskDone, seeds: Sequence[int]) -> dict[str, f
         add("loss", m.loss)
         add("val_accuracy", m.valid_accuracy)
         add("val_loss", m.valid_loss)
+        if m.penalty is not None:
+            add("penalty", m.penalty)
         return found
     after = event.accuracy[:, event.task]
     for task in range(event.task + 1):

@@ -18,7 +18,7 @@ import optax
 from jaxcl.checks import require
 from jaxcl.contract import Strategy, strategy
 from jaxcl.heads import mask_logits
-from jaxcl.losses import quadratic_penalty
+from jaxcl.losses import quadratic
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import anchored, zeros_wide
 from jaxcl.schema import Count, NonNegative, OneOf, Share, checked
@@ -209,15 +209,13 @@ def ewc(
     def init(params):
         return EWCState(zeros_wide(params.net), anchored(params.net), jnp.zeros(()))
 
-    def loss(loss_fn, state):
-        return quadratic_penalty(
-            loss_fn,
+    def penalty(params, state, *, task):
+        return quadratic(
+            params.net,
             anchor=state.anchor,
             importance=state.importance,
             offset=state.offset,
             strength=weight,
-            of=lambda params: params.net,
-            has_aux=True,
         )
 
     def after_task(params, state, *, data, model_state, task, key):
@@ -238,4 +236,4 @@ def ewc(
             return params, EWCState(total, anchored(params.net), state.offset)
         return params, merge_quadratics(state, new, anchored(params.net))
 
-    return strategy(init=init, loss=loss, after_task=after_task)
+    return strategy(init=init, penalty=penalty, after_task=after_task)

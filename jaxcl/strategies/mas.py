@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.contract import Strategy, strategy
-from jaxcl.losses import quadratic_penalty
+from jaxcl.losses import quadratic
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import anchored, zeros_wide
 from jaxcl.schema import Count, NonNegative, checked
@@ -105,14 +105,12 @@ def mas(
     def init(params):
         return MASState(zeros_wide(params.net), anchored(params.net))
 
-    def loss(loss_fn, state):
-        return quadratic_penalty(
-            loss_fn,
+    def penalty(params, state, *, task):
+        return quadratic(
+            params.net,
             anchor=state.anchor,
             importance=state.importance,
-            strength=2 * strength,  # `quadratic_penalty` halves it
-            of=lambda params: params.net,
-            has_aux=True,
+            strength=2 * strength,  # `quadratic` halves it
         )
 
     def after_task(params, state, *, data, model_state, task, key):
@@ -129,4 +127,4 @@ def mas(
         importance = jax.tree.map(jnp.add, state.importance, new)
         return params, MASState(importance, anchored(params.net))
 
-    return strategy(init=init, loss=loss, after_task=after_task)
+    return strategy(init=init, penalty=penalty, after_task=after_task)

@@ -156,14 +156,10 @@ def owm(
 
         return project_inputs(apply_fn, by_input, onto_free) if by_input else apply_fn
 
-    def loss(loss_fn, state):
-        def penalised(params, ctx):
-            value, out = loss_fn(params, ctx)
-            squares = [jnp.sum(wide(w) ** 2) for w in kernels(params.net, layers)]
-            # The root has no derivative at 0; 1e-30 is far below any weight's rounding.
-            return value + norm_penalty * sum(jnp.sqrt(s + 1e-30) for s in squares), out
-
-        return penalised if norm_penalty else loss_fn
+    def penalty(params, state, *, task):
+        squares = [jnp.sum(wide(w) ** 2) for w in kernels(params.net, layers)]
+        # The root has no derivative at 0; 1e-30 is far below any weight's rounding.
+        return norm_penalty * sum(jnp.sqrt(s + 1e-30) for s in squares)
 
     def project_tree(tree, done, state, ctx, out):
         require_taps(layers, out.taps, "owm")
@@ -196,7 +192,7 @@ def owm(
     )
     return strategy(
         init=init,
-        loss=loss,
+        penalty=penalty if norm_penalty else None,
         report=report,
         needs_linear=where == "grads",
         in_chain=in_chain,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.contract import Strategy, strategy
-from jaxcl.losses import quadratic_penalty
+from jaxcl.losses import quadratic
 from jaxcl.ops.trees import anchored, wide, zeros_wide
 from jaxcl.schema import NonNegative, Positive, checked
 from jaxcl.types import PyTree, Setup
@@ -74,14 +74,12 @@ def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strat
             zeros_wide(params.net), anchored(params.net), zeros_wide(params.net)
         )
 
-    def loss(loss_fn, state):
-        return quadratic_penalty(
-            loss_fn,
+    def penalty(params, state, *, task):
+        return quadratic(
+            params.net,
             anchor=state.anchor,
             importance=state.importance,
-            strength=2 * strength,  # `quadratic_penalty` halves it
-            of=lambda params: params.net,
-            has_aux=True,
+            strength=2 * strength,  # `quadratic` halves it
         )
 
     def updates(updates, state, params, *, grads, ctx, out):
@@ -105,7 +103,7 @@ def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strat
 
     return strategy(
         init=init,
-        loss=loss,
+        penalty=penalty,
         updates=updates,
         after_task=after_task,
         needs_every_step=True,

@@ -12,14 +12,10 @@ import numpy as np
 import optax
 
 from jaxcl.contract import Strategy
-from jaxcl.hooks import (
-    OptState,
-    init_params,
-    transform_loss,
-    transform_optimizer,
-)
+from jaxcl.hooks import OptState, init_params, transform_optimizer
 from jaxcl.inputs import array_data, context
 from jaxcl.nn import capture
+from jaxcl.objective import transform_loss
 from jaxcl.ops import trees
 from jaxcl.tasks import after_task, before_task
 from jaxcl.testing.problem import BATCH, TASKS, small_problem

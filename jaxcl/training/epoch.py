@@ -11,9 +11,10 @@ import numpy as np
 import optax
 
 from jaxcl.checks import require
-from jaxcl.contract import Strategy
-from jaxcl.hooks import OptState, transform_loss
+from jaxcl.contract import Strategy, no_penalty
+from jaxcl.hooks import OptState
 from jaxcl.inputs import context_of
+from jaxcl.objective import loss_parts, penalty_of
 from jaxcl.ops.sampling import batch_positions, shuffled
 from jaxcl.ops.trees import tree_where
 from jaxcl.training.evaluation import Evaluate
@@ -30,8 +31,9 @@ Change = Callable[[jax.Array, jax.Array], jax.Array]
 class EpochMetrics(NamedTuple):
     """The report of an epoch of one seed; see `known` for missing values.
 
-    ``lr_scale`` is the factor of the learning rate due to patience; the factor of a
-    schedule is not in it.
+    ``loss`` is the mean over the steps without the penalty, ``penalty`` that of the
+    weights after the last step. ``lr_scale`` is the factor of the learning rate due to
+    patience; the factor of a schedule is not in it.
     """
 
     loss: jax.Array
@@ -39,6 +41,7 @@ class EpochMetrics(NamedTuple):
     valid_accuracy: Any
     lr_scale: jax.Array
     steps: jax.Array
+    penalty: Any = None  # jax.Array, or None for a method that has none
 
 
 def known(metrics: EpochMetrics) -> EpochMetrics:
@@ -62,13 +65,12 @@ def make_update(
 
     Returns:
       A function from ``(params, model_state, opt_state, ctx, lr_scale)`` to
-      ``(updates, model_state, opt_state, loss)``.
+      ``(updates, model_state, opt_state, loss)``, the loss without the penalty.
     """
-    loss_fn = transform_loss(strategy, setup)
-    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient = jax.grad(loss_parts(strategy, setup), has_aux=True)
 
     def update(params, model_state, opt_state, ctx: Context, lr_scale: jax.Array):
-        (loss, out), grads = gradient(params, opt_state.strategy, ctx)
+        grads, (loss, out) = gradient(params, opt_state.strategy, ctx)
         updates, new = tx.update(
             grads, opt_state, params, ctx=ctx, out=out, lr_scale=lr_scale
         )
@@ -197,7 +199,9 @@ def make_epoch(
         seed, total, steps = train(seed, cache, data, task, epoch, key, longest)
         trained = steps > 0
         loss = total / jnp.maximum(steps, 1)
-        valid_loss = valid_accuracy = None
+        penalty = valid_loss = valid_accuracy = None
+        if strategy.penalty is not no_penalty:
+            penalty = penalty_of(strategy, seed.params, seed.strategy_state, task)
         if valid is not None:
             valid_accuracy, valid_loss = evaluate(seed, valid, task)
             state = seed.strategy_state
@@ -211,6 +215,8 @@ def make_epoch(
             done = seed.progress.done | over
             seed = seed._replace(progress=seed.progress._replace(done=done))
         seed = mark_failure(seed, total, trained, task, epoch)
-        return seed, EpochMetrics(loss, valid_loss, valid_accuracy, lr_scale, steps)
+        return seed, EpochMetrics(
+            *(loss, valid_loss, valid_accuracy, lr_scale, steps, penalty)
+        )
 
     return epoch
