@@ -51,7 +51,7 @@ def context(
       setup: if given, the task is checked against its T, and the targets against the
         outputs in play in this task.
       **moment: as for `context_of`: epoch, epoch_progress, epoch_fraction,
-        task_progress, model_state, cache.
+        task_progress, model_state, cache, original.
 
     Returns:
       A `Context` in which every example has weight 1.
@@ -102,6 +102,7 @@ def context_of(
     task_progress: float | jax.Array | None = None,
     model_state: PyTree | None = None,
     cache: PyTree = (),
+    original: jax.Array | None = None,
 ) -> Context:
     """The `Context` of a step on a batch.
 
@@ -120,6 +121,8 @@ def context_of(
       task_progress: share of the task's steps that are done; OL and OWM read it.
       model_state: the model's running statistics, by default none.
       cache: what the strategy's ``before_task`` returned.
+      original: like batch.x, the inputs before they were augmented; a memory holds
+        these, and augments what it draws by ``setup.augment``.
 
     Raises:
       ValueError: a number is out of range: a step below 0, a share outside [0, 1].
@@ -141,6 +144,7 @@ def context_of(
         batch=batch,
         model_state={} if model_state is None else model_state,
         cache=cache,
+        original=original,
     )
 
 

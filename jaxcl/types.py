@@ -10,6 +10,8 @@ import jax
 PyTree = Any
 State = Any
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
+Change = Callable[[jax.Array, jax.Array], jax.Array]
+"""``(x [B, ...], key) -> x [B, ...]``, a random change of each example."""
 
 
 class Batch(NamedTuple):
@@ -51,6 +53,7 @@ class Context(NamedTuple):
     batch: Batch
     model_state: PyTree
     cache: PyTree  # what `before_task` returned
+    original: jax.Array | None = None  # the batch's inputs, if x is augmented
 
 
 class LayerSpec(NamedTuple):
@@ -122,6 +125,7 @@ class Setup(NamedTuple):
     model_state: PyTree = {}  # shapes (`jax.ShapeDtypeStruct`) of running statistics
     norms: tuple[NormSpec, ...] = ()
     axis: int = -1  # of kernels in no layer: their axis over the outputs
+    augment: Change | None = None  # what training does to inputs, drawn ones too
 
 
 class TaskData(NamedTuple):

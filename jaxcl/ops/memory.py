@@ -20,6 +20,9 @@ import jax.numpy as jnp
 
 from jaxcl.types import Batch, Codec, PyTree, Setup
 
+AUGMENT = 1
+"""Folded into the key of a draw, for the random changes of what was drawn."""
+
 
 class Memory(NamedTuple):
     """Past examples; slots from ``size`` on are empty."""
@@ -162,7 +165,8 @@ def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
       memory: the memory to draw from.
       key: a typed key.
       n: how many examples.
-      setup: gives an input's shape and the codec.
+      setup: gives an input's shape, the codec, and how training augments inputs: what
+        is drawn is augmented anew.
 
     Returns:
       A `Sample` of n. Drawing without repeats, as the official codes do, takes time
@@ -174,6 +178,8 @@ def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
         return leaf.at[slot].get(mode="promise_in_bounds")
 
     x = setup.codec.decode(rows(memory.x).reshape(n, *setup.example.shape[1:]))
+    if setup.augment is not None:
+        x = setup.augment(x, jax.random.fold_in(key, AUGMENT))
     return Sample(
         Batch(
             x=x,

@@ -78,7 +78,8 @@ def agem(
 
         g ← g − (⟨g, r⟩/⟨r, r⟩) r   if ⟨g, r⟩ < 0,   else g
 
-    At a task's end some of its examples, drawn at random, go into the memory. During
+    At a task's end some of its examples, drawn at random, go into the memory; if the
+    stream augments, drawn ones are augmented as the batch's. During
     the first task the memory is empty, and steps are those of fine-tuning. The outputs
     of the drawn examples are in play whether or not the two gradients conflict:
     momentum and weight decay keep moving them.

@@ -47,12 +47,14 @@ def _nothing(store: memory.Memory, draws: int, n: int, setup: Setup) -> ReplaySt
 
 
 def _offered(offer: str, ctx: Context) -> Batch:
-    """A step's batch for the reservoir; weight 0 for examples it must not see."""
+    """A step's batch for the reservoir, not augmented; weight 0 if not to be seen."""
+    batch = ctx.batch
+    if ctx.original is not None:
+        batch = batch._replace(x=ctx.original)
     if offer == "step":
-        return ctx.batch
+        return batch
     first = require_told(ctx.epoch, "offer='first_epoch'", "epoch") == 0
-    weight = jnp.where(first, ctx.batch.weight, 0)
-    return ctx.batch._replace(weight=weight)
+    return batch._replace(weight=jnp.where(first, batch.weight, 0))
 
 
 def _rows(out, n: int):
@@ -89,11 +91,11 @@ def er(
     Raises:
       ValueError: an argument below 1, an unknown offer, with its value.
 
-    Differs from Mammoth's code, whose offer is "step", in drawing with repeats, and in
-    class-incremental runs in the outputs, as `derpp`. Where the stream augments, the
-    reservoir holds images as the network saw them and replays them so; Mammoth's holds
-    the original and augments again what it draws. The ``out.taps`` that later hooks see
-    also hold the rows of the drawn examples, which are part of the gradient.
+    Where the stream augments, the reservoir holds the original images, and what is
+    drawn is augmented anew. Differs from Mammoth's code, whose offer is "step", in
+    drawing with repeats, and in class-incremental runs in the outputs, as `derpp`. The
+    ``out.taps`` that later hooks see also hold the rows of the drawn examples, which
+    are part of the gradient.
     """
 
     def init(params):
@@ -137,7 +139,8 @@ def derpp(
 
     with two independent draws of n examples from the reservoir, the mean over examples
     and all K outputs, and z' the logits of the step in which the example came, stored
-    with it. One forward pass serves all three terms.
+    with it. One forward pass serves all three terms. Where the stream augments, z' are
+    of the image as that step saw it; the original is stored, and augmented when drawn.
 
     Args:
       setup: the run's `Setup`.

@@ -24,9 +24,6 @@ from jaxcl.training.selection import mark_failure, select
 from jaxcl.training.state import SeedState
 from jaxcl.types import Context, PyTree, Setup, TaskData
 
-Change = Callable[[jax.Array, jax.Array], jax.Array]
-"""``(x [B, ...], key) -> x [B, ...]``"""
-
 
 class EpochMetrics(NamedTuple):
     """The report of an epoch of one seed; see `known` for missing values.
@@ -107,12 +104,11 @@ def make_epoch(
     plan: Plan,
     evaluate: Evaluate,
     masked: bool,
-    change: Change | None = None,
 ) -> Callable[..., tuple[SeedState, EpochMetrics]]:
     """Builds an epoch: its loop over batches, then validation and selection.
 
-    ``change`` augments the inputs of each step with a key of the step's own; values
-    computed before the task from the unchanged inputs are then not used.
+    ``setup.augment`` changes the inputs of each step with a key of the step's own;
+    values computed before the task from the unchanged inputs are then not used.
     """
     step, rate = make_step(setup, strategy, tx), make_rate(plan)
 
@@ -132,11 +128,13 @@ def make_epoch(
             position, weight = batch_positions(order, i, plan.batch_size, data.size)
             number = before.step + i
             batch = data.take(position)._replace(weight=weight)
-            own_key = jax.random.fold_in(step_key, i)
-            if change is not None:
-                own_key, change_key = jax.random.split(own_key)
+            own_key, original = jax.random.fold_in(step_key, i), None
+            if setup.augment is not None:
+                own_key, augment_key = jax.random.split(own_key)
+                original = batch.x
                 batch = batch._replace(
-                    x=change(batch.x, change_key), index=jnp.full_like(batch.index, -1)
+                    x=setup.augment(original, augment_key),
+                    index=jnp.full_like(batch.index, -1),
                 )
             progress = number / length
             ctx = context_of(
@@ -150,6 +148,7 @@ def make_epoch(
                 task_progress=progress,
                 model_state=carry[1],
                 cache=cache,
+                original=original,
             )
             scale = before.lr_scale
             if rate is not None:

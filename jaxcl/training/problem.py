@@ -110,7 +110,7 @@ def make_setup(
     """
     example = jax.ShapeDtypeStruct((batch_size, *stream.input_shape), jnp.float32)
     if isinstance(model, Built):
-        return adapted(
+        setup = adapted(
             model.apply_fn(),
             jax.eval_shape(model.init, jax.random.key(0)),
             example,
@@ -121,8 +121,10 @@ def make_setup(
             codec=stream.codec,
             dtype=dtype,
         )
-    mask = (stream.logit_mask, stream.mask_by)
-    return linen(model, example, mask, heads, codec=stream.codec, dtype=dtype)
+    else:
+        mask = (stream.logit_mask, stream.mask_by)
+        setup = linen(model, example, mask, heads, codec=stream.codec, dtype=dtype)
+    return setup._replace(augment=stream.change)
 
 
 def setup_of(problem: Problem) -> Setup:

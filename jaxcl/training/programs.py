@@ -60,7 +60,6 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
             plan,
             init_model,
             masked=mesh.mode == "vmap",
-            change=stream.change,
         )
 
     same = None if problem.settings else build({})

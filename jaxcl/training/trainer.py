@@ -18,7 +18,7 @@ import optax
 from jaxcl.checks import require
 from jaxcl.contract import Strategy
 from jaxcl.hooks import hook_in, init_params
-from jaxcl.training.epoch import Change, EpochMetrics, make_epoch
+from jaxcl.training.epoch import EpochMetrics, make_epoch
 from jaxcl.training.evaluation import Evaluate, make_evaluate
 from jaxcl.training.plan import Plan
 from jaxcl.training.state import Progress, SeedState
@@ -50,7 +50,6 @@ def make_trainer(
     init_model: InitModel,
     *,
     masked: bool,
-    change: Change | None = None,
 ) -> Trainer:
     """Builds the functions that train and evaluate one seed.
 
@@ -63,7 +62,6 @@ def make_trainer(
       masked: True if seeds run in lockstep (`jax.vmap`): every seed takes the longest
         seed's number of steps, and surplus steps are undone. False if each runs its own
         loop (`jax.lax.map`).
-      change: augments the inputs of each step, or None.
 
     Returns:
       A `Trainer`.
@@ -100,7 +98,7 @@ def make_trainer(
         init=make_init(strategy, tx, plan, init_model),
         begin=make_begin(inner, plan),
         before_task=before_task,
-        epoch=make_epoch(setup, strategy, tx, plan, evaluate, masked, change),
+        epoch=make_epoch(setup, strategy, tx, plan, evaluate, masked),
         end=make_end(strategy, plan),
         evaluate=evaluate,
         report=report,
