@@ -120,6 +120,9 @@ FIELDS: dict[str, Field] = {
     "data.std": Field(None, _Spreads | None, "likewise"),
     "data.flip": Field(False, bool, "in training: mirrored half of the time"),
     "data.crop_padding": Field(0, Natural, "in training: cut out of so much black"),
+    "data.augment": Field(
+        "", str, 'in training, last: "package.module:name", (x [B, ...], key) -> x'
+    ),
     "model.name": Field("mlp", str, f"of `jaxcl.nn.models.MODELS`, {_PATH}"),
     "model.head": Field("head", str, 'path of the classifier, joined by "/"'),
     "model.dtype": Field("float32", _named(DTYPES), "what it computes in"),

@@ -12,6 +12,7 @@ from jaxcl.data.scenarios import make_stream
 from jaxcl.strategies import make
 from jaxcl.testing import small_problem
 from jaxcl.training import protocol
+from jaxcl.training.fingerprint import fingerprint
 from jaxcl.training.problem import per_seed
 from jaxcl.training.programs import make_programs
 from jaxcl.training.seeds import SeedMesh
@@ -388,3 +389,65 @@ def test_noise_that_cannot_be_drawn_is_refused(blobs, options, told):
     fixed = {"kind": "split", "scenario": "task", "num_tasks": 2}
     with pytest.raises(ValueError, match=told):
         make_stream(blobs, (0,), **fixed | options)
+
+
+def blank(x, key):
+    return 0 * x
+
+
+def noisy(x, key):
+    return x + 0.1 * jax.random.normal(key, x.shape)
+
+
+def halves(x, key):
+    return x[::2]
+
+
+def fails(x, key):
+    raise KeyError("no such pixel")
+
+
+@pytest.mark.parametrize("stream", [{}, {"kind": "permuted", "scenario": "domain"}])
+def test_an_augmentation_of_ones_own_is_what_a_step_sees(stream):
+    """A network that is shown nothing learns nothing; given by path or as it is."""
+    alone, shown = run(small(**stream)), run(small(augment=noisy, **stream))
+    path = f"{__name__}:blank"
+    *blind, named = (run(small(augment=f, **stream)) for f in (blank, path))
+    np.testing.assert_array_equal(blind[0].accuracy, named.accuracy)
+    own = [np.diagonal(r.accuracy, axis1=1, axis2=2).mean() for r in (alone, shown)]
+    assert min(own) > np.diagonal(named.accuracy, axis1=1, axis2=2).mean() + 0.2
+    assert not np.array_equal(alone.accuracy, shown.accuracy)
+
+
+def test_an_augmentation_of_ones_own_comes_last():
+    black = jnp.zeros(1)
+    x = jnp.arange(32.0).reshape(2, 4, 4, 1)
+    before = augmented(Augment(flip=True, crop_padding=1), black)
+    after = augmented(Augment(flip=True, crop_padding=1, own=noisy), black)
+    key = jax.random.key(3)
+    difference = after(x, key) - before(x, key)
+    assert 0.05 < float(jnp.std(difference)) < 0.2
+    other = augmented(Augment(own=noisy), black)
+    np.testing.assert_allclose(other(x, key) - x, difference, atol=1e-5)
+
+
+def test_a_state_knows_the_file_of_an_augmentation():
+    made = fingerprint(small(augment=blank), {})
+    assert f"file of {__name__}" in made.versions
+    assert made.problem != fingerprint(small(augment=noisy), {}).problem
+
+
+@pytest.mark.parametrize(
+    "given,said",
+    [
+        ("nowhere:cut", "augment 'nowhere:cut' cannot be imported"),
+        (halves, r"augment halves must .* float32\[2, 4, 4, 1\], it gives .*\[1, 4, 4"),
+        (lambda x, key: (x, key), "gives a tuple"),
+        (lambda x, key: x > 0, r"gives bool\[2, 4, 4, 1\]"),
+        (fails, "fails.*no such pixel"),
+        (lambda x: x, "takes 1 positional argument"),
+    ],
+)
+def test_an_augmentation_of_another_form(given, said):
+    with pytest.raises(ValueError, match=said):
+        small(augment=given)

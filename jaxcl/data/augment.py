@@ -1,39 +1,47 @@
-"""Changes images at random in each step, on the device."""
+"""Changes inputs at random in each step, on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import require
+from jaxcl.checks import called, imported, require
+from jaxcl.types import Change
+
+OWN = 2
+"""Folded into a step's key for a user's function; the other changes split the key."""
 
 
 class Augment(NamedTuple):
-    """The random changes that training makes to each image, newly drawn in each batch.
+    """The random changes that training makes to each input, newly drawn in each batch.
 
     Attributes:
       flip: mirrors the image left to right, half of the time.
       crop_padding: number of black pixels added on each side; a window of the image's
         own size is then cut out at a random place.
+      own: a user's function, applied last.
     """
 
     flip: bool = False
     crop_padding: int = 0
+    own: Change | None = None
 
 
-def require_augment(augment: Augment, shape: tuple[int, ...]) -> None:
-    """Refuses changes that are impossible for examples of a shape.
+def make_augment(
+    flip: bool, crop_padding: int, own: str | Change, *, kind: str, shape: tuple
+) -> Augment:
+    """An `Augment` for examples of a shape in a stream of a kind.
 
     Raises:
-      ValueError: a change is impossible; the message gives value and rule.
+      ValueError: a change is impossible; the message gives value and rule. ``own`` is
+        no function ``(x [B, ...], key) -> x``, or its import path.
     """
-    pad = augment.crop_padding
+    pad, image = crop_padding, flip or crop_padding
     require(pad >= 0, f"crop_padding must be at least 0, got {pad}")
     require(
-        len(shape) == 3 or augment == Augment(),
+        len(shape) == 3 or not image,
         f"flip and crop_padding are for images, an example is {list(shape)}",
     )
     require(  # beyond it, a window may see nothing of the image
@@ -41,11 +49,35 @@ def require_augment(augment: Augment, shape: tuple[int, ...]) -> None:
         f"crop_padding must be at most {min(shape[:2])}, the smaller side of "
         f"{list(shape)}, got {pad}",
     )
+    require(  # what is mirrored would be the permuted image, which has no sides
+        kind != "permuted" or not image,
+        "flip and crop_padding are for images whose pixels lie where they were taken, "
+        "not for kind='permuted'",
+    )
+    return Augment(flip, pad, _function(own, shape) if own else None)
 
 
-def augmented(
-    augment: Augment, black: jax.Array
-) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+def _function(own: str | Change, shape: tuple) -> Change:
+    """A user's function; refuses one that does not give a batch like its own."""
+    name = own if isinstance(own, str) else getattr(own, "__name__", repr(own))
+    found = imported(own, "augment") if isinstance(own, str) else own
+    x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    made = called(name, lambda: jax.eval_shape(found, x, jax.random.key(0)))
+    came = (
+        f"{made.dtype}{list(made.shape)}"
+        if isinstance(made, jax.ShapeDtypeStruct)
+        else f"a {type(made).__name__}"
+    )
+    wanted = f"{x.dtype}{list(x.shape)}"
+    require(
+        came == wanted,
+        f"augment {name} must give a batch like the one it is given, {wanted}, it "
+        f"gives {came}",
+    )
+    return found
+
+
+def augmented(augment: Augment, black: jax.Array) -> Change | None:
     """Makes the function that changes a batch, or None if nothing is changed.
 
     Args:
@@ -53,7 +85,7 @@ def augmented(
       black: float32[C], the network's input for a pixel of 0.
 
     Returns:
-      ``(x [B, H, W, C], key) -> x [B, H, W, C]``; draws for each image separately.
+      ``(x [B, ...], key) -> x [B, ...]``; draws for each image separately.
     """
     if augment == Augment():
         return None
@@ -75,6 +107,8 @@ def augmented(
                 return jax.lax.dynamic_slice(image, (*at, 0), x.shape[1:])
 
             x = jax.vmap(cut)(wide, at)
+        if augment.own is not None:
+            x = augment.own(x, jax.random.fold_in(key, OWN))
         return x
 
     return change

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcl import schema
 from jaxcl.checks import require, require_room
-from jaxcl.data.augment import Augment, require_augment
+from jaxcl.data.augment import make_augment
 from jaxcl.data.classes import cut_classes
 from jaxcl.data.consistent import require_source
 from jaxcl.data.draw import seed_view, stack_views, starts
@@ -21,6 +21,7 @@ from jaxcl.data.source import Source
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
 from jaxcl.schema import Count, Length, Natural, OneOf, Part, Positive, Share, checked
+from jaxcl.types import Change
 
 KINDS = ("split", "permuted", "rotated")
 
@@ -51,6 +52,7 @@ def make_stream(
     std: Annotated[tuple[Positive, ...], Length(1)] | None = None,
     flip: bool = False,
     crop_padding: Natural = 0,
+    augment: str | Change = "",
 ) -> Stream:
     """Cuts a data set into tasks.
 
@@ -94,6 +96,8 @@ def make_stream(
       flip: in training, images are mirrored left to right, half of the time.
       crop_padding: in training, so many black pixels are added on each side of an
         image, and a window of its own size is cut out at random.
+      augment: in training, after these, a function ``(x [B, ...], key) -> x`` of a
+        batch of network inputs, or its import path.
 
     Returns:
       A `Stream`.
@@ -135,13 +139,8 @@ def make_stream(
         )
         order, sizes = None, labels_of(source, scenario)[1]
     noise = noise_of(source.class_names, label_noise, confusion)
-    augment, shape = Augment(flip, crop_padding), source.train_x.shape[1:]
-    require_augment(augment, shape)
-    require(  # what is mirrored would be the permuted image, which has no sides
-        augment == Augment() or kind != "permuted",
-        "flip and crop_padding are for images whose pixels lie where they were taken, "
-        "not for kind='permuted'",
-    )
+    shape = source.train_x.shape[1:]
+    changes = make_augment(flip, crop_padding, augment, kind=kind, shape=shape)
     notes = [*source.notes, *_one_class(scenario, sizes)]
     mask, mask_by = scenario_mask(scenario, num_tasks, sizes)
     require(
@@ -185,7 +184,7 @@ def make_stream(
         mean=_per_channel("mean", source.mean if mean is None else mean, shape),
         std=_per_channel("std", source.std if std is None else std, shape),
         notes=tuple(notes),
-        augment=augment,
+        augment=changes,
         class_names=tuple(source.class_names),
     )
 

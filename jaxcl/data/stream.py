@@ -8,7 +8,6 @@ a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from jaxcl import schema
 from jaxcl.data.augment import Augment, augmented
 from jaxcl.data.rotation import rotate
 from jaxcl.schema import OneOf
-from jaxcl.types import AS_IT_IS, Batch, Codec, TaskData
+from jaxcl.types import AS_IT_IS, Batch, Change, Codec, TaskData
 
 PARTS = ("train", "valid", "test")
 
@@ -95,7 +94,7 @@ class Stream(NamedTuple):
         return Codec(encode, self.inputs_of(mean, factor))
 
     @property
-    def change(self) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    def change(self) -> Change | None:
         """What a training step applies to its inputs: ``(x, key) -> x``, or None."""
         decode = self.inputs_of(*self._scales())
         return augmented(self.augment, decode(jnp.zeros(self.input_shape[-1:])))
