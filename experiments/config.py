@@ -167,6 +167,7 @@ def problem(config: ConfigDict) -> Problem:
         joint=config.joint,
         joint_once=config.joint_once,
         measure=config.measure,
+        measure_tasks=config.measure_tasks,
         seed_mode=config.seed_mode,
     )
 

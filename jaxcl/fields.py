@@ -19,7 +19,7 @@ from jaxcl.heads import SCENARIOS
 from jaxcl.nn.precision import DTYPES
 from jaxcl.schema import Count, Length, Natural, NonNegative, OneOf, Positive, Range
 from jaxcl.strategies import METHODS, is_row
-from jaxcl.training.plan import METRICS, SCHEDULES, SELECT
+from jaxcl.training.plan import METRICS, SCHEDULES, SELECT, Measured
 from jaxcl.training.seeds import MODES
 
 
@@ -77,6 +77,7 @@ FIELDS: dict[str, Field] = {
     "joint": Field(False, bool, "each task trains on all data so far"),
     "joint_once": Field(False, bool, "joint only: one training, on all tasks' data"),
     "measure": Field("test", _named(("test", "valid")), "valid: to choose settings by"),
+    "measure_tasks": Field("all", Measured, "seen: those so far, and the next"),
     "seed_mode": Field("auto", _named(MODES), "vmap: side by side, map: in turn"),
     "rows": Field(tuple(METHODS), tuple[_Row, ...], "what `compare` runs by default"),
     "data.dataset": Field(

@@ -30,10 +30,10 @@ from jaxcl.contract import strategy
 from jaxcl.data.scenarios import make_stream
 from jaxcl.data.source import Source
 from jaxcl.data.stream import Base
-from jaxcl.hooks import transform_loss
 from jaxcl.inputs import context_of
 from jaxcl.nn import capture, models
 from jaxcl.nn.layers import NORMS
+from jaxcl.objective import transform_loss
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, make_setup, per_seed
 from jaxcl.training.programs import make_programs

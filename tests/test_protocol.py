@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcl import strategy
+from jaxcl import metrics, strategy
 from jaxcl.strategies import make
 from jaxcl.training import protocol
 from jaxcl.training.checkpoints import CheckpointError
@@ -330,6 +330,36 @@ def test_joint_once_is_one_training_on_all_tasks(problem, finish, tmp_path):
     np.testing.assert_array_equal(again.accuracy, last.accuracy)
     with pytest.raises(ValueError, match="joint_once=True needs joint=True"):
         validate(once._replace(joint=False))
+
+
+@pytest.mark.parametrize("seed_mode", ["map", "vmap"])
+@pytest.mark.parametrize("scenario", ["task", "class"])
+def test_tasks_to_come_need_not_be_measured(
+    problem, finish, tmp_path, seed_mode, scenario
+):
+    """Those so far and the next are the same numbers; the others are not measured."""
+    build = problem(num_tasks=3, scenario=scenario, seed_mode=seed_mode)
+    whole, some = finish(build), build._replace(measure_tasks="seen")
+    events = protocol.run(some, checkpoints=tmp_path)
+    for event in events:
+        if isinstance(event, TaskDone):
+            break
+    events.close()
+    seen = finish(some, checkpoints=tmp_path)
+    known = ~np.isnan(seen.accuracy)
+    wanted = np.tril(np.ones((3, 3), bool), 1)
+    np.testing.assert_array_equal(known, np.broadcast_to(wanted, known.shape))
+    np.testing.assert_array_equal(seen.accuracy[known], whole.accuracy[known])
+    np.testing.assert_array_equal(seen.baseline, whole.baseline)
+    assert seen.status == ("ok",) * 3
+    for measure in (metrics.average_accuracy, metrics.backward_transfer):
+        np.testing.assert_array_equal(measure(seen.accuracy), measure(whole.accuracy))
+    np.testing.assert_array_equal(
+        metrics.forward_transfer(seen.accuracy, seen.baseline),
+        metrics.forward_transfer(whole.accuracy, whole.baseline),
+    )
+    with pytest.raises(ValueError, match="measure_tasks must be one of all, seen"):
+        validate(build._replace(measure_tasks="some"))
 
 
 def test_tasks_of_unequal_size_share_a_trace(problem, blobs):

@@ -1,10 +1,12 @@
 """The numbers of a comparison as CSV: per method, per seed, and every accuracy."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from jaxcl import statistics
 from jaxcl.strategies import family
 
+from ..runs.results import OK
 from .scores import METRICS, STATISTICS, Row
 from .tables import csv_pieces, write_csv
 
@@ -44,7 +46,8 @@ def csv_results(table: Sequence[Row]) -> Iterator[str]:
     In pieces: a thousand tasks and five seeds are five million lines.
 
     Tasks count from 1; "after task 0" is the untrained network. Accuracies lie in
-    [0, 1]; those of a failed seed are empty. What has not run yet has no line.
+    [0, 1]; those of a failed seed are empty. What has not run yet, or was not measured
+    of a healthy seed, has no line.
     """
 
     def lines() -> Iterator[Sequence[object]]:
@@ -54,6 +57,8 @@ def csv_results(table: Sequence[Row]) -> Iterator[str]:
                 for after in range(r.tasks_done + 1):
                     values = r.matrix[k, after - 1] if after else r.baseline[k]
                     for j, value in enumerate(values.tolist(), 1):
+                        if math.isnan(value) and r.status[k] == OK:
+                            continue
                         yield row.label, seed, after, j, value, r.row, r.config_name
 
     header = ["method", "seed", "after_task", "on_task", "accuracy", "row", "config"]

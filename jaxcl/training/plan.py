@@ -9,6 +9,8 @@ from jaxcl.schema import Count, Natural, NonNegative, OneOf, Positive, Range
 
 SELECT = ("last", "best")
 METRICS = ("accuracy", "loss")
+Measured = Annotated[str, OneOf(("all", "seen"))]
+"""Which tasks are measured after each task: all, or those so far and the next."""
 SCHEDULES = ("constant", "cosine", "linear")
 
 

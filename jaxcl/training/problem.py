@@ -21,7 +21,7 @@ from jaxcl.nn import capture
 from jaxcl.nn.building import Built
 from jaxcl.nn.capture import LinenModel
 from jaxcl.training import room
-from jaxcl.training.plan import Plan, validate_plan
+from jaxcl.training.plan import Measured, Plan, validate_plan
 from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.trainer import make_trainer
 from jaxcl.types import PyTree, Setup
@@ -42,6 +42,8 @@ class Problem(NamedTuple):
       joint_once: joint only: one training, on the data of all tasks at once. Nothing is
         measured before it: only the last row of the accuracy matrix is filled.
       measure: "test", or "valid" for an accuracy matrix to choose settings by.
+      measure_tasks: `Measured`: after each task "all", or "seen", those so far
+        and the next, which forward transfer needs; the others are NaN.
       seed_mode: one of `jaxcl.training.seeds.MODES`.
       rates: factors for the optimizer's updates, one for each seed.
       settings: name -> values, one for each seed, of the strategy's settings that
@@ -60,6 +62,7 @@ class Problem(NamedTuple):
     joint: bool = False
     joint_once: bool = False
     measure: str = "test"
+    measure_tasks: str = "all"
     seed_mode: str = "auto"
     rates: tuple[float, ...] = ()
     settings: Mapping[str, tuple[float, ...]] = {}
@@ -160,6 +163,7 @@ def validate(problem: Problem) -> None:
     validate_plan(plan, has_validation=bool(stream.capacity("valid")))
     if problem.measure not in ("test", "valid"):
         raise ValueError(f"measure must be test or valid, got {problem.measure!r}")
+    schema.require("measure_tasks", problem.measure_tasks, Measured)
     if not stream.capacity(problem.measure):
         raise ValueError("measure='valid' needs valid_fraction above 0")
     if problem.joint_once and not problem.joint:

@@ -103,13 +103,18 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
         return trainer(mine).end(seed, data, task, end_key)
 
     def evaluate(seed, mine, shared):
-        base, current = shared
+        base, current, bound = shared
 
         def on(task):
             data = stream.view(base, mine.data, problem.measure, task)
             return trainer(mine).evaluate(seed, data, current)[0]
 
-        return jax.lax.map(on, jnp.arange(stream.num_tasks))
+        def known(task):
+            nothing = jnp.full((), jnp.nan, jnp.float32)
+            return jax.lax.cond(task < bound, on, lambda task: nothing, task)
+
+        whole = problem.measure_tasks == "all"
+        return jax.lax.map(on if whole else known, jnp.arange(stream.num_tasks))
 
     def report(seed, mine, shared):
         return trainer(mine).report(seed)
@@ -151,5 +156,5 @@ def trace(problem: Problem) -> None:
     of_task = (base, zero, zero, zero)
     seed, _ = jax.eval_shape(programs.epoch, seed, (mine, cache), of_task)
     seed = jax.eval_shape(programs.end, seed, mine, (base, zero))
-    jax.eval_shape(programs.evaluate, seed, mine, (base, zero))
+    jax.eval_shape(programs.evaluate, seed, mine, (base, zero, zero))
     jax.eval_shape(programs.report, seed, mine, ())

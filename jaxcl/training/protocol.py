@@ -61,27 +61,24 @@ def run(
     Args:
       problem: what to run.
       checkpoints: folder for the run's state, saved after each task, when `stop` says
-        so and every `save_every` seconds. The state has a matrix of all tasks. If
-        it is over 4 MB and tasks are short, only each k-th task's end is saved: k = 5
-        for five seeds and 1,000 tasks. A run that finds a state there continues from it
-        and ends as if it had never stopped. A state of another problem is refused; a
-        damaged one is set aside, with a warning, and the one before it is used. No
-        other process may use the folder. None saves nothing.
+        so and every `save_every` seconds; with a matrix over 4 MB and short tasks, only
+        after each k-th task (five seeds, 1,000 tasks: k = 5). A run goes on from a
+        state there and ends as if it had never stopped. A state of another problem is
+        refused; a damaged one is set aside, with a warning, and the one before it is
+        used. No other process may use the folder. None saves nothing.
       save_every: seconds.
       stop: called after each epoch and task; True saves and raises `Interrupted`.
       mesh: where seeds run; by default on all devices.
-      programs: of `jaxcl.training.programs.make_programs` for this problem and mesh, so
-        that several runs of it in one process are compiled once; by default new ones.
-      checked: whether `jaxcl.training.problem.validate` has already passed the problem.
+      programs: of `make_programs` for this problem and mesh, so that several runs of it
+        in one process are compiled once; by default new ones.
+      checked: whether `jaxcl.training.problem.validate` has passed the problem.
       watch: functions that receive every `Moment` of the run before the next state is
-        saved. So their output is there when a run continues from that state, and is
-        written again, unchanged, when it continues from an earlier one.
-      identity: further fields that must be equal to continue from a state, such as
-        those of the config: field -> value.
-      about: a description of this process to store with the state, as JSON; by default
-        the versions and the hash of the code.
-      strict: refuses a state made by other code or other versions; else the run
-        continues from it, with a warning.
+        saved, so that their output is there when a run continues from that state. From
+        an earlier one it is written again, unchanged.
+      identity: field -> value of further fields that a state must have, as a config's.
+      about: of this process, stored with the state as JSON; by default the versions and
+        the hash of the code.
+      strict: refuses a state of other code or versions, of which a run else warns.
 
     Yields:
       One `Started`, an `EpochDone` per epoch and a `TaskDone` per task. A run that
@@ -134,6 +131,10 @@ def _events(
     def number(value: int) -> jax.Array:
         return mesh.share(np.int32(value))
 
+    def measured(trained: SeedState, task: int, bound: int) -> np.ndarray:
+        shared = (base, number(task), number(bound))
+        return mesh.gather(programs.evaluate(trained, mine, shared))
+
     def show(what: str, task: int, epoch: int, trained: SeedState, cache=()) -> None:
         for see in watch:
             see(Moment(what, task, epoch, trained, cache, mine, base))
@@ -146,8 +147,7 @@ def _events(
         state = unpacked(store.restore(found.step, like))
         trained = mesh.spread(state.trained)
     else:
-        measured = programs.evaluate(trained, mine, (base, number(0)))
-        state = state._replace(baseline=mesh.gather(measured))
+        state = state._replace(baseline=measured(trained, 0, num_tasks))
         show("start", -1, -1, trained)
     began, saved = time.monotonic() - float(state.seconds), time.monotonic()
     stride = max(1, state.accuracy.nbytes // MATRIX)  # tasks from one state to the next
@@ -197,8 +197,8 @@ def _events(
             if stopping:
                 raise Interrupted
         trained = programs.end(trained, mine, shared)
-        measured = mesh.gather(programs.evaluate(trained, mine, shared))
-        trained, accuracy = with_failures(mesh, trained, measured, state)
+        accuracy = measured(trained, task, task + 2)
+        trained, accuracy = with_failures(mesh, trained, accuracy, state)
         report = mesh.gather(programs.report(trained, mine, ()))
         state = with_task(state, task, accuracy, report)
         show("end", task, -1, trained)
