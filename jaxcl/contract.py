@@ -40,8 +40,8 @@ class Init(Protocol):
 class BeforeTask(Protocol):
     """Makes the ``ctx.cache`` that the hooks read, at the start of every task.
 
-    It is never checkpointed, but made again when a run resumes, also inside a task, so
-    it may depend only on values that training does not change.
+    It is never checkpointed, but made again when a run resumes, also inside a task: it
+    may depend only on values that training does not change.
     """
 
     def __call__(
@@ -105,7 +105,10 @@ class TransformModelState(Protocol):
 
 
 class InPlay(Protocol):
-    """Outputs trained beside the batch's own and the gradient's: bool[K] or bool[]."""
+    """Outputs that a step trains beside those of the batch's tasks: bool[K] or bool[].
+
+    Those that the step's gradient reaches need not be named.
+    """
 
     def __call__(self, state: State, *, ctx: Context) -> jax.Array: ...
 
@@ -142,9 +145,6 @@ class Report(Protocol):
 class Strategy(NamedTuple):
     """A continual-learning method as pure functions; see `strategy` for the defaults.
 
-    ``grads`` and ``updates`` have the form of an optax update function: they take the
-    subject, the state, the parameters, then keywords.
-
     Attributes:
       init_aux: `InitAux`, ``(key, net) -> aux``.
       init: `Init`, ``(params) -> state``.
@@ -167,12 +167,13 @@ class Strategy(NamedTuple):
         depend on the state.
       needs_linear: whether earlier tasks are protected only under an optimizer whose
         updates stay in the subspace of its gradients: SGD, momentum.
-      needs_every_step: whether each update has to come from its own step's gradient,
-        as not under `optax.MultiSteps` and `optax.apply_every`. Checked on init.
+      needs_every_step: whether each update has to come from its own step's gradient, as
+        not under `optax.MultiSteps` and `optax.apply_every`.
       needs_every_task: whether the method must be trained on the first task, or see the
         end of each. Joint training on all tasks at once has neither.
-      in_chain: what stands for it, if not itself, beside others in a `jaxcl.chain` and
-        in joint training: they add to a projected gradient, and rows of other tasks.
+      in_chain: another strategy that stands for this one beside others in a
+        `jaxcl.chain`, and in joint training. Others add to a gradient after it was
+        projected in the backward pass, and rows of other tasks to a batch.
     """
 
     init_aux: InitAux
@@ -222,8 +223,7 @@ def strategy(
     """Builds a `Strategy`; a hook that is not given does nothing.
 
     Returns:
-      A `Strategy` whose missing hooks pass their subject through, so that
-      ``strategy()`` is plain fine-tuning with empty state ``()``.
+      A `Strategy`; ``strategy()`` is plain fine-tuning with empty state ``()``.
 
     Raises:
       ValueError: a hook that cannot be called.

@@ -42,9 +42,8 @@ def context(
       task: the task that the examples belong to, which is the one in training.
       step: the step's number since the task's start. Without it, and without a key, all
         steps of a task have one key: the same dropout, the same draws from a memory.
-      seed: of the run; the step's default key is drawn from it.
-      key: a typed key of this step's own; by default one that differs between seeds,
-        tasks and steps.
+      seed: of the run.
+      key: a typed key of this step's own; by default it is drawn from seed, task, step.
       index: int[B], where each example lies in the `TaskData` that ``before_task`` was
         given; by default unknown, and the step then uses nothing of what
         ``before_task`` made.
@@ -121,11 +120,11 @@ def context_of(
       task_progress: share of the task's steps that are done; OL and OWM read it.
       model_state: the model's running statistics, by default none.
       cache: what the strategy's ``before_task`` returned.
-      original: like batch.x, the inputs before they were augmented; a memory holds
-        these, and augments what it draws by ``setup.augment``.
+      original: like batch.x, the inputs before augmentation. A memory holds these, and
+        augments what it draws by ``setup._replace(augmentation=...)``.
 
     Raises:
-      ValueError: a number is out of range: a step below 0, a share outside [0, 1].
+      ValueError: a number is out of range; ``original`` is of another shape.
     """
     for name, value in (("task", task), ("step", step)):
         schema.require(name, value, Natural)
@@ -133,6 +132,9 @@ def context_of(
     shares = (epoch_progress, epoch_fraction, task_progress)
     for name, value in zip(_SHARES, shares, strict=True):
         schema.require(name, value, Share | None)
+    if original is not None:
+        came, shape = list(jnp.shape(original)), list(jnp.shape(batch.x))
+        require(came == shape, f"original must be like x, {shape}, got {came}")
     return Context(
         task=jnp.asarray(task, jnp.int32),
         step=jnp.asarray(step, jnp.int32),
@@ -224,8 +226,6 @@ def require_in_play(
     mask: jax.Array, y: jax.Array, task: int | jax.Array, counts: Any = True
 ) -> None:
     """Refuses targets that are not outputs of their task; tracers pass.
-
-    The loss on such a target is infinite, or nearly so, and its gradient wrong.
 
     Args:
       mask: bool[T, K], of a `Setup`.

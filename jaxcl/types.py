@@ -10,7 +10,7 @@ import jax
 PyTree = Any
 State = Any
 Padding = str | tuple[tuple[int, int], tuple[int, int]]
-Change = Callable[[jax.Array, jax.Array], jax.Array]
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 """``(x [B, ...], key) -> x [B, ...]``, a random change of each example."""
 
 
@@ -125,7 +125,7 @@ class Setup(NamedTuple):
     model_state: PyTree = {}  # shapes (`jax.ShapeDtypeStruct`) of running statistics
     norms: tuple[NormSpec, ...] = ()
     axis: int = -1  # of kernels in no layer: their axis over the outputs
-    augment: Change | None = None  # what training does to inputs, drawn ones too
+    augmentation: Augmentation | None = None  # of training's inputs, drawn ones too
 
 
 class TaskData(NamedTuple):

@@ -49,7 +49,7 @@ def filled(name):
     state, loss = tx.init(params), jaxcl.transform_loss(method, setup)
     for i in range(3):
         rows = slice(8 * i, 8 * (i + 1))
-        seen = setup.augment(x[rows], jax.random.key(i))
+        seen = setup.augmentation(x[rows], jax.random.key(i))
         ctx = jaxcl.context(
             seen, y[rows], task=0, step=i, epoch=0, original=x[rows], model_state={}
         )
@@ -110,7 +110,7 @@ def test_in_a_run(name, seed_mode):
 
 def test_nothing_is_augmented_if_the_stream_does_not():
     setup = setup_of(small_problem())
-    assert setup.augment is None
+    assert setup.augmentation is None
     store = memory.empty(setup, 4)
     batch = jaxcl.context(jnp.ones((4, 4, 4, 1)), jnp.zeros(4, int), task=0).batch
     store = memory.append(store, batch, setup.codec)
@@ -118,3 +118,9 @@ def test_nothing_is_augmented_if_the_stream_does_not():
     np.testing.assert_allclose(
         x, setup.codec.decode(setup.codec.encode(batch.x))[0, 0, 0, 0]
     )
+
+
+def test_an_original_of_another_shape_is_refused():
+    x, y = jnp.ones((4, 4, 4, 1)), jnp.zeros(4, int)
+    with pytest.raises(ValueError, match=r"original must be like x, \[4, 4, 4, 1\]"):
+        jaxcl.context(x, y, task=0, original=x[:2])

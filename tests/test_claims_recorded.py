@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from experiments.claims import carry, choose, hat_rate, pages
 from experiments.claims.claim import Run, Stage
+from experiments.claims.decide import accuracy
 from experiments.claims.pages import record, write
 from experiments.claims.recorded import RECORDED
 from experiments.claims.report import report
@@ -27,6 +29,11 @@ def folder_size(folder: Path):
     """A measurement for the tests: it needs the run's own folder."""
     weights = list((folder / "weights").iterdir())
     return {"files": np.full(2, float(len(weights) > 0))}
+
+
+def last_digit(folder: Path):
+    """A measurement that any finished run allows."""
+    return {"last": np.arange(2.0)}
 
 
 def forbidden(*_):
@@ -172,6 +179,44 @@ def test_what_was_not_measured_then_is_run_again(recorded, tmp_path, monkeypatch
     monkeypatch.setattr(carry, "execute", forbidden)
     with pytest.raises(AssertionError, match="must not be run"):
         carry.carry_out(measured, tmp_path, where)
+
+
+def test_a_second_run_for_a_measurement_replaces_no_recorded_one(
+    recorded, tmp_path, monkeypatch
+):
+    """Other code, or another thread count, and the second run ends elsewhere."""
+    shutil.copytree(recorded[0].parent, tmp_path / "results")
+    where, claim = tmp_path / "results" / "claims", recorded[1]
+    first = recorded[2]["linear"]
+    runs = tuple(run._replace(measure=None) for run in claim.runs("toy"))
+    runs = (runs[0], runs[1]._replace(measure=last_digit))
+    claim = claim._replace(runs=lambda setting: runs)
+
+    def elsewhere(config, folder):
+        made = execute(config, folder)
+        moved = made._replace(matrix=np.asarray(made.matrix) / 2)
+        results.save(folder / "result.json", moved)
+        return results.load(folder)
+
+    execute = carry.execute
+    monkeypatch.setattr(carry, "execute", elsewhere)
+    monkeypatch.setattr(pages, "RECORDED", where)
+    files = (where / "runs" / first.key).iterdir()
+    before = {file: file.read_bytes() for file in files}
+    second = carry.carry_out(runs[1], tmp_path / "work", where)
+    np.testing.assert_array_equal(second.result.matrix, first.result.matrix)
+    outcomes = carry.found(runs, tmp_path / "work", where)
+    write(claim, "toy", outcomes, tmp_path / "work")
+    assert record(claim, "toy", outcomes, tmp_path / "work") == ()
+    assert {file: file.read_bytes() for file in before} == before
+    acc = accuracy(first.result)
+    # In a new folder, too, the page tells them apart.
+    for folder in (tmp_path / "work", tmp_path / "new"):
+        again = carry.found(runs, folder, where)["linear"]
+        np.testing.assert_allclose(again.measured["acc"], acc / 2)
+        note = report(claim, "toy", {"linear": again})["notes"][-1]
+        assert f"ACC {acc.mean() / 2:.2f} %, that of the recorded" in note
+    assert "second run" not in str(report(claim, "toy", {"linear": first})["notes"])
 
 
 def test_a_recorded_page_is_not_replaced_by_one_with_fewer_runs(

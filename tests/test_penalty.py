@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import jaxcl
+from jaxcl.hooks import hook_in
 from jaxcl.losses import quadratic, quadratic_penalty
 from jaxcl.ops import trees
 from jaxcl.strategies import er, ewc, mas, si
@@ -16,9 +17,20 @@ from jaxcl.testing.problem import small_problem
 from jaxcl.training import protocol
 from jaxcl.training.epoch import make_update
 from jaxcl.training.protocol import EpochDone
+from jaxcl.training.trainer import scale_by_lr
 from tests.test_launch import finished
 
 STRENGTH = 0.5
+
+
+def linear(inputs):
+    return jaxcl.setup_for(
+        lambda w, x: x @ w["head"],
+        jnp.zeros((4, inputs)),
+        num_outputs=4,
+        num_tasks=2,
+        heads=(("head",),),
+    )
 
 
 def pulled(setup, where="penalty", strength=STRENGTH):
@@ -80,13 +92,7 @@ def test_a_run_tells_it_beside_the_loss(seed_mode):
 def test_the_objective_holds_it(make, scale):
     """The plain loss of a user's loop is the examples' plus c Σ Ω (θ − θ*)²."""
     rng = np.random.default_rng(0)
-    setup = jaxcl.setup_for(
-        lambda w, x: x @ w["head"],
-        jnp.zeros((4, 3)),
-        num_outputs=4,
-        num_tasks=2,
-        heads=(("head",),),
-    )
+    setup = linear(3)
     method, bare = make(setup, strength=3.0), jaxcl.strategy()
     net = {"head": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)}
     params = jaxcl.init_params(method, jax.random.key(0), net)
@@ -113,13 +119,7 @@ def test_the_objective_holds_it(make, scale):
 @pytest.mark.parametrize("first", [True, False])
 def test_replay_meets_it_once(first):
     """Beside replay, in either order, it is added once, whatever rows are drawn."""
-    setup = jaxcl.setup_for(
-        lambda w, x: x @ w["head"],
-        jnp.zeros((4, 3)),
-        num_outputs=4,
-        num_tasks=2,
-        heads=(("head",),),
-    )
+    setup = linear(3)
     net = {"head": jax.random.normal(jax.random.key(0), (3, 4))}
     x, y = jax.random.normal(jax.random.key(1), (4, 3)), jnp.arange(4) % 2
 
@@ -155,34 +155,20 @@ def test_a_step_does_not_compute_its_value():
 
     On a CPU such a sum is a loop of its own in the compiled step.
     """
-    setup = jaxcl.setup_for(
-        lambda w, x: jnp.tanh(x @ w["body"]) @ w["head"],
-        jnp.zeros((4, 784)),
-        num_outputs=4,
-        num_tasks=2,
-        heads=(("head",),),
-    )
-    net = {"body": jnp.zeros((784, 32)), "head": jnp.zeros((32, 4))}
+    setup = linear(784 * 8)
+    net = {"head": jnp.zeros((784 * 8, 4))}
     method = ewc(setup, strength=1.0)
     params = jaxcl.init_params(method, jax.random.key(0), net)
-    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+    tx = hook_in(method, optax.chain(optax.sgd(0.1), scale_by_lr()), setup)
     opt_state = tx.init(params)
-    ctx = jaxcl.context(jnp.ones((4, 784)), jnp.array([2, 3, 2, 3]), task=1)
-
-    class Scaled:  # the run's own optimizer takes the rate's scale
-        init = staticmethod(tx.init)
-
-        @staticmethod
-        def update(*given, lr_scale, **more):
-            return tx.update(*given, **more)
-
-    step = jax.jit(make_update(setup, method, Scaled))
+    ctx = jaxcl.context(jnp.ones((4, 784 * 8)), jnp.array([2, 3, 2, 3]), task=1)
+    step = jax.jit(make_update(setup, method, tx))
     text = step.lower(params, {}, opt_state, ctx, jnp.ones(())).compile().as_text()
     whole = jax.jit(
         jax.value_and_grad(jaxcl.transform_loss(method, setup), has_aux=True)
     )
     asked = whole.lower(params, opt_state.strategy, ctx).compile().as_text()
-    rows = f'"known_trip_count":{{"n":"{784 * 32 // trees.ROW}"}}'
+    rows = f'"known_trip_count":{{"n":"{784 * 8 * 4 // trees.ROW}"}}'
     assert rows in asked and rows not in text
 
 

@@ -14,9 +14,10 @@ from jaxcl import files
 from .. import config as configs
 from ..runs.execute import execute, finished
 from ..runs.plain_json import read_json
-from ..runs.results import CONFIG_NAME
+from ..runs.results import CONFIG_NAME, Result
 from .choose import Chosen, choose
-from .claim import Array, Outcome, Outcomes, Run
+from .claim import OF_RUN, Array, Outcome, Outcomes, Run
+from .decide import accuracy
 from .keys import key_of
 from .recorded import RUNS
 
@@ -40,7 +41,7 @@ def carry_out(run: Run, workdir: Path, recorded: Path | None = None) -> Outcome:
     folder = workdir / RUNS / key
     config = _as_begun(chosen.config, folder)
     result = finished(config, folder) or execute(config, folder)
-    return Outcome(run, key, folder, result, chosen.trials, _measure(run, folder))
+    return _outcome(run, chosen, folder, result, recorded)
 
 
 def found(
@@ -67,9 +68,23 @@ def _found(
         file = measured_file(run, folder)
         if result is None or (file is not None and not file.exists()):
             continue
-        measured = _measure(run, folder)
-        return Outcome(run, key, folder, result, chosen.trials, measured)
+        return _outcome(run, chosen, folder, result, recorded)
     return None
+
+
+def _outcome(
+    run: Run, chosen: Chosen, folder: Path, result: Result, recorded: Path | None
+) -> Outcome:
+    """The outcome of the finished run in a folder, measured.
+
+    A run that is recorded without the weights that a measurement needs is run a second
+    time. The result stays that of the first: a second run replaces no recorded one.
+    """
+    key, measured = key_of(chosen.config), _measure(run, folder, result)
+    there = recorded / RUNS / key if recorded else folder
+    first = finished(_as_begun(chosen.config, there), there)
+    again = there != folder and first is not None
+    return Outcome(*(run, key, folder, first or result, chosen.trials, measured, again))
 
 
 def _as_begun(config: ConfigDict, folder: Path) -> ConfigDict:
@@ -92,13 +107,14 @@ def measured_file(run: Run, folder: Path) -> Path | None:
     return folder / f"measured_{run.measure.__name__}.json"
 
 
-def _measure(run: Run, folder: Path) -> Mapping[str, Array]:
-    """The numbers of a run's `measure`, kept beside its result."""
+def _measure(run: Run, folder: Path, result: Result) -> Mapping[str, Array]:
+    """The numbers of a run's `measure`, kept beside its result, and that run's ACC."""
     file = measured_file(run, folder)
     if run.measure is None or file is None:
         return {}
     if not file.exists():
-        values = {k: np.asarray(v, float) for k, v in run.measure(folder).items()}
+        values = {OF_RUN: accuracy(result), **run.measure(folder)}
+        values = {k: np.asarray(v, float) for k, v in values.items()}
         nulls = {
             k: np.where(np.isfinite(v), v.astype(object), None).tolist()
             for k, v in values.items()

@@ -84,8 +84,12 @@ class Outcome(NamedTuple):
     folder: Path  # in a workdir, or where a checkout records it
     result: Result
     trials: tuple[Trial, ...]
-    measured: Mapping[str, Array]  # the numbers of `Run.measure`
+    measured: Mapping[str, Array]  # the numbers of `Run.measure`, and `OF_RUN`
+    again: bool = False  # folder holds a second run; the result is the recorded first
 
+
+OF_RUN = "acc"
+"""Among a run's measured numbers: ACC in per cent of the run that was measured [S]."""
 
 Outcomes = Mapping[str, Outcome]
 """Name of a run -> its outcome; contains finished runs only."""

@@ -195,8 +195,5 @@ CLAIM = Claim(
         f"many units per task and fills the network sooner; so λ {STRENGTH:g}, as "
         "published, stands beside it and decides nothing.",
         "Whether (a) is the cause of (b) is for the free units and A[j, j] to say.",
-        "The gates at λ .1 are of a second run with the same config and seeds, by "
-        "later code, as the first kept no weights; it ended at 86.71 %, the first at "
-        "86.73 %.",
     ),
 )

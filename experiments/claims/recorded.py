@@ -89,12 +89,13 @@ def lacking(own: Path, outcomes: Outcomes) -> list[str]:
 
 
 def keep(recorded: Path, outcome: Outcome) -> None:
-    """Records a run's config, result and measurements."""
+    """Records a run's config, result and measurements; of a second run, these alone."""
     kept = recorded / RUNS / outcome.key
     if outcome.folder == kept:
         return
     kept.mkdir(parents=True, exist_ok=True)
     measured = outcome.folder.glob("measured_*.json")
-    own = (outcome.folder / name for name in ("config.json", "result.json"))
+    names = () if outcome.again else ("config.json", "result.json")
+    own = (outcome.folder / name for name in names)
     for file in (*own, *measured):
         shutil.copy(file, kept / file.name)

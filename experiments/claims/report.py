@@ -13,7 +13,7 @@ import numpy as np
 
 from ..runs.results import OK
 from . import decide
-from .claim import Claim, Effect, Outcome, Outcomes
+from .claim import OF_RUN, Claim, Effect, Outcome, Outcomes
 
 Report = dict[str, Any]
 
@@ -46,9 +46,24 @@ def report(claim: Claim, setting: str, outcomes: Outcomes) -> Report:
                 f"{r.label} ({r.config.name})" for r in runs if r.name not in outcomes
             ],
             "shown": list(claim.shown(outcomes)),
-            "notes": list(claim.notes),
+            "notes": [*claim.notes, *_second_runs(outcomes)],
         }
     )
+
+
+def _second_runs(outcomes: Outcomes) -> list[str]:
+    """Says which measurements are of a second run, and how far the two differ."""
+    notes = []
+    for outcome in outcomes.values():
+        first, second = decide.accuracy(outcome.result), outcome.measured.get(OF_RUN)
+        if second is not None and not np.allclose(first, second, equal_nan=True):
+            notes.append(
+                f"{outcome.run.label} ({outcome.result.config_name}): the recorded run "
+                "kept no weights, so what is measured of them is of a second run with "
+                f"its config and seeds, by later code. ACC {np.nanmean(second):.2f} %, "
+                f"that of the recorded one {np.nanmean(first):.2f} %."
+            )
+    return notes
 
 
 def _question(answer: decide.Answer) -> Report:

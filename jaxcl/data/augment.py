@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.checks import called, imported, require
-from jaxcl.types import Change
+from jaxcl.types import Augmentation
 
 OWN = 2
 """Folded into a step's key for a user's function; the other changes split the key."""
@@ -26,11 +26,11 @@ class Augment(NamedTuple):
 
     flip: bool = False
     crop_padding: int = 0
-    own: Change | None = None
+    own: Augmentation | None = None
 
 
 def make_augment(
-    flip: bool, crop_padding: int, own: str | Change, *, kind: str, shape: tuple
+    flip: bool, crop_padding: int, own: str | Augmentation, *, kind: str, shape: tuple
 ) -> Augment:
     """An `Augment` for examples of a shape in a stream of a kind.
 
@@ -57,7 +57,7 @@ def make_augment(
     return Augment(flip, pad, _function(own, shape) if own else None)
 
 
-def _function(own: str | Change, shape: tuple) -> Change:
+def _function(own: str | Augmentation, shape: tuple) -> Augmentation:
     """A user's function; refuses one that does not give a batch like its own."""
     name = own if isinstance(own, str) else getattr(own, "__name__", repr(own))
     found = imported(own, "augment") if isinstance(own, str) else own
@@ -77,7 +77,7 @@ def _function(own: str | Change, shape: tuple) -> Change:
     return found
 
 
-def augmented(augment: Augment, black: jax.Array) -> Change | None:
+def augmented(augment: Augment, black: jax.Array) -> Augmentation | None:
     """Makes the function that changes a batch, or None if nothing is changed.
 
     Args:

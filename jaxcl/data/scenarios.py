@@ -21,7 +21,7 @@ from jaxcl.data.source import Source
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
 from jaxcl.schema import Count, Length, Natural, OneOf, Part, Positive, Share, checked
-from jaxcl.types import Change
+from jaxcl.types import Augmentation
 
 KINDS = ("split", "permuted", "rotated")
 
@@ -52,7 +52,7 @@ def make_stream(
     std: Annotated[tuple[Positive, ...], Length(1)] | None = None,
     flip: bool = False,
     crop_padding: Natural = 0,
-    augment: str | Change = "",
+    augment: str | Augmentation = "",
 ) -> Stream:
     """Cuts a data set into tasks.
 

@@ -18,7 +18,7 @@ from jaxcl import schema
 from jaxcl.data.augment import Augment, augmented
 from jaxcl.data.rotation import rotate
 from jaxcl.schema import OneOf
-from jaxcl.types import AS_IT_IS, Batch, Change, Codec, TaskData
+from jaxcl.types import AS_IT_IS, Augmentation, Batch, Codec, TaskData
 
 PARTS = ("train", "valid", "test")
 
@@ -94,7 +94,7 @@ class Stream(NamedTuple):
         return Codec(encode, self.inputs_of(mean, factor))
 
     @property
-    def change(self) -> Change | None:
+    def augmentation(self) -> Augmentation | None:
         """What a training step applies to its inputs: ``(x, key) -> x``, or None."""
         decode = self.inputs_of(*self._scales())
         return augmented(self.augment, decode(jnp.zeros(self.input_shape[-1:])))

@@ -178,8 +178,8 @@ def sample(memory: Memory, key: jax.Array, n: int, setup: Setup) -> Sample:
         return leaf.at[slot].get(mode="promise_in_bounds")
 
     x = setup.codec.decode(rows(memory.x).reshape(n, *setup.example.shape[1:]))
-    if setup.augment is not None:
-        x = setup.augment(x, jax.random.fold_in(key, AUGMENT))
+    if setup.augmentation is not None:
+        x = setup.augmentation(x, jax.random.fold_in(key, AUGMENT))
     return Sample(
         Batch(
             x=x,

@@ -107,7 +107,7 @@ def make_epoch(
 ) -> Callable[..., tuple[SeedState, EpochMetrics]]:
     """Builds an epoch: its loop over batches, then validation and selection.
 
-    ``setup.augment`` changes the inputs of each step with a key of the step's own;
+    ``setup.augmentation`` changes the inputs of each step with a key of the step's own;
     values computed before the task from the unchanged inputs are then not used.
     """
     step, rate = make_step(setup, strategy, tx), make_rate(plan)
@@ -129,11 +129,11 @@ def make_epoch(
             number = before.step + i
             batch = data.take(position)._replace(weight=weight)
             own_key, original = jax.random.fold_in(step_key, i), None
-            if setup.augment is not None:
+            if setup.augmentation is not None:
                 own_key, augment_key = jax.random.split(own_key)
                 original = batch.x
                 batch = batch._replace(
-                    x=setup.augment(original, augment_key),
+                    x=setup.augmentation(original, augment_key),
                     index=jnp.full_like(batch.index, -1),
                 )
             progress = number / length

@@ -127,7 +127,7 @@ def make_setup(
     else:
         mask = (stream.logit_mask, stream.mask_by)
         setup = linen(model, example, mask, heads, codec=stream.codec, dtype=dtype)
-    return setup._replace(augment=stream.change)
+    return setup._replace(augmentation=stream.augmentation)
 
 
 def setup_of(problem: Problem) -> Setup:
