@@ -36,7 +36,7 @@ def lowered(problem) -> dict:
     cache = lower("before_task", seed, mine, (base, zero))
     seed, _ = lower("epoch", seed, (mine, cache), (base, zero, zero, zero))
     seed = lower("end", seed, mine, (base, zero))
-    lower("evaluate", seed, mine, (base, zero))
+    lower("evaluate", seed, mine, (base, zero, zero))
     lower("report", seed, mine, ())
     return texts
 
