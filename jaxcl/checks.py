@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,43 @@ def _memory() -> int:
     return has
 
 
+def line_of(error: Exception, *ours: Path) -> str:
+    """The last line of a user's own code that an error passed through.
+
+    Args:
+      error: as caught.
+      *ours: folders of code that is no user's, beside this package and what is
+        installed.
+
+    Returns:
+      " (file:line)", or "" if it passed through none.
+    """
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    libraries = [Path(sysconfig.get_path(kind)) for kind in kinds]
+    others = (*ours, Path(__file__).parent, *libraries)
+    own = [
+        f"{Path(frame.filename).name}:{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_file()
+        and not any(Path(frame.filename).is_relative_to(each) for each in others)
+    ]
+    return f" ({own[-1]})" if own else ""
+
+
+def is_worded(error: Exception) -> bool:
+    """Whether an error is a line of jaxcl's own about a setting, for its user to read.
+
+    JAX, too, refuses shapes by a ValueError of one line: only where it was raised tells
+    whether it says whose shapes they are.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, ValueError)
+        and "\n" not in str(error).strip()
+        and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+    )
+
+
 def in_one_line(error: Exception) -> str:
     """What an error says, and its kind where the text alone may not tell it."""
     usual = isinstance(error, TypeError | ValueError | ZeroDivisionError)
@@ -187,11 +225,8 @@ def called(path: str, build: Callable[..., Any], *args: Any, **fields: Any) -> A
     try:
         return build(*args, **fields)
     except Exception as error:
-        if isinstance(error, ValueError) and "\n" not in str(error).strip():
-            raise  # of a checked setting, already worded for the user
+        if is_worded(error):
+            raise
         shown = [*map(repr, args), *(f"{k}={v!r}" for k, v in fields.items())]
         text = " ".join(f"{path}({', '.join(shown)}) raised {error!r}".split())
-        _, *inside = traceback.extract_tb(error.__traceback__)
-        if inside:  # raised in its own code, not by the call itself
-            text += f" ({Path(inside[-1].filename).name}:{inside[-1].lineno})"
-        raise ValueError(text) from error
+        raise ValueError(text + line_of(error)) from error

@@ -414,6 +414,9 @@ def test_a_model_with_another_signature_is_refused():
         setup_of(lambda net: net, net=NET)
     with pytest.raises(ValueError, match=r"logits \[B, 4\], on inputs \[12, 6\]"):
         setup_of(lambda net, x: x, net=NET)
+    line = r"<lambda> fails on inputs \[12, 6\]: .* shapes.*\(test_any_model.py:\d+\)$"
+    with pytest.raises(ValueError, match=line):  # JAX names no one's shapes
+        setup_of(lambda net, x: x + jnp.ones((3, 5)), net=NET)
 
 
 @pytest.mark.parametrize("y, task", [(-1, 0), (4, 0), (0, -1), (0, 2)])

@@ -118,6 +118,28 @@ def test_a_hook_that_is_wrong_is_one_line_with_its_place(
     assert not (tmp_path / "w").exists()
 
 
+def test_an_optimizer_that_is_wrong_is_one_line_with_its_place(commands, tmp_path):
+    (tmp_path / "wrong.py").write_text("""import jax.numpy as jnp
+import optax
+
+
+def broken(lr):
+    def update(grads, state, params=None):
+        return jnp.zeros((2, 3)) + jnp.zeros(4), state
+
+    return optax.GradientTransformation(lambda params: (), update)
+""")
+    status, _, err = commands(
+        *("experiments.run", "--config=digits", "--workdir=w", *SHORT),
+        "--config.optimizer.name=wrong:broken",
+        cwd=tmp_path,
+    )
+    said = r"optimizer 'wrong:broken' cannot train .* shapes.* \(wrong.py:7\)$"
+    assert status == 2 and err.count("\n") == 1, err
+    assert re.search(said, err.strip()), err
+    assert not (tmp_path / "w").exists()
+
+
 class Outcomes:
     """A pytest plugin that records each test's outcome."""
 

@@ -445,6 +445,10 @@ def test_a_state_knows_the_file_of_an_augmentation():
         (lambda x, key: (x, key), "gives a tuple"),
         (lambda x, key: x > 0, r"gives bool\[2, 4, 4, 1\]"),
         (fails, "fails.*no such pixel"),
+        (
+            lambda x, key: x + jnp.ones((2, 5)),
+            r"augment .*2, 4, 4, 1.* raised ValueError.* shapes.*test_own_streams",
+        ),
         (lambda x: x, "takes 1 positional argument"),
     ],
 )

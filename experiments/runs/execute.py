@@ -6,8 +6,6 @@ checkpoints.
 
 from __future__ import annotations
 
-import sysconfig
-import traceback
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxcl import files
+from jaxcl.checks import line_of
 from jaxcl.data.cache import DataError
 from jaxcl.training import protocol
 from jaxcl.training.fingerprint import fingerprint
@@ -62,8 +61,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
       UsageError: the folder belongs to another config, or another process is using it.
     """
     problem = configs.problem(config)
-    if ":" in config.strategy:
-        _try_out(config.strategy, problem)
+    if ":" in config.strategy or ":" in config.optimizer.name:
+        _try_out(config, problem)
     else:
         validate(problem)
     job = Job(problem, (Part(config, workdir),), workdir / "checkpoints")
@@ -73,8 +72,8 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
     return job
 
 
-def _try_out(strategy: str, problem: Problem) -> None:
-    """Refuses a strategy from another package whose hooks cannot train a task."""
+def _try_out(config: ConfigDict, problem: Problem) -> None:
+    """Refuses a strategy or an optimizer from elsewhere that cannot train a task."""
     valid = False
     try:
         validate(problem)
@@ -84,25 +83,16 @@ def _try_out(strategy: str, problem: Problem) -> None:
         if not valid and isinstance(error, DataError | MemoryError | ValueError):
             raise  # of the config, not of a hook
         why = str(error).partition("\n")[0]
+        said = (
+            f"strategy {config.strategy!r} has a hook that does not do what "
+            "`jaxcl.contract.Strategy` says"
+            if ":" in config.strategy
+            else f"optimizer {config.optimizer.name!r} cannot train a task"
+        )
         raise ValueError(
-            f"strategy {strategy!r} has a hook that does not do what "
-            f"`jaxcl.contract.Strategy` says: {type(error).__name__}: {why}"
-            + _place(error)
+            f"{said}: {type(error).__name__}: {why}"
+            + line_of(error, Path(__file__).parents[1])
         ) from error
-
-
-def _place(error: Exception) -> str:
-    """The last line of a user's own code that an error passed through."""
-    ours = Path(files.__file__).parent, Path(__file__).parents[1]
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    libraries = [Path(sysconfig.get_path(kind)) for kind in kinds]
-    own = [
-        f"{Path(frame.filename).name}:{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_file()
-        and not any(Path(frame.filename).is_relative_to(p) for p in (*ours, *libraries))
-    ]
-    return f" ({own[-1]})" if own else ""
 
 
 def execute(config: ConfigDict, workdir: Path, *, strict: bool = False) -> Result:

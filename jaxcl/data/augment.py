@@ -62,7 +62,11 @@ def _function(own: str | Augmentation, shape: tuple) -> Augmentation:
     name = own if isinstance(own, str) else getattr(own, "__name__", repr(own))
     found = imported(own, "augment") if isinstance(own, str) else own
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    made = called(name, lambda: jax.eval_shape(found, x, jax.random.key(0)))
+
+    def of(batch):
+        return jax.eval_shape(found, batch, jax.random.key(0))
+
+    made = called(f"augment {name}", of, x)
     came = (
         f"{made.dtype}{list(made.shape)}"
         if isinstance(made, jax.ShapeDtypeStruct)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcl.checks import in_one_line, require
+from jaxcl.checks import in_one_line, is_worded, line_of, require
 from jaxcl.types import PyTree
 
 
@@ -83,12 +83,12 @@ def require_logits(
     try:
         out = jax.eval_shape(run, *args)
     except Exception as error:  # whatever the model's own code raises
-        if isinstance(error, ValueError) and "\n" not in str(error):
+        if is_worded(error):
             raise
         why = in_one_line(error)
         why += _called(model) if isinstance(error, TypeError) else ""
         raise ValueError(
-            f"{name} fails on inputs {list(example.shape)}: {why}"
+            f"{name} fails on inputs {list(example.shape)}: {why}{line_of(error)}"
         ) from error
     shape = getattr(out, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] != num_outputs:
