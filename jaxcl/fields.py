@@ -17,7 +17,7 @@ from jaxcl.data import scenarios
 from jaxcl.data.reading import FAULTY
 from jaxcl.heads import SCENARIOS
 from jaxcl.nn.precision import DTYPES
-from jaxcl.schema import Count, Length, Natural, NonNegative, OneOf, Positive, Range
+from jaxcl.schema import Count, Natural, NonEmpty, NonNegative, OneOf, Positive, Range
 from jaxcl.strategies import METHODS, is_row
 from jaxcl.training.plan import METRICS, SCHEDULES, SELECT, Measured
 from jaxcl.training.seeds import MODES
@@ -61,107 +61,118 @@ def _named(names: Iterable[str]) -> Any:
     return Annotated[str, OneOf(tuple(names))]
 
 
-_Channels = Annotated[tuple[schema.Share, ...], Length(1)]
-_Sizes: Any = Annotated[tuple[Count, ...], Length(1)]
-_Spreads = Annotated[tuple[schema.Positive, ...], Length(1)]
+_Channels = Annotated[tuple[schema.Share, ...], NonEmpty()]
+_Sizes: Any = Annotated[tuple[Count, ...], NonEmpty()]
+_Spreads = Annotated[tuple[schema.Positive, ...], NonEmpty()]
 _Row = Annotated[str, _Known()]
 _Folder = Annotated[str, _Plain()]
 _PATH = 'or "package.module:name"'
 
 # Every field that a config has, besides those of its model and of its method.
 FIELDS: dict[str, Field] = {
-    "name": Field("", _Folder, "of the benchmark, in tables and folders"),
-    "row": Field("", str, "of the table of methods"),
-    "strategy": Field("finetune", str, f"a registered name {_PATH}"),
-    "seeds": Field((0, 1, 2, 3, 4), schema.Seeds, "distinct"),
-    "joint": Field(False, bool, "each task trains on all data so far"),
-    "joint_once": Field(False, bool, "joint only: one training, on all tasks' data"),
-    "measure": Field("test", _named(("test", "valid")), "valid: to choose settings by"),
+    "name": Field("", _Folder, "of the benchmark, in tables and as a folder"),
+    "row": Field("", str, "row of the table of methods, which --config=NAME:ROW sets"),
+    "strategy": Field("finetune", str, f"the method's registered name, {_PATH}"),
+    "seeds": Field((0, 1, 2, 3, 4), schema.Seeds, "trained together, all different"),
+    "joint": Field(False, bool, "each task trains on the data of all tasks so far"),
+    "joint_once": Field(False, bool, "with joint: one training, on all tasks' data"),
+    "measure": Field("test", _named(("test", "valid")), "what is measured on"),
     "measure_tasks": Field("all", Measured, "seen: those so far, and the next"),
     "seed_mode": Field("auto", _named(MODES), "vmap: side by side, map: in turn"),
     "rows": Field(tuple(METHODS), tuple[_Row, ...], "what `compare` runs by default"),
     "data.dataset": Field(
-        "digits", str, f"a name, tfds:NAME, folder:PATH, npz:PATH, {_PATH}"
+        "digits", str, f"a shipped name, tfds:NAME, folder:PATH, npz:PATH, {_PATH}"
     ),
-    "data.image_size": Field(None, _Sizes | None, "(height, width)"),
+    "data.image_size": Field(None, _Sizes | None, "(height, width) of all images"),
     "data.test_fraction": Field(
         0.2, Annotated[float, Range(0, 1, "()")], "of each class, without a test part"
     ),
-    "data.test_seed": Field(0, Natural, "that it is drawn with"),
-    "data.faulty": Field("skip", _named(FAULTY), "files that cannot be used"),
-    "data.stream": Field("split", _named(scenarios.KINDS), "classes, or pixels"),
+    "data.test_seed": Field(0, Natural, "seed that test_fraction is drawn with"),
+    "data.faulty": Field("skip", _named(FAULTY), "on files that cannot be used"),
+    "data.stream": Field("split", _named(scenarios.KINDS), "how the tasks differ"),
     "data.scenario": Field("task", _named(SCENARIOS), "what is known at test time"),
-    "data.num_tasks": Field(5, Count, "of the stream"),
+    "data.num_tasks": Field(5, Count, "tasks of the stream"),
     "data.classes_per_task": Field(None, Count | None, "None: as even as can be"),
-    "data.class_order": Field("fixed", str, "seed, or classes with commas between"),
-    "data.task_classes": Field(None, tuple | None, "split: a tuple of them per task"),
-    "data.valid_fraction": Field(0.1, schema.Part, "of each task's training data"),
+    "data.class_order": Field("fixed", str, "fixed, seed (drawn), or named ones"),
+    "data.task_classes": Field(
+        None, tuple | None, "split: a tuple of classes per task"
+    ),
+    "data.valid_fraction": Field(
+        0.1, schema.Part, "of each task's training data, held out for validation"
+    ),
     "data.stratified": Field(False, bool, "hold out the same share of each class"),
     "data.first_permuted": Field(True, bool, "permuted: the first task's pixels too"),
-    "data.angles": Field(None, tuple[float, ...] | None, "rotated: of each task, or"),
-    "data.angle_step": Field(0.0, float, "degrees from one task to the next"),
-    "data.angle_draw": Field(
-        None, tuple[float, float] | None, "(low, high), drawn per task and seed"
+    "data.angles": Field(None, tuple[float, ...] | None, "rotated: degrees per task"),
+    "data.angle_step": Field(
+        0.0, float, "rotated, without angles: degrees from one task to the next"
     ),
-    "data.first_angle": Field(None, float | None, "None: as the others"),
-    "data.train_per_task": Field(None, Count | None, "at most, those held out too"),
-    "data.test_per_task": Field(None, Count | None, "at most"),
+    "data.angle_draw": Field(
+        None,
+        tuple[float, float] | None,
+        "rotated: (low, high), drawn per task and seed",
+    ),
+    "data.first_angle": Field(None, float | None, "rotated; None: as the others"),
+    "data.train_per_task": Field(None, Count | None, "at most, validation included"),
+    "data.test_per_task": Field(None, Count | None, "examples at most"),
     "data.tasks": Field(
-        None, tuple[Natural, Count] | None, "(first, stop) of the stream's; None: all"
+        None, tuple[Natural, Count] | None, "(first, stop) of the stream; None: all"
     ),
     "data.label_noise": Field(
-        0.0, schema.Part, "of each class's training labels are another's"
+        0.0, schema.Part, "share of each class's training labels that are another's"
     ),
     "data.confusion": Field(
-        None, tuple | None, "pairs (class, what it is called); None: any other"
+        None, tuple | None, "of label_noise: pairs (class, called); None: any other"
     ),
     "data.mean": Field(
-        None, _Channels | None, "per channel, in [0, 1]; None: the data's"
+        None, _Channels | None, "per channel, of pixels in [0, 1]; None: the data's"
     ),
-    "data.std": Field(None, _Spreads | None, "likewise"),
-    "data.flip": Field(False, bool, "in training: mirrored half of the time"),
-    "data.crop_padding": Field(0, Natural, "in training: cut out of so much black"),
+    "data.std": Field(None, _Spreads | None, "as mean"),
+    "data.flip": Field(False, bool, "in training, mirror half of the images"),
+    "data.crop_padding": Field(
+        0, Natural, "in training, cut images out of so many pixels of black around"
+    ),
     "data.augment": Field(
         "", str, 'in training, last: "package.module:name", (x [B, ...], key) -> x'
     ),
     "model.name": Field("mlp", str, f"of `jaxcl.nn.models.MODELS`, {_PATH}"),
     "model.head": Field("head", str, 'path of the classifier, joined by "/"'),
-    "model.dtype": Field("float32", _named(DTYPES), "what it computes in"),
+    "model.dtype": Field("float32", _named(DTYPES), "what the network computes in"),
     "optimizer.name": Field("sgd", str, f"sgd, adam, adamw {_PATH}"),
     "optimizer.lr": Field(0.01, Positive, "learning rate"),
-    "optimizer.momentum": Field(0.0, schema.Part, "sgd"),
-    "optimizer.nesterov": Field(False, bool, "sgd with momentum"),
-    "optimizer.weight_decay": Field(0.0, NonNegative),
-    "optimizer.clip": Field(None, Positive | None, "global norm of the gradient"),
-    "optimizer.schedule": Field("constant", _named(SCHEDULES), "over each task"),
-    "optimizer.warmup": Field(0.0, schema.Part, "of each task, in which it rises"),
-    "optimizer.decay_per_task": Field(1.0, Positive, "of the rate, task to task"),
-    "optimizer.lr_floor": Field(0.0, NonNegative, "decay_per_task goes no lower"),
+    "optimizer.momentum": Field(0.0, schema.Part, "of sgd"),
+    "optimizer.nesterov": Field(False, bool, "of sgd with momentum"),
+    "optimizer.weight_decay": Field(0.0, NonNegative, "strength λ of λ/2 ‖θ‖²"),
+    "optimizer.clip": Field(None, Positive | None, "largest norm of the gradient"),
+    "optimizer.schedule": Field("constant", _named(SCHEDULES), "of lr, in each task"),
+    "optimizer.warmup": Field(0.0, schema.Part, "share of a task in which lr rises"),
+    "optimizer.decay_per_task": Field(1.0, Positive, "factor of lr, task to task"),
+    "optimizer.lr_floor": Field(0.0, NonNegative, "least lr of decay_per_task"),
     "train.epochs": Field(None, Count | None, "per task"),
     "train.first_epochs": Field(
         None, Natural | None, "of the first task; 0: it keeps its initial weights"
     ),
-    "train.max_steps": Field(None, Count | None, "per task"),
-    "train.batch_size": Field(64, Count),
-    "train.eval_batch_size": Field(256, Count),
-    "train.patience": Field(None, Count | None, "epochs without a better one"),
+    "train.max_steps": Field(None, Count | None, "per task, at most"),
+    "train.batch_size": Field(64, Count, "examples per step"),
+    "train.eval_batch_size": Field(256, Count, "examples measured at once"),
+    "train.patience": Field(None, Count | None, "epochs no better, then lr falls"),
     "train.lr_factor": Field(3.0, Annotated[float, Range(1, open="(")], "of patience"),
-    "train.lr_min": Field(1e-4, NonNegative, "a rate below it ends the task"),
-    "train.patience_metric": Field("accuracy", _named(METRICS)),
-    "train.select": Field("last", _named(SELECT), "weights carried to the next task"),
-    "train.select_metric": Field("accuracy", _named(METRICS)),
-    "checkpoint_every": Field(600.0, NonNegative, "seconds"),
+    "train.lr_min": Field(1e-4, NonNegative, "an lr below it ends the task"),
+    "train.patience_metric": Field("accuracy", _named(METRICS), "of patience"),
+    "train.select": Field("last", _named(SELECT), "weights that the next task gets"),
+    "train.select_metric": Field("accuracy", _named(METRICS), "that best is by"),
+    "checkpoint_every": Field(600.0, NonNegative, "seconds between checkpoints"),
     "keep_weights": Field(
-        "none", _named(("none", "last", "tasks", "epochs")), "after which they are kept"
+        "none", _named(("none", "last", "tasks", "epochs")), "when weights are kept"
     ),
     "write_to": Field("", str, "tensorboard, wandb, with commas between"),
     "features": Field(
         "",
         str,
-        "after each task: rank,probes,multinomial,cka,drift,conflict,told,confusion",
+        "measured after each task: rank, probes, multinomial, cka, drift, conflict, "
+        "told, confusion, with commas between",
     ),
-    "feature_layers": Field("", str, 'with commas between; "": all'),
-    "feature_examples": Field(1000, Count, "of each task"),
+    "feature_layers": Field("", str, "which, with commas between; '': all"),
+    "feature_examples": Field(1000, Count, "of each task, that features measures"),
 }
 
 
@@ -227,8 +238,8 @@ def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def described() -> str:
-    """Every field with its kind, default and comment, one per line."""
+    """Every field with its meaning, kind and default, one per line."""
     return "\n".join(
-        f"--config.{name}: {schema.words(kind)}; {default!r}. {comment}"
+        f"--config.{name}: {comment} ({schema.words(kind)}; default {default!r})"
         for name, (default, kind, comment) in FIELDS.items()
     )

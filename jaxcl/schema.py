@@ -52,16 +52,14 @@ class Range(NamedTuple):
         return bool(low & high)
 
 
-class Length(NamedTuple):
-    """A rule: a sequence with at least so many entries."""
-
-    least: int
+class NonEmpty(NamedTuple):
+    """A rule: a sequence with an entry."""
 
     def __str__(self) -> str:
-        return f"have entries, at least {self.least}"
+        return "not be empty"
 
     def holds(self, value: Any) -> bool:
-        return len(value) >= self.least
+        return len(value) > 0
 
 
 class OneOf(NamedTuple):
@@ -85,7 +83,7 @@ Shrinkage = Annotated[float, Range(0, 1, "(")]
 Count = Annotated[int, Range(1), _INT32]
 Natural = Annotated[int, Range(0), _INT32]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
-Seeds = Annotated[tuple[Seed, ...], Length(1)]
+Seeds = Annotated[tuple[Seed, ...], NonEmpty()]
 
 _NAMES = {
     float: "a number",
@@ -176,12 +174,13 @@ def _is_whole(value: Any) -> bool:
 
 
 def words(kind: Any) -> str:
-    """A kind in words: "an integer of at least 1 or None"."""
+    """A kind in words: "an integer at least 1 or None"."""
     origin, of = get_origin(kind), get_args(kind)
     if origin is Annotated:
         rule = str(of[1]).removeprefix("be ").removeprefix("lie ")
-        # Names are always text, so this need not be said.
-        return rule if isinstance(of[1], OneOf) else f"{words(of[0])} {rule}"
+        if of[0] is str:  # of some names, or a name: text, which need not be said
+            return rule
+        return words(of[0]) + (f" {rule}" if isinstance(of[1], Range) else "")
     if origin in (Union, types.UnionType):
         return " or ".join(map(words, of))
     if origin is Literal:
@@ -189,7 +188,7 @@ def words(kind: Any) -> str:
     if origin in (tuple, Sequence):
         each = [words(k) for k in of if k is not Ellipsis]
         return f"({', '.join(each)}, ...)" if len(each) == 1 else f"({', '.join(each)})"
-    return _NAMES.get(kind, "anything")
+    return "a tuple" if kind is tuple else _NAMES.get(kind, "anything")
 
 
 def plain(kind: Any) -> type:

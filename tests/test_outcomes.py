@@ -53,8 +53,9 @@ def test_help_tells_every_field(command):
     assert status == 0
     flat = " ".join(out.split())
     for name, field in FIELDS.items():
-        told = f"--config.{name}: {schema.words(field.kind)}; {field.default!r}."
-        assert " ".join(told.split()) in flat, name
+        allowed = f"({schema.words(field.kind)}; default {field.default!r})"
+        told = f"--config.{name}: {field.comment} {allowed}"
+        assert field.comment and " ".join(told.split()) in flat, name
 
 
 def test_a_run_whose_seeds_all_failed(command, tmp_path):
@@ -212,7 +213,7 @@ def _setup():
             lambda: _stream(kind="cut"),
             "kind must be one of split, permuted, rotated, got",
         ),
-        (lambda: _stream(seeds=()), "seeds must have entries, at least 1"),
+        (lambda: _stream(seeds=()), "seeds must not be empty"),
         (lambda: _stream(mean=(0.5,) * 2), "mean must have a value for each"),
         (lambda: _stream(labels=-1), "labels must lie in"),
         (lambda: _stream(labels=99), "labels must lie in"),

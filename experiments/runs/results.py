@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jaxcl import files, schema
 from jaxcl.heads import SCENARIOS
-from jaxcl.schema import Length, Natural, NonNegative, OneOf
+from jaxcl.schema import Natural, NonEmpty, NonNegative, OneOf
 
 from . import measured
 from .plain_json import nulls, plain, read_json
@@ -80,7 +80,7 @@ KINDS: Mapping[str, Any] = {
     "scenario": Annotated[str, OneOf(SCENARIOS)],
     "seeds": schema.Seeds,
     "status": Sequence[str],
-    "task_names": Annotated[Sequence[str], Length(1)],
+    "task_names": Annotated[Sequence[str], NonEmpty()],
     "notes": Sequence[str],
     "sessions": Sequence[Any],
     **dict.fromkeys(("tasks_done", "steps"), Natural),

@@ -11,16 +11,16 @@ import numpy as np
 from jaxcl import schema
 from jaxcl.checks import require, require_finite, require_range
 from jaxcl.data.source import Source
-from jaxcl.schema import Length, Positive
+from jaxcl.schema import NonEmpty, Positive
 
 _APART = 50.0  # no two parts of one data set differ so in size, in maximum and mean
 _SAMPLE = 10**8  # pixels of a part that are looked at
 _KINDS = {
     "name": str,
-    "class_names": Annotated[tuple[str, ...], Length(1)],
+    "class_names": Annotated[tuple[str, ...], NonEmpty()],
     "max_value": Positive,
-    "mean": Annotated[tuple[float, ...], Length(1)],
-    "std": Annotated[tuple[Positive, ...], Length(1)],
+    "mean": Annotated[tuple[float, ...], NonEmpty()],
+    "std": Annotated[tuple[Positive, ...], NonEmpty()],
     "notes": tuple[str, ...],
 }
 

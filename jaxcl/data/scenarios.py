@@ -20,7 +20,7 @@ from jaxcl.data.rotation import Angles, require_angles
 from jaxcl.data.source import Source
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
-from jaxcl.schema import Count, Length, Natural, OneOf, Part, Positive, Share, checked
+from jaxcl.schema import Count, Natural, NonEmpty, OneOf, Part, Positive, Share, checked
 from jaxcl.types import Augmentation
 
 KINDS = ("split", "permuted", "rotated")
@@ -48,8 +48,8 @@ def make_stream(
     test_per_task: Count | None = None,
     label_noise: Part = 0.0,
     confusion: Sequence[Sequence[int | str]] | None = None,
-    mean: Annotated[tuple[Share, ...], Length(1)] | None = None,
-    std: Annotated[tuple[Positive, ...], Length(1)] | None = None,
+    mean: Annotated[tuple[Share, ...], NonEmpty()] | None = None,
+    std: Annotated[tuple[Positive, ...], NonEmpty()] | None = None,
     flip: bool = False,
     crop_padding: Natural = 0,
     augment: str | Augmentation = "",

@@ -17,9 +17,9 @@ import optax
 from jaxcl.features.matrix import centred, classes_of, flat, labelled, or_one
 from jaxcl.ops.decompositions import ridge
 from jaxcl.ops.linalg import EXACT
-from jaxcl.schema import Count, Length, NonNegative, Positive, checked
+from jaxcl.schema import Count, NonEmpty, NonNegative, Positive, checked
 
-Strengths = Annotated[Sequence[Positive], Length(1)]
+Strengths = Annotated[Sequence[Positive], NonEmpty()]
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 

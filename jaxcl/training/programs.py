@@ -33,7 +33,7 @@ class Programs(NamedTuple):
     before_task: Callable[..., Any]  # (seed, mine, (base, task)) -> cache
     epoch: Callable[..., Any]  # (seed, (mine, cache), (base, task, epoch, longest))
     end: Callable[..., Any]  # (seed, mine, (base, task)) -> seed
-    evaluate: Callable[..., Any]  # (seed, mine, (base, task)) -> accuracies [T]
+    evaluate: Callable[..., Any]  # (seed, mine, (base, task, bound)) -> accuracies [T]
     report: Callable[..., Any]  # (seed, mine, ()) -> quantity -> layer -> scalar
 
 
