@@ -110,13 +110,16 @@ def adapted(
     require_logits(logits, (net, state, example, task), of, mask[0].shape[1], example)
     name = getattr(of, "__name__", repr(of))
     found = inspection.inspect(apply_fn, net, state, example, wiring, name)
+    layers = found.layers
+    if dtype != "float32":
+        layers = tuple(layer._replace(dtype=dtype) for layer in layers)
     return assembled(
         compute_in(dtype, apply_fn),
         example,
         mask,
         heads,
         net,
-        layers=found.layers,
+        layers=layers,
         norms=found.norms,
         model_state=state,
         axis=axis,

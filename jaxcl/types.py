@@ -75,6 +75,7 @@ class LayerSpec(NamedTuple):
     axis: int = -1  # the kernel's axis over its outputs: -1, or 0: [out, in, ...]
     repeats: bool = False  # reads flattened [C, H, W]: a unit's inputs lie together
     bias_path: tuple[str, ...] | None = None  # None: "bias" beside the kernel
+    dtype: str = "float32"  # of its kernel as the network uses it
 
     @property
     def path_of_bias(self) -> tuple[str, ...]:
@@ -126,6 +127,7 @@ class Setup(NamedTuple):
     norms: tuple[NormSpec, ...] = ()
     axis: int = -1  # of kernels in no layer: their axis over the outputs
     augmentation: Augmentation | None = None  # of training's inputs, drawn ones too
+    num_classes: tuple[int, ...] = ()  # of each task; (): as many as it has new outputs
 
 
 class TaskData(NamedTuple):

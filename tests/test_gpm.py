@@ -17,7 +17,9 @@ from jaxcl.data import sources
 from jaxcl.heads import cross_entropy, scenario_mask
 from jaxcl.nn import capture, inspection, layers, models
 from jaxcl.strategies import finetune, gpm
+from jaxcl.testing import small_problem
 from jaxcl.training import protocol
+from jaxcl.training.problem import setup_of as setup_of_problem
 from jaxcl.training.problem import validate
 from jaxcl.types import Setup
 
@@ -496,3 +498,27 @@ def test_the_report_survives_an_interruption(problem, tmp_path, finish):
     assert np.isfinite(resumed.report["taken"]["hidden_0"]).all()
     chex.assert_trees_all_equal(resumed.report, whole.report)
     np.testing.assert_array_equal(resumed.accuracy, whole.accuracy)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_stays_out_of_the_subspace_in_any_precision(dtype):
+    """A gradient in bfloat16 would be rounded after a projection of its input."""
+    p = small_problem(scenario="domain", model=lambda k: models.MLP((64,), k))
+    setup = setup_of_problem(p._replace(dtype=dtype))
+    net, _ = capture.init_fn(p.model, setup.example)(jax.random.key(0))
+    method = gpm(setup, threshold=0.9)
+    params = jaxcl.init_params(method, jax.random.key(1), net)
+    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+    x = jax.random.uniform(jax.random.key(2), (40, *setup.example.shape[1:]))
+    y = jnp.arange(40) % setup.logit_mask.shape[1]
+    params, state = jaxcl.after_task(
+        method, params, tx.init(params), jaxcl.array_data(x, y, 0), task=0
+    )
+    ctx = jaxcl.context(x[:8], y[:8], task=1, step=0)
+    loss = jaxcl.transform_loss(method, setup)
+    grads, out = jax.jit(jax.grad(loss, has_aux=True))(params, state.strategy, ctx)
+    step, _ = tx.update(grads, state, params, ctx=ctx, out=out)
+    (name,) = (n for n in state.strategy.basis if n.startswith("hidden"))
+    basis, moved = state.strategy.basis[name], step.net[name]["kernel"]
+    inside = jnp.linalg.norm(basis.T @ moved) / jnp.linalg.norm(moved)
+    assert 0 < int(state.strategy.count[name]) < len(moved) and float(inside) < 1e-5

@@ -9,7 +9,11 @@ import jaxcl
 from configs import digits
 from experiments.runs.execute import execute
 from jaxcl.data import Reading, from_tasks, make_stream
+from jaxcl.nn import models
+from jaxcl.nn.capture import init_fn
 from jaxcl.ops import sampling
+from jaxcl.strategies import agem
+from jaxcl.training.problem import make_setup
 
 RNG = np.random.default_rng(0)
 CENTRE = {c: RNG.integers(0, 200, 16) for c in ("cat", "dog", "elk", "fox")}
@@ -88,6 +92,83 @@ def test_each_task_has_its_own_examples_and_no_other(part, column):
         assert np.array(names)[order].tolist() == given[column + 1][other].tolist()
 
 
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_wrong_labels_are_of_the_tasks_own_classes(scenario):
+    """Also of a class that comes again: its partners differ from task to task."""
+    clean, noisy = (stream_of(scenario, label_noise=r) for r in (0.0, 0.3))
+    for seed in range(2):
+        mine, theirs = (
+            jax.tree.map(lambda leaf, s=seed: leaf[s], stream.per_seed)
+            for stream in (clean, noisy)
+        )
+        for t in range(3):
+            data = clean.view(clean.base, mine, "train", np.int32(t))
+            wrong = noisy.view(noisy.base, theirs, "train", np.int32(t))
+            at = np.arange(int(data.size))
+            y, given = np.asarray(data.take(at).y), np.asarray(wrong.take(at).y)
+            own = mine.label[t][mine.label[t] >= 0]
+            assert len(own) == 2 and set(given) == set(own.tolist())
+            for c in own:  # 6 of the 20 of each class
+                assert (given[y == c] != c).sum() == 6
+
+
+def test_confusion_of_a_class_that_comes_again():
+    """In both of its tasks, if the class it is called is in both; else refused."""
+    words = {"label_noise": 0.5, "confusion": (("dog", "cat"),)}
+    with pytest.raises(ValueError, match=r"class 1 would be called 0, .*\[1, 2\]"):
+        stream_of("class", **words)
+
+
+def test_probes_of_a_later_task_alone(tmp_path):
+    """Its outputs, 0 and 3 of 4, need not lie side by side."""
+    config = digits.get_config("bp")
+    config.update_from_flattened_dict(
+        {
+            "data.dataset": f"{__name__}:tasks",
+            "data.num_tasks": 3,
+            "data.scenario": "class",
+            "data.tasks": (2, 3),
+            "seeds": (0,),
+            "train.epochs": 4,
+            "features": "probes,multinomial",
+            "feature_examples": 20,
+        }
+    )
+    execute(config, tmp_path)
+    measured = jaxcl.load_run(tmp_path).measured
+    kinds = ("probe_ridge", "probe_ncm", "probe_multinomial")
+    found = {k: np.nanmin(v) for k, v in measured.items() if k.startswith(kinds)}
+    assert len(found) >= 3 and min(found.values()) > 0.9, found
+
+
+def test_agem_keeps_as_many_of_each_class_of_a_task():
+    """Also of those that earlier tasks had: of its classes, not of its new ones."""
+    grows = [images(("cat", "dog", "elk", "fox")[: 2 + t], 60, t) for t in range(3)]
+    stream = make_stream(
+        from_tasks(grows), (0,), kind="split", scenario="class", num_tasks=3
+    )
+    model = models.MLP((8,), stream.num_outputs)
+    setup = make_setup(model, stream, 8)
+    assert setup.num_classes == (2, 3, 4)
+    method = agem(setup, per_class=5)
+    net, model_state = init_fn(model, setup.example)(jax.random.key(0))
+    params = jaxcl.init_params(method, jax.random.key(1), net)
+    state, had = method.init(params), 0
+    mine = jax.tree.map(lambda leaf: leaf[0], stream.per_seed)
+    for t in range(3):
+        params, state = method.after_task(
+            params,
+            state,
+            data=stream.view(stream.base, mine, "train", np.int32(t)),
+            model_state=model_state,
+            task=jnp.int32(t),
+            key=jax.random.key(t),
+        )
+        kept = np.bincount(np.asarray(state.y[had : int(state.size)]), minlength=4)
+        assert kept.tolist() == [5] * (2 + t) + [0] * (2 - t)
+        had = int(state.size)
+
+
 def test_validation_limits_and_a_test_part_that_is_drawn():
     stream = stream_of("class", valid_fraction=0.25, train_per_task=20)
     assert np.diff(stream.per_seed.train.offset[0]).tolist() == [15] * 3
@@ -149,10 +230,7 @@ def test_methods_train_on_them_from_the_command_line(row, scenario, tmp_path):
 
 @pytest.mark.parametrize("most, kept", [(6, [3, 3]), (4, [2, 2]), (3, [2, 1])])
 def test_a_memory_that_is_too_small_leaves_no_class_out(most, kept):
-    """A task may have more classes than the new ones that A-GEM's memory has room for.
-
-    Picked in the order of the labels, the last classes would have been left out.
-    """
+    """Picked in the order of the labels, the last classes would have been left out."""
     y = jnp.array([0] * 10 + [1] * 10)
     data = jaxcl.array_data(jnp.zeros([20, 2]), y, task=0)
     position, keep = sampling.choose(

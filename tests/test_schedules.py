@@ -74,6 +74,19 @@ def test_each_step_has_its_rate(problem, schedule, warmup, decay, floor, seed_mo
             assert not moved[seed, task, n * epochs :].any()
 
 
+def test_the_only_training_of_joint_once_has_the_first_tasks_rate(problem, finish):
+    """Its number is that of the last task, but no task came before it."""
+    runs = [
+        finish(
+            problem(joint=True, plan={"decay_per_task": d})._replace(joint_once=True)
+        )
+        for d in (1.0, 0.01)
+    ]
+    np.testing.assert_array_equal(runs[0].accuracy, runs[1].accuracy)
+    learned = runs[0].accuracy[:, -1] - runs[0].baseline
+    assert learned.mean() > 0.2  # at a rate of .01² it would be near 0
+
+
 def test_the_schedule_is_optax_own_over_one_task(problem):
     p = problem(make_strategy=recorder, plan={"schedule": "cosine"}, seeds=(0,))
     moved = after_each_task(p)[-1].strategy_state[0, 0]

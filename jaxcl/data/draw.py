@@ -68,9 +68,9 @@ def seed_view(
     angle = angles.of_seed(rng, num_tasks) if kind == "rotated" else ()
     noisy: np.ndarray | tuple[()] = ()
     if noise.share:
-        noisy = redrawn(
-            source.train_y, [np.flatnonzero(t >= 0) for t in label], noise, rng
-        )
+        owner = source.tasks.train if source.tasks else None
+        classes = [np.flatnonzero(t >= 0) for t in label]
+        noisy = redrawn(source.train_y, classes, noise, rng, owner)
     parts = (_part(train), _part(valid), _part(test))
     return SeedView(*parts, label, pixel, angle, noisy)
 

@@ -60,18 +60,21 @@ def redrawn(
     tasks: Sequence[Sequence[int]],
     noise: Noise,
     rng: np.random.Generator,
+    owner: NDArray[np.integer] | None = None,
 ) -> NDArray[np.int32]:
     """Replaces some labels by wrong ones.
 
-    For each class c with n examples, round(ρ n) of them are drawn. Each drawn example
-    gets the label of the confusion table, or that of one of the other classes of c's
-    task, with equal probability.
+    For each class c with n examples in a task, round(ρ n) of them are drawn. Each drawn
+    example gets the label of the confusion table, or that of one of the other classes
+    of the task, with equal probability.
 
     Args:
       labels: int[N].
-      tasks: each task's classes; a class in several tasks counts to the first one.
+      tasks: each task's classes.
       noise: a `Noise`.
       rng: draws the examples and, without a table, the classes.
+      owner: int[N], the task of each example. None: tasks are made of classes; all
+        examples of a class in several tasks count to the first one.
 
     Returns:
       int32[N].
@@ -82,8 +85,9 @@ def redrawn(
     """
     changed = np.array(labels, np.int32)
     done: set[int] = set()
-    for classes in ([int(c) for c in task] for task in tasks):
-        for label in (c for c in classes if c not in done):
+    for t, classes in enumerate([int(c) for c in task] for task in tasks):
+        own = True if owner is None else np.asarray(owner) == t
+        for label in (c for c in classes if owner is not None or c not in done):
             done.add(label)
             others = [c for c in classes if c != label]
             if noise.confusion is not None:
@@ -100,7 +104,7 @@ def redrawn(
                 len(others) > 0,
                 f"label_noise needs two classes per task at least, got {classes}",
             )
-            rows = np.flatnonzero(np.asarray(labels) == label)
+            rows = np.flatnonzero((np.asarray(labels) == label) & own)
             chosen = rng.permutation(rows)[: round(noise.share * len(rows))]
             changed[chosen] = rng.choice(others, len(chosen))
     left = [label for label in noise.confusion or () if label not in done]

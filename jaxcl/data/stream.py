@@ -78,6 +78,11 @@ class Stream(NamedTuple):
         return self.logit_mask.shape[1]
 
     @property
+    def num_classes(self) -> tuple[int, ...]:
+        """Of each task, those that earlier tasks had, too, among them."""
+        return tuple((np.asarray(self.per_seed.label) >= 0).sum(-1).max(0).tolist())
+
+    @property
     def codec(self) -> Codec:
         """Converts network inputs to the base arrays' uint8 and back, without loss.
 

@@ -172,7 +172,6 @@ def _wired(specs, seen, program: Program, declared) -> dict[str, LayerSpec]:
     made_by = {out: eqn for eqn in program.jaxpr.eqns for out in eqn.outvars}
     for call, tap in zip(seen.calls, program.taps, strict=True):
         name, channels = call.tag.name, 1 if is_channels_first(call.tag) else -1
-        found = wiring.Reads(None, False)
         if declared is not None:
             found = wiring.Reads(tuple(declared.get(name, ())), False)
         else:
@@ -229,6 +228,7 @@ def _spec(call: Call, leaves: Leaves, examples: int) -> LayerSpec:
         positions=positions,
         axis=tag.axis,
         bias_path=known,
+        dtype=str(call.kernel.dtype),
     )
 
 

@@ -186,7 +186,9 @@ def _centred(means: ClassMeans) -> tuple[jax.Array, jax.Array]:
 
 def _head(means: ClassMeans, weights, centred, centre) -> LinearHead:
     bias = -0.5 * jnp.sum(centred * weights.T, axis=1)
-    lowest = jnp.finfo(bias.dtype).min
+    # Below what any class seen gets, above what no answer may have (`jaxcl.heads`):
+    # where a task has no class seen, one of its own is still the answer.
+    lowest = jnp.finfo(bias.dtype).min / 2
     return LinearHead(weights, jnp.where(means.count > 0, bias, lowest), centre)
 
 

@@ -31,6 +31,15 @@ def input_is_cheaper(setup: Setup, layer: LayerSpec) -> bool:
     return setup.example.shape[0] * layer.positions < layer.n_out
 
 
+def can_project_inputs(layer: LayerSpec) -> bool:
+    """Whether a layer's gradient stays projected when its input was.
+
+    A gradient has its kernel's dtype; in bfloat16 it is rounded after the projection,
+    and the rounding is not projected.
+    """
+    return jnp.finfo(layer.dtype).bits >= 32
+
+
 def on_kernels(
     net: PyTree, layers: Sequence[LayerSpec], given: dict[str, jax.Array]
 ) -> PyTree:

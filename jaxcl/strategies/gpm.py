@@ -32,6 +32,7 @@ from jaxcl.strategies._layers import (
 from jaxcl.strategies._projection import (
     Form,
     Where,
+    can_project_inputs,
     input_is_cheaper,
     map_rest,
     on_kernels,
@@ -93,7 +94,7 @@ def gpm(
       where: "grads" projects before the optimizer, as the paper does: exact under SGD,
         and with momentum that starts anew per task; "updates" after it: always exact.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
-        (the first layer's once per task, if it reads the data unchanged) and the
+        and in float32 (the first layer's once per task, if it reads the data) and the
         gradient elsewhere; "gradient" always projects the gradient, as "auto" does
         beside others in a `jaxcl.chain`, which may add to the gradient (a penalty on
         weights) or replace it (A-GEM). Both give the same result.
@@ -133,6 +134,7 @@ def gpm(
         for layer in layers
         if where == "grads"
         and form == "auto"
+        and can_project_inputs(layer)
         and (can_be_cached(layer) or input_is_cheaper(setup, layer))
     ]
 

@@ -27,6 +27,7 @@ from jaxcl.strategies._layers import (
 from jaxcl.strategies._projection import (
     Form,
     Where,
+    can_project_inputs,
     input_is_cheaper,
     kernels,
     map_rest,
@@ -128,6 +129,7 @@ def owm(
         if where == "grads"
         and form == "auto"
         and norm_penalty == 0
+        and can_project_inputs(layer)
         and layer.kind == "dense"
         and layer.positions == 1
         and input_is_cheaper(setup, layer)

@@ -64,8 +64,9 @@ def si(setup: Setup, *, strength: NonNegative, damping: Positive = 0.1) -> Strat
 
     Differs from van de Ven's code, which counts the whole loss's gradient in ω and lets
     Ω be negative: such a weight would be driven away. In a chain, put it behind the
-    members that change gradients or updates. If the best weights of a task are
-    selected, not the last, ω still holds the whole path.
+    members that change gradients or updates; behind a projection (GPM, OWM), which
+    takes a part of the pull too, ω holds the part that it took. If the best weights of
+    a task are selected, not the last, ω still holds the whole path.
     """
     del setup
 

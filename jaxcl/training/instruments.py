@@ -103,9 +103,11 @@ def make_instruments(
         return {name: out.taps[tap] for name, tap in taps.items()}
 
     def local(mine: PerSeed, task: jax.Array, y: jax.Array) -> jax.Array:
-        """Labels counted from 0 within the task's outputs."""
+        """Labels as places among the task's own outputs."""
         label = mine.data.label[task]
-        return y - jnp.where(label < 0, jnp.iinfo(jnp.int32).max, label).min()
+        at = jnp.where(label < 0, stream.num_outputs, label)
+        own = jnp.zeros(stream.num_outputs, jnp.int32).at[at].set(1, mode="drop")
+        return (jnp.cumsum(own) - 1)[y]
 
     def on_task(seed, mine, base, task, current) -> PyTree:
         test = batch_of(base, mine, problem.measure, task)

@@ -127,7 +127,9 @@ def make_setup(
     else:
         mask = (stream.logit_mask, stream.mask_by)
         setup = linen(model, example, mask, heads, codec=stream.codec, dtype=dtype)
-    return setup._replace(augmentation=stream.augmentation)
+    return setup._replace(
+        augmentation=stream.augmentation, num_classes=stream.num_classes
+    )
 
 
 def setup_of(problem: Problem) -> Setup:

@@ -48,6 +48,8 @@ def make_programs(problem: Problem, mesh: SeedMesh) -> Programs:
       The `Programs`. Each is traced once for any number of tasks.
     """
     stream, plan, joint = problem.stream, problem.plan, problem.joint
+    if problem.joint_once:  # no task came before the only training
+        plan = plan._replace(decay_per_task=1.0)
     setup = setup_of(problem)
     init_model = init_of(problem)
     validates = bool(stream.capacity("valid"))
