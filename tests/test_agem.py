@@ -14,7 +14,8 @@ from jaxcl.ops import sampling
 from jaxcl.ops.trees import tree_dot
 from jaxcl.strategies import finetune
 from jaxcl.strategies.agem import DRAW, agem, classes_per_task, reference_gradient
-from jaxcl.training.problem import make_setup
+from jaxcl.testing import small_problem
+from jaxcl.training.problem import make_setup, setup_of
 
 
 def numpy_memory(setup, per_task, per_class, x, y, task):
@@ -258,3 +259,17 @@ def test_tasks_of_unequal_size_fit(problem, finish, scenario):
 def test_refusals(settings, message):
     with pytest.raises(ValueError, match=message):
         agem(ref.make_setup(), **settings)
+
+
+@pytest.mark.parametrize(
+    "kind, scenario",
+    [("split", each) for each in ("task", "domain", "class")]
+    + [(each, "domain") for each in ("permuted", "rotated")],
+)
+def test_where_no_class_comes_again_the_memory_is_that_of_the_new_outputs(
+    kind, scenario
+):
+    more = {"angle_step": 10.0} if kind == "rotated" else {}
+    setup = setup_of(small_problem(kind=kind, scenario=scenario, **more))
+    before = setup._replace(num_classes=())
+    assert classes_per_task(setup) == classes_per_task(before)
