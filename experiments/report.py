@@ -27,7 +27,7 @@ from jaxcl import files
 from . import launch
 from .reporting import results_page
 from .reporting.build import build, console_table
-from .runs import more_seeds
+from .runs import machine, more_seeds
 from .runs.foreign import require_own, require_page
 from .runs.load import EXPECTED, find
 
@@ -35,10 +35,16 @@ from .runs.load import EXPECTED, find
 def main(argv: Sequence[str]) -> int:
     folders = [launch.folder(arg) for arg in argv[1:]]
     if "page" in flags.FLAGS and flags.FLAGS.page is not None:
+        if folders or flags.FLAGS.out is not None:
+            raise machine.UsageError(
+                "--page writes the page of one folder of results, and no table: leave "
+                "out the folders and --out"
+            )
         root = launch.folder(flags.FLAGS.page)
         page = results_page.page(root)
         require_page(root / "README.md", page.partition("\n")[0])
         files.write_whole(root / "README.md", page)
+        print(f"page: {root / 'README.md'}")
         return 0
     if not folders:
         raise FileNotFoundError(f"no folder given; expected {EXPECTED}")

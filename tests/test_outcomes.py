@@ -26,7 +26,7 @@ from experiments.runs import arrays, results
 from experiments.runs.execute import execute
 from experiments.runs.progress import Display
 from jaxcl import checks, schema
-from jaxcl.data import cache, scenarios
+from jaxcl.data import cache, scenarios, sources
 from jaxcl.data.cache import DataError
 from jaxcl.fields import FIELDS
 from jaxcl.nn.models import MLP
@@ -56,6 +56,52 @@ def test_help_tells_every_field(command):
         allowed = f"({schema.words(field.kind)}; default {field.default!r})"
         told = f"--config.{name}: {field.comment} {allowed}"
         assert field.comment and " ".join(told.split()) in flat, name
+
+
+def test_a_run_does_not_write_into_a_comparisons_folder(command, tmp_path):
+    """It would write over the tables, and lock the comparison out of its folder."""
+    shared = ["--config=digits", *SMALL, f"--workdir={tmp_path}"]
+    assert command("compare", *shared, "--strategies=bp")[0] == 0
+    table = (tmp_path / "table.txt").read_bytes()
+    status, _, err = command("run", *shared)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "is no run's folder, but these in it are: bp" in err
+    assert (tmp_path / "table.txt").read_bytes() == table
+    assert command("compare", *shared, "--strategies=bp")[0] == 0
+
+
+def test_a_finished_run_says_that_it_writes_to_no_other_place(command, tmp_path):
+    arguments = ["--config=digits", *SMALL, f"--workdir={tmp_path}"]
+    assert command("run", *arguments)[0] == 0
+    with pytest.warns(UserWarning, match="writes nothing to tensorboard; another"):
+        assert command("run", *arguments, "--config.write_to=tensorboard")[0] == 0
+
+
+def test_a_page_is_of_no_other_folders(command, tmp_path):
+    status, _, err = command("report", str(tmp_path), f"--page={tmp_path}")
+    assert status == 2 and "--page writes the page of one folder" in err
+    assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    "field, value", [("feature_layers", "hidden_9"), ("feature_examples", 50)]
+)
+def test_fields_of_features_that_none_are_asked_for(field, value, tmp_path):
+    config = digits.get_config("bp")
+    config[field] = value
+    with pytest.raises(ValueError, match=f"config.{field} is for config.features"):
+        execute(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_npz_that_is_none_or_holds_objects(tmp_path):
+    x, y = np.zeros((6, 4), np.uint8), np.array(["a", "b"] * 3)
+    np.save(tmp_path / "one.npy", x)
+    with pytest.raises(DataError, match="it is no .npz; see np.savez"):
+        sources.load(f"npz:{tmp_path / 'one.npy'}")
+    np.savez(tmp_path / "two.npz", x_train=x, y_train=y.astype(object))
+    with pytest.raises(DataError, match=r"labels that are text: y.astype\(str\)"):
+        sources.load(f"npz:{tmp_path / 'two.npz'}")
 
 
 def test_a_run_whose_seeds_all_failed(command, tmp_path):

@@ -336,6 +336,28 @@ def test_intervals_stay_on_their_scale():
     assert row.intervals["fgt"].high95 == 1
 
 
+def test_labels_of_many_differences_name_some_of_them():
+    models = [
+        {"model": {"name": "mlp", "depth": 2, "width": 8}, "joint": False},
+        {"model": {"name": "cnn", "norm": "batch", "size": 3}, "joint": True},
+    ]
+    found = [make("er")._replace(config=config) for config in models]
+    assert [r.label for r in scores.rows(found)] == [
+        "ER (model.name=mlp, joint=False, model.depth=2, …)",
+        "ER (model.name=cnn, joint=True, model.depth=None, …)",
+    ]
+
+
+@pytest.mark.parametrize(
+    "dataset, end", [("digits", "alone."), ("my:tasks", "alone, if no class comes")]
+)
+def test_what_is_expected_without_replay_holds_if_no_class_comes_again(dataset, end):
+    config = {"data": {"dataset": dataset}}
+    found = make("er")._replace(config=config, scenario="class")
+    notes = " ".join(tables.footnotes(scores.rows([found])))
+    assert f"%, the last task {end}" in notes
+
+
 def test_labels_are_unique_and_say_what_differs():
     found = [make("er"), make("bp_star"), make("er"), make("mine")]
     assert [r.label for r in scores.rows(found)] == ["BP*", "ER", "ER #2", "mine"]

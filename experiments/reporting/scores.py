@@ -120,18 +120,29 @@ def _labels(results: Sequence[Result]) -> list[str]:
 
 
 def _in_words(result: Result, alike: Sequence[Result]) -> str:
-    """The fields, up to three, that tell a run from others of the same name."""
+    """Up to three of the fields that tell a run from others of the same name.
+
+    Names first: another model has other fields, too.
+    """
     if any(r.config is None for r in alike):
         return ""
-    of = ("data.", "method.", "model.", "optimizer.", "train.")
+    of = ("data.", "joint", "method.", "model.", "optimizer.", "seeds", "train.")
     own, *others = (dict(flat(dict(r.config or {}))) for r in (result, *alike))
     fields = [
         name
         for name in sorted({*own}.union(*others))
         if name.startswith(of) and any(o.get(name) != own.get(name) for o in others)
     ]
-    shown = fields if len(fields) <= 3 else []
-    return ", ".join(f"{name}={own.get(name)}" for name in shown)
+    fields.sort(key=lambda name: not name.endswith(".name"))
+    shown = [f"{name}={own.get(name)}" for name in fields[:3]]
+    return ", ".join([*shown, "…"] if fields[3:] else shown)
+
+
+def has_own_tasks(result: Result) -> bool:
+    """Whether the data are of a user's function, which may give tasks of its own."""
+    name = dict(flat(dict(result.config or {}))).get("data.dataset", "")
+    kind, colon, _ = str(name).partition(":")
+    return bool(colon) and kind not in ("arrays", "folder", "npz", "tfds")
 
 
 def _score(r: Result, label: str) -> Row:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from jaxcl.statistics import Interval, interval
 
-from .scores import Row, benchmark_of, measured_on
+from .scores import Row, benchmark_of, has_own_tasks, measured_on
 
 UNFINISHED = "†"
 NONE = "–"
@@ -97,12 +97,12 @@ def footnotes(table: Sequence[Row]) -> list[str]:
         for row in table
         if row.apart
     ]
-    for tasks in sorted(
-        {len(r.result.task_names) for r in table if r.result.scenario == "class"}
-    ):
+    results = [row.result for row in table if row.result.scenario == "class"]
+    for tasks, own in sorted({(len(r.task_names), has_own_tasks(r)) for r in results}):
+        again = ", if no class comes again" if own else ""
         notes.append(
             f"Class-incremental, {tasks} tasks: a classifier trained without replay is "
-            f"expected at about 1/T = {100 / tasks:.1f} %, the last task alone."
+            f"expected at about 1/T = {100 / tasks:.1f} %, the last task alone{again}."
         )
     notes += [note for row in table for note in _told(row)]
     return notes + _of_runs(table)

@@ -150,6 +150,8 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
             now = fingerprint(problem, folders.identity(parts))
             folders.require_unchanged(job.checkpoints, now, strict=strict)
             files.tidy(job.checkpoints)  # as `finished` does for each part's folder
+            for part in parts:
+                folders.warn_if_not_written(part)
             show.show(Started(tasks, 0, True))
             return found
         recorders = [

@@ -72,6 +72,11 @@ def require_ours(parts: Sequence[Part], state: Path) -> None:
     for part in parts:
         require_own(part.workdir)
         result, config = (part.workdir / n for n in (FILE_NAME, CONFIG_NAME))
+        inside = "" if config.exists() else runs_in(part.workdir)
+        if inside:  # its tables would be written over, and its runs no longer found
+            raise machine.UsageError(
+                f"{part.workdir} is no run's folder{inside}; use another --workdir"
+            )
         if result.exists() and not config.exists():
             raise machine.UsageError(
                 f"{result} has no {CONFIG_NAME} beside it that says whose it is; use "
@@ -109,6 +114,18 @@ def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
         warnings.warn(
             f"the run of {state.parent} was finished before and is not run again: "
             f"{'; '.join(own)}; another --workdir runs it as it is now",
+            stacklevel=2,
+        )
+
+
+def warn_if_not_written(part: Part) -> None:
+    """Warns if a finished run is to write to places that it did not write to."""
+    wanted = part.config.write_to
+    before = read_json(part.workdir / CONFIG_NAME).get("write_to", "")
+    if wanted and wanted != before:
+        warnings.warn(
+            f"the run of {part.workdir} was finished before and writes nothing to "
+            f"{wanted}; another --workdir runs it again",
             stacklevel=2,
         )
 

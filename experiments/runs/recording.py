@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from jaxcl import features
+from jaxcl.fields import FIELDS
 from jaxcl.training.instruments import Instruments, make_instruments
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.run_state import Moment
@@ -34,10 +35,18 @@ def require(config: ConfigDict, problem: Problem) -> None:
     """Refuses a config that asks for unknown measurements; compiles nothing.
 
     Raises:
-      ValueError: an unknown quantity or layer; too few examples.
+      ValueError: an unknown quantity or layer; too few examples; a field that has no
+        effect.
     """
     if asked(config):
         _instruments(config, problem, SeedMesh(len(problem.seeds), problem.seed_mode))
+        return
+    for name in ("feature_layers", "feature_examples"):
+        if config[name] != FIELDS[name].default:
+            raise ValueError(
+                f"config.{name} is for config.features, which asks for none; got "
+                f"{config[name]!r}"
+            )
 
 
 def _instruments(config: ConfigDict, problem: Problem, mesh: SeedMesh) -> Instruments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,17 @@ def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
       DataError: there is no such file, or it cannot be read.
       ValueError: as `from_arrays`.
     """
+    if file.is_file() and not zipfile.is_zipfile(file):
+        raise DataError(f"npz:{file} cannot be read: it is no .npz; see np.savez")
     try:
         with np.load(file, allow_pickle=False) as arrays:
             found = {k: arrays[k] for k in NAMES if k in arrays}
             others = [k for k in arrays.files if k not in found]
     except Exception as error:  # zipfile and numpy raise many kinds
-        raise DataError(f"npz:{file} cannot be read: {error}") from error
+        why = str(error)
+        if "allow_pickle" in why:  # numpy's advice would run code from the file
+            why = "an array holds Python objects; labels that are text: y.astype(str)"
+        raise DataError(f"npz:{file} cannot be read: {why}") from error
     return from_parts(f"npz:{file}", found, others, reading, cache_dir)
 
 

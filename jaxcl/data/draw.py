@@ -48,7 +48,7 @@ def seed_view(
         require(
             held < len(rows) and (held > 0 or valid_fraction == 0),
             f"task {t + 1} has {len(rows)} training examples, too few to hold out "
-            f"{valid_fraction:g} of them",
+            f"valid_fraction={valid_fraction:g} of them",
         )
         if stratified:
             rows = _by_class(rows, source.train_y[rows], held)

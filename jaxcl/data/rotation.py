@@ -38,6 +38,19 @@ class Angles(NamedTuple):
         return angle.astype(np.float32)
 
 
+def require_no_angles(angles: Angles, kind: str) -> None:
+    """Refuses angles of a stream that is not rotated.
+
+    Raises:
+      ValueError: the message names the setting and its value.
+    """
+    names = ("angles", "angle_step", "angle_draw", "first_angle")
+    for name, value, default in zip(names, angles, Angles(), strict=True):
+        require(
+            value == default, f"{name} is for rotated streams, not {kind}, got {value}"
+        )
+
+
 def require_angles(angles: Angles, num_tasks: int) -> None:
     """Refuses angles that contradict each other, or that rotate nothing.
 

@@ -16,7 +16,7 @@ from jaxcl.data.consistent import require_source
 from jaxcl.data.draw import seed_view, stack_views, starts
 from jaxcl.data.noise import noise_of
 from jaxcl.data.own_tasks import labels_of, require_alone
-from jaxcl.data.rotation import Angles, require_angles
+from jaxcl.data.rotation import Angles, require_angles, require_no_angles
 from jaxcl.data.source import Source
 from jaxcl.data.stream import Base, Stream
 from jaxcl.heads import SCENARIOS, scenario_mask
@@ -211,9 +211,7 @@ def _require_kind(source, kind, num_tasks, first_permuted, angles: Angles) -> No
         "first_permuted=False is for permuted streams",
     )
     if kind != "rotated":
-        require(
-            angles == Angles(), f"{angles} are for rotated streams, not {kind} ones"
-        )
+        require_no_angles(angles, kind)
         return
     require_angles(angles, num_tasks)
     shape = list(source.train_x.shape[1:])
