@@ -184,7 +184,7 @@ def test_limits(blobs):
         (dict(num_tasks=4, scenario="domain"), r"equally many classes, got \[2, 2, 1"),
         (dict(stratified=True), "stratified=True needs a valid_fraction above 0"),
         (dict(valid_fraction=1.0), r"\[0, 1\), got 1.0"),
-        (dict(valid_fraction=0.001), "too few to hold out 0.001"),
+        (dict(valid_fraction=0.001), "too few to hold out valid_fraction=0.001"),
         (dict(seeds=()), "seeds must not be empty"),
         (dict(train_per_task=0), "train_per_task must be at least 1, got 0"),
         (dict(kind="permuted", classes_per_task=2), "for split streams"),

@@ -118,7 +118,7 @@ FIELDS = [
     *_each(
         ("seeds",),
         {
-            "()": "at least 1",
+            "()": "not be empty",
             "None": "an integer",
             "(0.5,)": "an integer",
             "(-1,)": "[0, 4294967295]",
@@ -148,7 +148,7 @@ FIELDS = [
     *_each(
         ("data.mean",),
         {
-            "()": "at least 1",
+            "()": "not be empty",
             "(2.0,)": "[0, 1]",
             "(-0.5,)": "[0, 1]",
             "('a',)": "a number",
@@ -159,7 +159,7 @@ FIELDS = [
     *_each(
         ("data.std",),
         {
-            "()": "at least 1",
+            "()": "not be empty",
             "(0.0,)": POSITIVE,
             "(-0.5,)": POSITIVE,
             "('a',)": "a number",
@@ -504,7 +504,7 @@ COMMANDS = [
 
 # A result's field, a value it cannot have, what the line must say.
 RESULTS = [
-    ("seeds", [], "at least 1"),
+    ("seeds", [], "not be empty"),
     ("seeds", [0, 0], "distinct"),
     ("seeds", [-1], "-1"),
     ("seeds", [0.5], "0.5"),
@@ -520,7 +520,7 @@ RESULTS = [
     ("matrix", None, "[S, T, T]"),
     ("baseline", [[1.5]], "[0, 1]"),
     ("baseline", [0.5], "[S, T]"),
-    ("task_names", [], "at least"),
+    ("task_names", [], "not be empty"),
     ("task_names", "abc", "abc"),
     ("tasks_done", 2, "2"),
     ("tasks_done", -1, "-1"),
