@@ -76,7 +76,7 @@ FIELDS: dict[str, Field] = {
     "seeds": Field((0, 1, 2, 3, 4), schema.Seeds, "trained together, all different"),
     "joint": Field(False, bool, "each task trains on the data of all tasks so far"),
     "joint_once": Field(False, bool, "with joint: one training, on all tasks' data"),
-    "measure": Field("test", _named(("test", "valid")), "what is measured on"),
+    "measure": Field("test", _named(("test", "valid")), "the part that is measured"),
     "measure_tasks": Field("all", Measured, "seen: those so far, and the next"),
     "seed_mode": Field("auto", _named(MODES), "vmap: side by side, map: in turn"),
     "rows": Field(tuple(METHODS), tuple[_Row, ...], "what `compare` runs by default"),
@@ -141,7 +141,7 @@ FIELDS: dict[str, Field] = {
     "optimizer.lr": Field(0.01, Positive, "learning rate"),
     "optimizer.momentum": Field(0.0, schema.Part, "of sgd"),
     "optimizer.nesterov": Field(False, bool, "of sgd with momentum"),
-    "optimizer.weight_decay": Field(0.0, NonNegative, "strength λ of λ/2 ‖θ‖²"),
+    "optimizer.weight_decay": Field(0.0, NonNegative, "pull of the weights to 0"),
     "optimizer.clip": Field(None, Positive | None, "largest norm of the gradient"),
     "optimizer.schedule": Field("constant", _named(SCHEDULES), "of lr, in each task"),
     "optimizer.warmup": Field(0.0, schema.Part, "share of a task in which lr rises"),
@@ -157,9 +157,9 @@ FIELDS: dict[str, Field] = {
     "train.patience": Field(None, Count | None, "epochs no better, then lr falls"),
     "train.lr_factor": Field(3.0, Annotated[float, Range(1, open="(")], "of patience"),
     "train.lr_min": Field(1e-4, NonNegative, "an lr below it ends the task"),
-    "train.patience_metric": Field("accuracy", _named(METRICS), "of patience"),
+    "train.patience_metric": Field("accuracy", _named(METRICS), "patience follows it"),
     "train.select": Field("last", _named(SELECT), "weights that the next task gets"),
-    "train.select_metric": Field("accuracy", _named(METRICS), "that best is by"),
+    "train.select_metric": Field("accuracy", _named(METRICS), "select=best goes by it"),
     "checkpoint_every": Field(600.0, NonNegative, "seconds between checkpoints"),
     "keep_weights": Field(
         "none", _named(("none", "last", "tasks", "epochs")), "when weights are kept"
@@ -171,7 +171,7 @@ FIELDS: dict[str, Field] = {
         "measured after each task: rank, probes, multinomial, cka, drift, conflict, "
         "told, confusion, with commas between",
     ),
-    "feature_layers": Field("", str, "which, with commas between; '': all"),
+    "feature_layers": Field("", str, "those measured, with commas between; '': all"),
     "feature_examples": Field(1000, Count, "of each task, that features measures"),
 }
 

@@ -505,6 +505,7 @@ def test_a_step_stays_out_of_the_subspace_in_any_precision(dtype):
     """A gradient in bfloat16 would be rounded after a projection of its input."""
     p = small_problem(scenario="domain", model=lambda k: models.MLP((64,), k))
     setup = setup_of_problem(p._replace(dtype=dtype))
+    assert {layer.dtype for layer in setup.layers} == {dtype}
     net, _ = capture.init_fn(p.model, setup.example)(jax.random.key(0))
     method = gpm(setup, threshold=0.9)
     params = jaxcl.init_params(method, jax.random.key(1), net)

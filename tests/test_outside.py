@@ -118,6 +118,23 @@ def test_a_hook_that_is_wrong_is_one_line_with_its_place(
     assert not (tmp_path / "w").exists()
 
 
+def test_a_factory_that_is_wrong_is_one_line_with_its_place(commands, tmp_path):
+    """JAX's one-line ValueErrors do not say whose shapes they are."""
+    (tmp_path / "wrong.py").write_text("""import jax.numpy as jnp
+
+
+def broken(setup):
+    return jnp.zeros((2, 3)) + jnp.zeros(4)
+""")
+    status, _, err = commands(
+        *("experiments.run", "--config=digits:wrong:broken", "--workdir=w", *SHORT),
+        cwd=tmp_path,
+    )
+    said = r"strategy 'wrong:broken' raised ValueError.* shapes.* \(wrong.py:5\)$"
+    assert status == 2 and err.count("\n") == 1, err
+    assert re.search(said, err.strip()), err
+
+
 def test_an_optimizer_that_is_wrong_is_one_line_with_its_place(commands, tmp_path):
     (tmp_path / "wrong.py").write_text("""import jax.numpy as jnp
 import optax

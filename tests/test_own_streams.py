@@ -113,7 +113,7 @@ def test_classes_in_the_order_that_is_given(blobs, options, tasks, names):
         ({"kind": "rotated", "angle_draw": (10.0, 0.0)}, r"\(low, high\), got"),
         (
             {"angle_step": 10.0},
-            "angle_step is for rotated .* got 10.0",
+            "angle_step is for rotated streams, not split, got 10.0",
         ),
         (
             {"kind": "rotated", "angle_step": 1.0, "class_order": "seed"},

@@ -113,7 +113,7 @@ def test_wrong_labels_are_of_the_tasks_own_classes(scenario):
 
 
 def test_confusion_of_a_class_that_comes_again():
-    """In both of its tasks, if the class it is called is in both; else refused."""
+    """Refused unless the class it is called is in each of its tasks."""
     words = {"label_noise": 0.5, "confusion": (("dog", "cat"),)}
     with pytest.raises(ValueError, match=r"class 1 would be called 0, .*\[1, 2\]"):
         stream_of("class", **words)

@@ -83,12 +83,13 @@ def _try_out(config: ConfigDict, problem: Problem) -> None:
         if not valid and isinstance(error, DataError | MemoryError | ValueError):
             raise  # of the config, not of a hook
         why = str(error).partition("\n")[0]
-        said = (
-            f"strategy {config.strategy!r} has a hook that does not do what "
-            "`jaxcl.contract.Strategy` says"
-            if ":" in config.strategy
-            else f"optimizer {config.optimizer.name!r} cannot train a task"
-        )
+        said = f"optimizer {config.optimizer.name!r} cannot train a task"
+        if ":" in config.strategy:
+            own = f", or {said}" if ":" in config.optimizer.name else ""
+            said = (
+                f"strategy {config.strategy!r} has a hook that does not do what "
+                f"`jaxcl.contract.Strategy` says{own}"
+            )
         raise ValueError(
             f"{said}: {type(error).__name__}: {why}"
             + line_of(error, Path(__file__).parents[1])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 from jax.errors import JAXTypeError
 
 from jaxcl import schema
-from jaxcl.checks import imported
+from jaxcl.checks import imported, is_worded, line_of
 from jaxcl.contract import Strategy
 from jaxcl.strategies._chained import chain_factories
 from jaxcl.strategies.agem import agem
@@ -230,21 +230,20 @@ def make(name: str, setup: Setup, settings: dict[str, Any]) -> Strategy:
     try:
         signature.bind(setup, **settings)
     except TypeError as error:
-        known = ", ".join(
-            p.name
-            for p in signature.parameters.values()
-            if p.kind is inspect.Parameter.KEYWORD_ONLY
-        )
+        own = signature.parameters.values()
+        known = ", ".join(p.name for p in own if p.kind is p.KEYWORD_ONLY)
         raise ValueError(
             f"strategy {name!r}: {error}; its settings are: {known or 'none'}"
         ) from error
     schema.require_all(f"{name}: ", settings, schema.kinds_of(build))
     try:
         made = build(setup, **settings)
-    except (ValueError, JAXTypeError):  # JAXTypeError: of a traced setting
-        raise
     except Exception as error:
-        raise ValueError(f"strategy {name!r} raised {error!r}") from error
+        if isinstance(error, JAXTypeError) or is_worded(error):  # of a traced setting
+            raise
+        raise ValueError(
+            f"strategy {name!r} raised {error!r}{line_of(error)}"
+        ) from error
     if not isinstance(made, Strategy):
         raise ValueError(f"strategy {name!r} must make a Strategy, it made {made!r}")
     return made

@@ -94,10 +94,10 @@ def gpm(
       where: "grads" projects before the optimizer, as the paper does: exact under SGD,
         and with momentum that starts anew per task; "updates" after it: always exact.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
-        and in float32 (the first layer's once per task, if it reads the data) and the
-        gradient elsewhere; "gradient" always projects the gradient, as "auto" does
-        beside others in a `jaxcl.chain`, which may add to the gradient (a penalty on
-        weights) or replace it (A-GEM). Both give the same result.
+        (the first layer's once per task, if it reads the data unchanged) and no coarser
+        than float32, and the gradient elsewhere; "gradient" always the gradient, as
+        "auto" beside others in a `jaxcl.chain`, which may add to the gradient (a
+        penalty on weights) or replace it (A-GEM). Both give the same result.
       project_head: whether the classifier is projected; by default if all tasks share
         all its outputs (permuted MNIST), not if each has its own.
 

@@ -95,7 +95,7 @@ def owm(
       where: "grads" projects before the optimizer, as the paper does; "updates"
         projects the updates, which Adam, weight decay and similar optimizers need.
       form: "auto" projects a layer's input in the backward pass where that is cheaper
-        and there is no norm_penalty; "gradient" always projects the gradient, as
+        and no coarser than float32, without norm_penalty; "gradient" the gradient, as
         "auto" does beside others in a `jaxcl.chain`, which may add to the gradient (a
         penalty on weights) or replace it (A-GEM). Both give the same result.
       project_head: whether the classifier is projected; by default if all tasks share

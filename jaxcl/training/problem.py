@@ -39,8 +39,8 @@ class Problem(NamedTuple):
       optimizer: restarted at the start of each task.
       plan: how each task is trained.
       joint: each task trains on the data of all tasks so far.
-      joint_once: joint only: one training, on the data of all tasks at once. Nothing is
-        measured before it: only the last row of the accuracy matrix is filled.
+      joint_once: joint only: one training, on the data of all tasks at once and at the
+        first task's rate. Only the last row of the accuracy matrix is filled.
       measure: "test", or "valid" for an accuracy matrix to choose settings by.
       measure_tasks: `Measured`: after each task "all", or "seen", those so far
         and the next, which forward transfer needs; the others are NaN.
