@@ -125,6 +125,7 @@ VARIANTS = {
         },
         methods={
             "hat": {"model.widths": (2000, 2000), "strength": 0.75},
+            "gpm": {"threshold": (0.95, 0.99)},  # a head per task is not projected
             # Its paper has neither dropout nor patience, and holds no data out.
             "owm": {
                 "model.dropout": 0.0,

@@ -76,9 +76,11 @@ def get_config(argument: str = "") -> ConfigDict:
         name: {"strength": by[config.data.scenario]} for name, by in STRENGTH.items()
     }
     strength["ewc"] |= {"fisher": "exact", "online": True, "samples": 1000}
+    # A head per task is not projected.
+    threshold = (0.95, 0.99, 0.99)[: 2 if config.data.scenario == "task" else 3]
     others = {
         # Adam's updates leave the subspace of the gradients, so updates are projected.
-        "gpm": {"threshold": (0.95, 0.99, 0.99), "where": "updates"},
+        "gpm": {"threshold": threshold, "where": "updates"},
         "owm": {"where": "updates"},
     }
     return finish(config, row, strength | others)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcl.checks import require
 from jaxcl.ops.trees import leaf_names, starts_with, total, wide
 from jaxcl.types import Batch, LayerSpec, PyTree, Setup, TaskLoss
 
@@ -41,16 +42,11 @@ def scenario_mask(
     Raises:
       ValueError: an unknown scenario; domain-incremental tasks of unequal size.
     """
-    if scenario not in SCENARIOS:
-        raise ValueError(
-            f"scenario must be one of {', '.join(SCENARIOS)}, got {scenario!r}"
-        )
+    known = ", ".join(SCENARIOS)
+    require(scenario in SCENARIOS, f"scenario must be one of {known}, got {scenario!r}")
     if scenario == "domain":
-        if len(set(classes_per_task)) > 1:
-            raise ValueError(
-                "domain-incremental tasks need equally many classes, got "
-                f"{classes_per_task}"
-            )
+        need = "domain-incremental tasks need equally many classes, got"
+        require(len(set(classes_per_task)) <= 1, f"{need} {classes_per_task}")
         return jnp.ones((num_tasks, classes_per_task[0]), bool), "example"
     owner = jnp.repeat(
         jnp.arange(num_tasks),
@@ -66,16 +62,15 @@ def scenario_mask(
 def mask_logits(
     setup: Setup, logits: jax.Array, example_task: jax.Array, current: jax.Array
 ) -> jax.Array:
-    """Sets the logits of outputs that are not in play to the lowest finite value.
+    """Sets the logits [B, K] of outputs not in play to the lowest finite value.
+
+    Not to −∞, which turns gradients into NaN.
 
     Args:
       setup: gives the mask.
       logits: float[B, K].
       example_task: int32[B].
       current: int32[] the task in training (in evaluation, the last one trained).
-
-    Returns:
-      float[B, K]. The lowest finite value, not −∞: −∞ turns gradients into NaN.
     """
     return _masked(setup.logit_mask, setup.mask_by, logits, example_task, current)
 
@@ -87,11 +82,9 @@ def _masked(mask, mask_by, logits, example_task, current):
 
 def head_mask(setup: Setup, net: PyTree) -> PyTree:
     """A tree like ``net``, True where a leaf belongs to the classifier."""
-
-    def is_head(path, _):
-        return starts_with(leaf_names(path), setup.heads)
-
-    return jax.tree_util.tree_map_with_path(is_head, net)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: starts_with(leaf_names(path), setup.heads), net
+    )
 
 
 def head_layers(setup: Setup) -> list[LayerSpec]:
@@ -167,17 +160,17 @@ def with_gradient(setup: Setup, *nets: PyTree) -> jax.Array:
             unread.append("/".join(names))
 
     jax.tree_util.tree_map_with_path(look, *nets)
-    if not found:
-        raise ValueError(
-            f"setup.heads {setup.heads} names no parameter whose last axis is the "
-            f"{outputs} outputs, so that those of other tasks could not be held still"
-        )
-    if unread and not kernels:
-        raise ValueError(
-            f"setup.heads {setup.heads}: {', '.join(unread)} has the {outputs} outputs "
-            f"on another axis than setup.axis={setup.axis}: kernels laid out [outputs, "
-            "inputs] need axis=0"
-        )
+    require(
+        bool(found),
+        f"setup.heads {setup.heads} names no parameter whose last axis is the "
+        f"{outputs} outputs, so that those of other tasks could not be held still",
+    )
+    require(
+        kernels > 0 or not unread,
+        f"setup.heads {setup.heads}: {', '.join(unread)} has the {outputs} outputs on "
+        f"another axis than setup.axis={setup.axis}: kernels laid out [outputs, "
+        "inputs] need axis=0",
+    )
     return jnp.stack(found).any(0)
 
 
@@ -218,6 +211,11 @@ def _outputs_axis(setup: Setup, path: tuple[str, ...], leaf: jax.Array) -> int |
 def shares_all_outputs(setup: Setup) -> bool:
     """Whether all tasks use all outputs, as in domain-incremental learning."""
     return bool(np.asarray(setup.logit_mask).all())
+
+
+def shares_an_output(setup: Setup) -> bool:
+    """Whether several tasks train one output, as in class-incremental learning too."""
+    return bool(np.asarray(setup.logit_mask).sum(0).max() > 1)
 
 
 def cross_entropy(mask: jax.Array, mask_by: str) -> TaskLoss:

@@ -1,6 +1,7 @@
 """OWM compared with a float64 transcription of the paper, and its guarantees."""
 
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,13 @@ from test_linalg import paper_rls
 
 import jaxcl
 from jaxcl.data import sources
+from jaxcl.data.scenarios import make_stream
 from jaxcl.nn import models
 from jaxcl.nn.capture import init_fn
-from jaxcl.strategies import finetune, owm
+from jaxcl.strategies import finetune, gpm, make, owm
+from jaxcl.training import protocol
+from jaxcl.training.plan import Plan
+from jaxcl.training.problem import Problem
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +173,48 @@ def test_biases_and_norms_are_never_trained_and_own_heads_are(batches):
         assert moving == heads | kernels
         assert u["head"]["kernel"][:, :4].any() and not u["head"]["kernel"][:, 4:].any()
         assert float(method.report(after)["taken"]["dense_0"]) > 0
+
+
+@pytest.mark.parametrize("method", [owm, partial(gpm, threshold=0.9)])
+def test_a_head_that_later_tasks_train_is_projected(method):
+    """Class-incremental, a later softmax is over earlier classes, too."""
+    model, projected = models.MLP((32, 24), 12), {}
+    for scenario in ("task", "domain", "class"):
+        setup = make_setup(model, scenario=scenario)
+        net, _ = start(model)
+        state = method(setup).init(jaxcl.Params(net, {}))
+        projected[scenario] = "head" in state[0]
+    assert projected == {"task": False, "domain": True, "class": True}
+    # Tasks of one's own, told, of which two share one output.
+    mask = np.zeros((3, 12), bool)
+    mask[[0, 0, 1, 1, 2], [0, 1, 1, 2, 3]] = True
+    setup = make_setup(model, scenario="task")._replace(logit_mask=jnp.asarray(mask))
+    assert "head" in method(setup).init(jaxcl.Params(net, {}))[0]
+
+
+def test_class_incremental_earlier_classes_stay():
+    """The head is projected, so that later classes do not overwrite earlier ones."""
+    stream = make_stream(
+        sources.load("digits"), (0, 1), kind="split", scenario="class", num_tasks=5
+    )
+    acc = {}
+    for name, settings in (
+        ("finetune", {}),
+        ("owm", {"alpha": (0.9, 0.6), "alpha_decay": (1e-3, 1.0)}),
+        ("gpm", {"threshold": 0.95}),
+    ):
+        made = Problem(
+            model=models.MLP((200,), stream.num_outputs, use_bias=False),
+            stream=stream,
+            seeds=(0, 1),
+            make_strategy=partial(make, name, settings=settings),
+            optimizer=optax.sgd(0.02, momentum=0.9),
+            plan=Plan(epochs=5, batch_size=20),
+        )
+        *_, last = protocol.run(made)
+        acc[name] = last.accuracy[:, -1].mean(-1)
+    assert (acc["finetune"] < 0.25).all()
+    assert (acc["owm"] > 0.7).all() and (acc["gpm"] > 0.7).all(), acc
 
 
 def official_inverse(inverse, image, size, alpha):

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from experiments.config import problem
 from jaxcl.benchmark import load
+from jaxcl.training.observation import strategy_of
+from jaxcl.training.problem import setup_of
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 VARIANTS = ("", "wide", "half", "class", "toy", "fast", "task", "domain", "online")
@@ -34,3 +37,15 @@ def test_hat_keeps_the_least_validation_loss_where_its_paper_does(name):
     train = load(path).get_config(variant).train
     assert (train.select, train.select_metric) == ("best", "loss")
     assert train.patience_metric == "loss"
+
+
+@pytest.mark.parametrize("row", ["gpm", "owm"])
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_a_setting_per_layer_has_as_many_entries_as_layers(path, row, tfds_dir):
+    """In every variant: whether the head is among the layers depends on the tasks."""
+    for config in configs(path, row):
+        if row == "gpm" and config.method.threshold is None:
+            continue  # a benchmark without GPM
+        config.seeds = (0,)
+        made = problem(config)
+        assert strategy_of(made, setup_of(made))

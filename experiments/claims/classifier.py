@@ -50,6 +50,9 @@ def class_run(run: Run) -> Run:
     """
     config = run.config.copy_and_resolve_references()
     config.data.scenario = "class"
+    if config.strategy == "gpm" and isinstance(config.method.samples, tuple):
+        # The one head is projected, too: as many examples as for the layer before it.
+        config.method.samples = (*config.method.samples, config.method.samples[-1])
     return run._replace(
         name=f"class_{run.name}",
         label=f"{run.label}, class-incremental",

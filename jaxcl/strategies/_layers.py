@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcl.heads import shares_all_outputs
+from jaxcl.heads import shares_all_outputs, shares_an_output
 from jaxcl.nn import inspection
 from jaxcl.ops.trees import leaf_names, starts_with
 from jaxcl.types import LayerSpec, PyTree, Setup
@@ -22,7 +22,8 @@ def choose_layers(
     Args:
       setup: the run's `Setup`.
       method: for messages.
-      project_head: None projects the classifier if all tasks share all its outputs.
+      project_head: None projects the classifier unless each output is trained in one
+        task alone: class-incremental, a later task's softmax is over earlier classes.
 
     Returns:
       The layers, in order, and path prefixes of the free heads.
@@ -31,7 +32,7 @@ def choose_layers(
       ValueError: there is no layer, or one cannot be treated; the message names it.
     """
     if project_head is None:
-        project_head = shares_all_outputs(setup)
+        project_head = shares_an_output(setup) or shares_all_outputs(setup)
     free = () if project_head else setup.heads
     layers = tuple(la for la in setup.layers if not starts_with(la.path, free))
     if not layers:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxcl.heads import shares_an_output
 from jaxcl.nn.inspection import require_treatable
 from jaxcl.ops.gates import conditional_mask
 from jaxcl.ops.trees import leaf_names, starts_with
@@ -50,7 +51,7 @@ def refuse(setup: Setup, refuse_shared_norm: bool) -> None:
             "and another layer reads it; it would have no gates, and every task would "
             "change it: let heads name the last layer alone"
         )
-    if np.asarray(setup.logit_mask).sum(0).max() > 1:
+    if shares_an_output(setup):
         raise ValueError(
             "hat needs the task of every example, at test time too, and outputs that "
             "are its own; here tasks share outputs, as in domain- and class-"

@@ -103,7 +103,8 @@ def agem(
     Differs from the official code: that keeps the last examples of each class, this one
     random ones; that draws the reference batch without repeats, this one with repeats;
     that draws from the past tasks' examples only when there are more than a batch and
-    uses all of them before, this one always draws a batch. Parameters that a strategy
+    uses all of them before, this one always draws a batch; that computes r without
+    dropout, this one with it, as in the batch's step. Parameters that a strategy
     trains beside the network (HAT's embeddings) are not changed, and the reference
     batch passes through the bare network.
     """

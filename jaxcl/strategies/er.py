@@ -93,9 +93,8 @@ def er(
 
     Where the stream augments, the reservoir holds the original images, and what is
     drawn is augmented anew. Differs from Mammoth's code, whose offer is "step", in
-    drawing with repeats, and in class-incremental runs in the outputs, as `derpp`. The
-    ``out.taps`` that later hooks see also hold the rows of the drawn examples, which
-    are part of the gradient.
+    drawing with repeats, and in the outputs, as `derpp`. The ``out.taps`` that later
+    hooks see also hold the rows of the drawn examples, which are part of the gradient.
     """
 
     def init(params):
@@ -160,9 +159,12 @@ def derpp(
       ValueError: an argument out of range, named with its value.
 
     Differs from Mammoth's code, whose offer is "step", in drawing with repeats, and in
-    class-incremental runs in the outputs: there the loss is over all K from the first
-    task, here over those of the tasks so far. The paper writes ‖·‖² without the mean
-    over outputs; α is on the code's scale, that of the mean.
+    the outputs: there the loss is over all K from the first task, also where the task
+    is told, which is read off the same run at test time; here over those of the tasks
+    so far, and over the task's own where it is told. That code computes the three terms
+    in passes of their own, which under BatchNorm have statistics of their own. The
+    paper writes ‖·‖² without the mean over outputs; α is on the code's scale, that of
+    the mean.
     """
 
     def init(params):

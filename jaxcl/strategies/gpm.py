@@ -98,8 +98,8 @@ def gpm(
         than float32, and the gradient elsewhere; "gradient" always the gradient, as
         "auto" beside others in a `jaxcl.chain`, which may add to the gradient (a
         penalty on weights) or replace it (A-GEM). Both give the same result.
-      project_head: whether the classifier is projected; by default if all tasks share
-        all its outputs (permuted MNIST), not if each has its own.
+      project_head: whether the classifier is projected; by default unless each of its
+        outputs is trained in one task alone, as where the task is told.
 
     Returns:
       A `Strategy` with a `GPMState`; it reports "taken", count/d of each layer.
@@ -114,7 +114,7 @@ def gpm(
     (``norm="batch_current"``).
 
     Differs from the official code in refusing directions that are rounding noise, and
-    in drawing the examples that represent a task without its global random state.
+    in how examples are drawn.
     """
     # Every setting, for the same method beside others.
     given = {k: v for k, v in locals().items() if k != "setup"}

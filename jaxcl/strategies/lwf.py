@@ -85,9 +85,10 @@ def lwf(
     Raises:
       ValueError: an argument out of range, with its value; a normalisation per task.
 
-    Differs from the official code, which first trains the new head alone and sums over
-    two heads only; from van de Ven's, which at task t, from 1, weights the new loss by
-    1/t and the old answers by (1 − 1/t) τ².
+    Differs from the paper and its code, which first train the new head alone and have
+    no τ²: their λ is λ τ² here. Differs from van de Ven's code, without τ² since 2022,
+    where the old answers weigh as here, but class-incremental as much as one task;
+    before, at task t from 1, (1 − 1/t) τ², and the new loss 1/t.
     """
 
     for norm in setup.norms:

@@ -98,8 +98,8 @@ def owm(
         and no coarser than float32, without norm_penalty; "gradient" the gradient, as
         "auto" does beside others in a `jaxcl.chain`, which may add to the gradient (a
         penalty on weights) or replace it (A-GEM). Both give the same result.
-      project_head: whether the classifier is projected; by default if all tasks share
-        all its outputs.
+      project_head: whether the classifier is projected; by default unless each of its
+        outputs is trained in one task alone, as where the task is told.
 
     Returns:
       A `Strategy` with an `OWMState`; it reports "taken", 1 − tr P/d of each layer: the
@@ -108,14 +108,17 @@ def owm(
     Raises:
       ValueError: an argument out of range; a layer that cannot be projected, by name.
 
-    Biases and normalisation parameters are never trained; nor are the biases of the
-    official networks. Heads that are not projected train fully.
+    Biases and normalisation parameters are never trained. Heads that are not projected
+    train fully.
 
-    Differs from the official code in that progress counts the examples of the task,
-    not a fixed number of batches, and reaches 1; in that inputs which are taken already
-    change nothing (see `jaxcl.ops.linalg.rls_update`); and for a convolution with a
-    stride, which the official networks do not have: that code takes the windows at
-    every second pixel, this one every second of the windows that the layer reads.
+    Differs from the official code in the biases of its class-incremental MNIST
+    networks, which are trained as the weights of one more input that is always 1 (its
+    other networks have none, or random ones that stand still); in that the "epoch"'s
+    progress counts its own batches, not 600, and reaches 1; in that inputs which are
+    taken already change nothing (see `jaxcl.ops.linalg.rls_update`); and for a
+    convolution with a stride, which the official networks do not have: that code takes
+    the windows at every second pixel, this one every second of the windows that the
+    layer reads.
     """
     # Every setting, for the same method beside others.
     given = {k: v for k, v in locals().items() if k != "setup"}
