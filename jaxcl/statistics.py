@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
+from jaxcl.checks import require
+
 Array = NDArray[np.float64]
 
 
@@ -67,9 +69,8 @@ def interval(
     """
     values = _vector(values, "values")
     x = values[~np.isnan(values)]
-    if (off := x[(x < lowest - 1e-6) | (x > highest + 1e-6)]).size:
-        allowed = f"[{lowest:g}, {highest:g}]"
-        raise ValueError(f"values must lie in {allowed}, got {off[0]:g}")
+    for off in x[(x < lowest - 1e-6) | (x > highest + 1e-6)]:
+        raise ValueError(f"values must lie in [{lowest:g}, {highest:g}], got {off:g}")
     n, nan = x.size, float("nan")
     mean = float(x.mean()) if n else nan
     std = float(x.std(ddof=1)) if n > 1 else nan
@@ -133,8 +134,7 @@ def sign_flip_test(values: ArrayLike) -> float:
     """
     x = _vector(values, "values")
     x = x[~np.isnan(x)]
-    if x.size > 24:
-        raise ValueError(f"an exact test takes at most 24 values, got {x.size}")
+    require(x.size <= 24, f"an exact test takes at most 24 values, got {x.size}")
     if not x.size or np.isinf(x).any():
         return float("nan")
     sums = np.zeros(1)
@@ -161,8 +161,8 @@ def holm(p: ArrayLike) -> Array:
     """
     p = _vector(p, "p")
     known = np.flatnonzero(~np.isnan(p))
-    if ((p[known] < 0) | (p[known] > 1)).any():
-        raise ValueError(f"p-values must lie in [0, 1], got {p.tolist()}")
+    off = (p[known] < 0) | (p[known] > 1)
+    require(not off.any(), f"p-values must lie in [0, 1], got {p.tolist()}")
     order = known[np.argsort(p[known], kind="stable")]
     weight = np.arange(len(order), 0, -1)
     adjusted = p.copy()
@@ -185,7 +185,8 @@ def sd_ratio(
 
     SD(values)/SD(reference), ddof = 1. The interval's ends are the .025 and .975
     quantiles of the ratio over resamples of the seeds; both samples use the same seeds
-    in each resample. Efron & Tibshirani, An introduction to the bootstrap, 1993.
+    in each resample (Efron & Tibshirani, An introduction to the bootstrap, 1993). With
+    few seeds it is too narrow: at 20 it covers a ratio of 1.5 in about 91 % of samples.
 
     Args:
       values: one number per seed [S].
@@ -194,8 +195,8 @@ def sd_ratio(
       seed: of the random draws: the same numbers give the same interval.
 
     Returns:
-      A `Ratio`; all NaN below two seeds or where a value is not finite. A reference
-      without spread makes the ratio infinite.
+      A `Ratio`; NaN below two seeds, where a value is not finite, or if neither sample
+      has a spread. A reference without spread makes the ratio infinite.
 
     Raises:
       ValueError: not one-dimensional, or of different lengths.
@@ -205,13 +206,18 @@ def sd_ratio(
         return Ratio(np.nan, np.nan, np.nan)
     drawn = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = x[drawn].std(1, ddof=1) / y[drawn].std(1, ddof=1)
-        ratio = float(x.std(ddof=1) / y.std(ddof=1))
+        ratios = _spread(x[drawn]) / _spread(y[drawn])
+        ratio = float(_spread(x) / _spread(y))
     ratios = ratios[~np.isnan(ratios)]  # 0/0: a resample of one seed only
-    if not ratios.size:
-        return Ratio(ratio, np.nan, np.nan)
-    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
-    return Ratio(ratio, float(low), float(high))
+    ends = [np.nan, np.nan]
+    if ratios.size:
+        ends = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    return Ratio(ratio, *map(float, ends))
+
+
+def _spread(x: Array) -> Array:
+    """SD over the last axis; exactly 0 of equal values, whose mean may be rounded."""
+    return np.where(np.ptp(x, axis=-1) == 0, 0.0, x.std(-1, ddof=1))
 
 
 def share_interval(count: int, n: int) -> tuple[float, float]:
@@ -221,14 +227,13 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
       count: how many of n trials had the outcome.
       n: ≥ 1.
 
-    Returns:
-      The ends, in [0, 1].
-
     Raises:
       ValueError: a count outside 0 … n, or n below 1.
     """
-    if not (n >= 1 and 0 <= count <= n):
-        raise ValueError(f"needs 0 <= count <= n and n >= 1, got {count} of {n}")
+    require(
+        n >= 1 and 0 <= count <= n,
+        f"needs 0 <= count <= n and n >= 1, got {count} of {n}",
+    )
     low = stats.beta.ppf(0.025, count, n - count + 1) if count else 0.0
     high = stats.beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
     return float(low), float(high)
@@ -236,14 +241,12 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
 
 def _vector(values: ArrayLike, name: str) -> Array:
     x = np.asarray(values, float)
-    if x.ndim != 1:
-        raise ValueError(f"{name} must be [S], one per seed, got shape {x.shape}")
+    require(x.ndim == 1, f"{name} must be [S], one per seed, got shape {x.shape}")
     return x
 
 
 def _pair(values: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
     x, y = _vector(values, "values"), _vector(reference, "reference")
-    if x.shape != y.shape:
-        need = "one value and one reference per seed"
-        raise ValueError(f"needs {need}, got shapes {x.shape} and {y.shape}")
+    need, shapes = "one value and one reference per seed", f"{x.shape} and {y.shape}"
+    require(x.shape == y.shape, f"needs {need}, got shapes {shapes}")
     return x, y

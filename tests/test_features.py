@@ -106,6 +106,17 @@ def test_some_units_are_dormant_and_some_are_not():
     assert features.dormant_share(maps, threshold=0.2) == 0.75
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e36])
+@pytest.mark.parametrize("name", ["random", "relu", "constant"])
+def test_ranks_and_dormant_units_do_not_depend_on_the_scale(name, size):
+    x = INPUTS[name] / np.abs(INPUTS[name]).max()
+    for measure in (*features.ranks(x)._fields, "dormant"):
+        of = {"dormant": features.dormant_share, "effective": features.effective_rank}
+        of |= {"stable": features.stable_rank, "energy": features.energy_rank}
+        found = of[measure](np.float32(size) * x)
+        np.testing.assert_allclose(found, of[measure](x), 1e-4)
+
+
 def test_the_rank_of_rank_one_is_one_where_a_gram_matrix_would_say_more():
     rng = np.random.default_rng(9)
     x = np.float32(rng.normal(size=(1000, 1)) * rng.normal(size=400))
@@ -160,6 +171,16 @@ def test_linear_cka(x, debiased):
         expected = 0.0 if constant else cka_of(x, y, debiased)
         found = features.linear_cka(x, y, debiased=debiased)
         np.testing.assert_allclose(found, expected, RTOL, ATOL)
+
+
+def test_cka_does_not_see_a_large_mean():
+    """Of features 300 spreads away from 0, whose mean float32 rounds."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(100, 2000))
+    y = np.float32(x + rng.normal(size=x.shape) + 300)
+    x = np.float32(x + 300)
+    found = features.linear_cka(x, y, debiased=True)
+    np.testing.assert_allclose(found, cka_of(x, y, True), 2e-5)
 
 
 @pytest.mark.parametrize("debiased", [False, True])
@@ -316,6 +337,13 @@ def test_cosine(scale):
     np.testing.assert_allclose(features.cosine(small, b), expected, RTOL)
     zero = jax.tree.map(jnp.zeros_like, small)
     assert features.cosine(zero, b) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cosine_is_at_most_one(seed):
+    a = jnp.asarray(np.random.default_rng(seed).normal(size=1000), jnp.float32)
+    assert 1 - 1e-6 < features.cosine(a, a) <= 1
+    assert -1 <= features.cosine(a, -a) < 1e-6 - 1
 
 
 def test_drift():

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,7 @@ from jaxcl.ops.sampling import shuffled
 from jaxcl.strategies import make
 from jaxcl.training import protocol
 from jaxcl.training.instruments import make_instruments
-from jaxcl.training.observation import taps_of
+from jaxcl.training.observation import by_unit, taps_of
 from jaxcl.training.plan import Plan
 from jaxcl.training.problem import Problem, setup_of
 from jaxcl.training.protocol import EpochDone
@@ -362,6 +363,41 @@ def test_features_of_a_convolutional_network_are_found():
         "dense_0": "dense_1",
         "dense_1": "head",
     }
+    # A convolution's unit is a channel, also where the next layer reads it flattened.
+    maps = np.zeros((6, 2, 2, 26), np.float32)
+    maps[:, 0, 1, :20] = 1.0
+    units = by_unit(setup_of(problem), "dense_0", jnp.asarray(maps.reshape(6, -1)))
+    assert features.dormant_share(units) == features.dormant_share(maps)
+    assert round(26 * float(features.dormant_share(maps))) == 6
+
+
+def test_units_of_channels_that_come_first_are_channels():
+    """An Equinox network: images are [C, H, W], and flattened so."""
+
+    def net(key):
+        a, b, c = jax.random.split(key, 3)
+        return eqx.nn.Sequential(
+            [
+                *(eqx.nn.Conv2d(1, 4, 3, key=a), eqx.nn.Lambda(jax.nn.relu)),
+                *(eqx.nn.Conv2d(4, 8, 3, key=b), eqx.nn.Lambda(jax.nn.relu)),
+                *(eqx.nn.Lambda(jnp.ravel), eqx.nn.Linear(8 * 16, 2, key=c)),
+            ]
+        )
+
+    whole = net(jax.random.key(0))
+    setup = jaxcl.setup_for_equinox(
+        whole,
+        jnp.zeros((5, 1, 8, 8)),
+        num_outputs=2,
+        num_tasks=1,
+        heads=(("layers", "5"),),
+    )
+    first, second = taps_of(setup).values()
+    maps = np.zeros((5, 8, 4, 4), np.float32)
+    maps[:, :6, 1] = 1.0  # two of eight channels are dormant
+    flat = by_unit(setup, second, jnp.asarray(maps.reshape(5, -1)))
+    assert features.dormant_share(flat) == 0.25
+    assert features.dormant_share(by_unit(setup, first, jnp.asarray(maps))) == 0.25
 
 
 @pytest.mark.minutes

@@ -61,6 +61,19 @@ def test_a_ratio_over_no_spread_is_infinite_and_one_with_a_failed_seed_unknown()
     assert statistics.sd_ratio(x, np.ones(6)).low95 == np.inf
     assert np.isnan(statistics.sd_ratio(x, [1, 2, np.nan, 4, 5, 6])).all()
     assert np.isnan(statistics.sd_ratio([1.0], [2.0])).all()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7])
+def test_equal_values_have_no_spread_though_their_mean_is_rounded(value):
+    """The SD of 20 times .1 by its formula is 1e-17."""
+    equal, x = np.full(20, value), np.arange(20.0)
+    assert statistics.sd_ratio(x, equal) == (np.inf, np.inf, np.inf)
+    assert np.isnan(statistics.sd_ratio(equal, np.full(20, 0.3))).all()
+    assert statistics.sd_ratio(equal, x) == (0, 0, 0)
+
+
+def test_a_ratio_of_other_seeds_is_refused():
+    x = np.arange(6.0)
     with pytest.raises(ValueError, match="one value and one reference per seed"):
         statistics.sd_ratio(x, x[:3])
 

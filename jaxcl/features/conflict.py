@@ -41,7 +41,7 @@ def cosine(a: PyTree, b: PyTree) -> jax.Array:
     # Scaled first: squares of gradients of 1e-20 are 0 in float32.
     a, b = _scaled(a), _scaled(b)
     norm = optax.tree.norm(a) * optax.tree.norm(b)
-    return jnp.asarray(optax.tree.vdot(a, b) / or_one(norm))
+    return jnp.clip(optax.tree.vdot(a, b) / or_one(norm), -1, 1)
 
 
 def _scaled(tree: PyTree) -> PyTree:

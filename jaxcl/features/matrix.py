@@ -81,3 +81,12 @@ def centred(x: jax.Array) -> jax.Array:
 def or_one(value: jax.Array) -> jax.Array:
     """Replaces 0 by 1, for a safe divisor or argument of a logarithm."""
     return jnp.where(value == 0, 1, value)
+
+
+def power_of_two(x: jax.Array) -> jax.Array:
+    """A power of 2 near the largest |x|, by which x is divided without rounding."""
+    largest = jnp.abs(x).max()
+    exponent = jnp.frexp(largest)[1] - 1
+    exponent = jnp.clip(exponent, -126, 127)  # its inverse is a normal number, too
+    known = jnp.isfinite(largest) & (largest > 0)
+    return jnp.where(known, jnp.ldexp(jnp.ones_like(largest), exponent), 1)

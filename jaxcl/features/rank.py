@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcl.features.matrix import flat, or_one, with_units
+from jaxcl.features.matrix import flat, or_one, power_of_two, with_units
 from jaxcl.ops.decompositions import one_at_a_time, qr_r
 from jaxcl.schema import NonNegative, Range, require
 
@@ -28,11 +28,14 @@ def singular_values(x: jax.Array) -> jax.Array:
     Raises:
       ValueError: x has no axis for features.
     """
-    return _singular_values(flat(x))
+    x = flat(x)
+    return power_of_two(x) * _singular_values(x)
 
 
 @jax.jit
 def _singular_values(x: jax.Array) -> jax.Array:
+    """Those of x / `power_of_two`, so that no sum or square overflows or is 0."""
+    x = x / power_of_two(x)
     r = x.T if x.shape[0] < x.shape[1] else x
     if r.shape[0] > r.shape[1]:
         r = qr_r(r)
@@ -62,7 +65,7 @@ def effective_rank(x: jax.Array) -> jax.Array:
     Source: Roy and Vetterli, The effective rank: a measure of effective dimensionality,
     EUSIPCO 2007.
     """
-    return _effective(singular_values(x))
+    return _effective(_singular_values(flat(x)))
 
 
 def stable_rank(x: jax.Array) -> jax.Array:
@@ -76,7 +79,7 @@ def stable_rank(x: jax.Array) -> jax.Array:
     Returns:
       float32[], from 1 to the rank; 0 for a matrix of zeros. Not centred.
     """
-    return _stable(singular_values(x))
+    return _stable(_singular_values(flat(x)))
 
 
 def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
@@ -95,7 +98,7 @@ def energy_rank(x: jax.Array, share: float = 0.99) -> jax.Array:
       ValueError: share outside (0, 1). At 1, only rounding would decide.
     """
     require("share", share, Annotated[float, Range(0, 1, "()")])
-    return _energy(singular_values(x), share)
+    return _energy(_singular_values(flat(x)), share)
 
 
 class Ranks(NamedTuple):
@@ -109,7 +112,7 @@ class Ranks(NamedTuple):
 @jax.jit
 def ranks(x: jax.Array) -> Ranks:
     """`effective_rank`, `stable_rank` and `energy_rank` by one decomposition."""
-    sigma = singular_values(x)
+    sigma = _singular_values(flat(x))
     return Ranks(_effective(sigma), _stable(sigma), _energy(sigma, 0.99))
 
 
@@ -134,6 +137,7 @@ def dormant_share(x: jax.Array, threshold: float = 0.025) -> jax.Array:
     """
     require("threshold", threshold, NonNegative)
     x = with_units(x)
+    x = x / power_of_two(x)
     answer = jnp.abs(x).mean(axis=tuple(range(x.ndim - 1)))
     score = answer / or_one(answer.mean())
     return jnp.where(jnp.isnan(score).any(), jnp.nan, jnp.mean(score <= threshold))

@@ -71,6 +71,7 @@ def _linear_cka(x: jax.Array, y: jax.Array, debiased: bool) -> jax.Array:
 def _of_norm_one(x: jax.Array) -> jax.Array:
     """Centred and scaled, so that no square underflows; constant features are 0."""
     x = centred(x / or_one(jnp.abs(x).max()))
+    x = x - x.mean(axis=0)  # what rounding of a large mean left
     return x / or_one(jnp.linalg.norm(x))
 
 

@@ -22,7 +22,7 @@ from jaxcl.ops.sampling import shuffled
 from jaxcl.predicting import make_forward
 from jaxcl.training.answers import make_confusion, make_told
 from jaxcl.training.epoch import make_update
-from jaxcl.training.observation import taps_of
+from jaxcl.training.observation import by_unit, taps_of
 from jaxcl.training.probing import enough, probes
 from jaxcl.training.problem import PerSeed, Problem, setup_of, strategy_for
 from jaxcl.training.schedule import task_length
@@ -119,7 +119,9 @@ def make_instruments(
                 found.setdefault("effective_rank", {})[layer] = ranks.effective
                 found.setdefault("stable_rank", {})[layer] = ranks.stable
                 found.setdefault("energy_rank", {})[layer] = ranks.energy
-                found.setdefault("dormant_share", {})[layer] = features.dormant_share(x)
+                units = by_unit(setup, taps[layer], x)
+                dormant = features.dormant_share(units)
+                found.setdefault("dormant_share", {})[layer] = dormant
         if "probes" in names or "multinomial" in names:
             train = batch_of(base, mine, "train", task)
             given = see(seed, mine, train, current)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxcl.contract import Strategy
 from jaxcl.inputs import context
+from jaxcl.nn.products import is_channels_first
 from jaxcl.predicting import make_forward
 from jaxcl.training.problem import Problem, init_of, setup_of, strategy_for
 from jaxcl.training.state import SeedState
@@ -86,3 +87,25 @@ def taps_of(setup: Setup, layers: tuple[str, ...] = ()) -> dict[str, str]:
             f"features of: {', '.join(found) or 'no layer'}"
         )
     return {name: tap for name, tap in found.items() if not layers or name in layers}
+
+
+def by_unit(setup: Setup, tap: str, x: jax.Array) -> jax.Array:
+    """A layer's input with the units of the layer before it last, [N, ..., C].
+
+    A unit is a channel: a dense layer may read a convolution's channels flattened.
+
+    Args:
+      setup: knows the network's layers.
+      tap: the layer's name.
+      x: its input.
+    """
+    reader = next(layer for layer in setup.layers if layer.name == tap)
+    if is_channels_first(reader):
+        return jnp.moveaxis(x, 1, -1)
+    width = {layer.name: layer.n_out for layer in setup.layers}
+    before = [width[name] for name in reader.feeds_on or ()]
+    if x.ndim != 2 or len(set(before)) != 1 or x.shape[1] % before[0]:
+        return x
+    if reader.repeats:
+        return x.reshape(len(x), before[0], -1).swapaxes(1, 2)
+    return x.reshape(len(x), -1, before[0])
