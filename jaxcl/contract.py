@@ -97,7 +97,7 @@ class TransformUpdates(Protocol):
 
 
 class TransformModelState(Protocol):
-    """Chooses the running statistics after a step, from those before and after it."""
+    """Chooses a step's running statistics, from those before and after its pass."""
 
     def __call__(
         self, new: PyTree, state: State, *, old: PyTree, ctx: Context
@@ -171,9 +171,9 @@ class Strategy(NamedTuple):
         not under `optax.MultiSteps` and `optax.apply_every`.
       needs_every_task: whether the method must be trained on the first task, or see the
         end of each. Joint training on all tasks at once has neither.
-      in_chain: another strategy that stands for this one beside others in a
-        `jaxcl.chain`, and in joint training. Others add to a gradient after it was
-        projected in the backward pass, and rows of other tasks to a batch.
+      in_chain: another strategy that stands for this one beside others: in a
+        `jaxcl.chain`, in joint training, and in a loop that may be anyone's. Others add
+        to a gradient after the backward pass, and rows of other tasks to a batch.
     """
 
     init_aux: InitAux

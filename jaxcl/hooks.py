@@ -102,7 +102,8 @@ def transform_optimizer(
         has K outputs.
 
     Warns if the strategy needs an optimizer whose updates stay in the subspace of its
-    gradients and this optimizer's do not. Must not be called inside jit.
+    gradients and this optimizer's do not. A loop of your own may add to the loss or to
+    the batch: the strategy's form for beside others is taken (`Strategy.in_chain`).
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl
@@ -122,14 +123,14 @@ def transform_optimizer(
       >>> updates, opt_state = tx.update(grads, opt_state, params, ctx=ctx, out=out)
       >>> params = optax.apply_updates(params, updates)
     """
-    warn_unless_linear(strategy, optimizer)
-    return hook_in(strategy, optimizer, setup)
+    warn_unless_linear(strategy, optimizer, setup)
+    return hook_in(strategy.in_chain or strategy, optimizer, setup)
 
 
 def hook_in(
     strategy: Strategy, optimizer: optax.GradientTransformation, setup: Setup
 ) -> optax.GradientTransformationExtraArgs:
-    """`transform_optimizer` without testing the optimizer; may be called inside jit."""
+    """`transform_optimizer` of this very strategy, without testing the optimizer."""
     inner = optax.with_extra_args_support(optimizer)
     holds = not shares_all_outputs(setup)
 
@@ -164,22 +165,31 @@ def hook_in(
         updates, state = strategy.updates(
             updates, state, params, grads=new, ctx=ctx, out=out
         )
-        for finite in _finite(inner_state):  # a step that is not taken is not kept
-            state = tree_where(finite, state, old)
+        for taken in _taken(inner_state):  # a step that is not taken is not kept
+            state = tree_where(taken, state, old)
         return updates, OptState(inner_state, state, reached)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _finite(state: PyTree) -> list[jax.Array]:
-    """Whether each `optax.apply_if_finite` in an optimizer took this step.
+def _taken(state: PyTree) -> list[jax.Array]:
+    """Whether each guard in an optimizer took this step, by its state.
 
-    One that acts on several steps' gradients together says nothing of a single step.
+    `optax.apply_if_finite` is one, `optax.MultiSteps` with a ``should_skip_update_fn``
+    another. An apply_if_finite that acts on several steps' gradients together says
+    nothing of a single step.
     """
-    guard = optax.ApplyIfFiniteState
-    ends = guard | optax.MultiStepsState | optax.ApplyEvery
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, ends))
-    return [node.last_finite for node in nodes if isinstance(node, guard)]
+    guards = optax.ApplyIfFiniteState | optax.MultiStepsState
+    ends = guards | optax.ApplyEvery
+    found = []
+    for node in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, ends)):
+        if isinstance(node, optax.ApplyIfFiniteState):
+            found.append(node.last_finite)
+        elif isinstance(node, optax.MultiStepsState):
+            skipped: Any = node.skip_state  # () without such a function
+            if "should_skip" in skipped:
+                found.append(~skipped["should_skip"])
+    return found
 
 
 def _gathers(state: PyTree) -> bool:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxcl.contract import Strategy
 from jaxcl.kinds import require_instance
+from jaxcl.types import LayerSpec, Params, PyTree, Setup
 
 TRIED = 256
 """The most steps that an optimizer is given to make four updates."""
 
 
-def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
+def keeps_subspace(
+    optimizer: optax.GradientTransformation, layers: Sequence[LayerSpec] = ()
+) -> bool:
     """Whether an optimizer's updates stay in any subspace its gradients stay in.
 
     Found by trial: a few steps on gradients orthogonal to a random direction, at
@@ -28,43 +34,87 @@ def keeps_subspace(optimizer: optax.GradientTransformation) -> bool:
     Args:
       optimizer: any optax transformation; it is called with an extra argument
         ``value``, which line searches need.
+      layers: whose kernels are tried, each on its own axis, in a small `Params` of
+        their names and number of axes: some optimizers treat matrices otherwise than
+        windows, or go by names. Without them one matrix [6, 5] is.
 
     Returns:
-      A Python bool. Must not be called inside jit.
+      A Python bool, inside jit too.
 
     Raises:
       ValueError: four updates other than 0 do not come in 256 steps.
     """
     rng = np.random.default_rng(0)
     tx = optax.with_extra_args_support(optimizer)
-    params = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
-    normal = rng.normal(size=6)
-    normal /= np.linalg.norm(normal)
-    state, moved = tx.init(params), 0
-    for scale in itertools.islice(itertools.cycle((1e-2, 1.0, 1e2, 1.0)), TRIED):
-        grads = scale * rng.normal(size=(6, 5))
-        grads -= np.outer(normal, normal @ grads)
-        updates, state = tx.update(
-            jnp.asarray(grads, jnp.float32), state, params, value=jnp.zeros(())
-        )
-        leak = np.linalg.norm(normal @ np.asarray(updates, np.float64))
-        if leak > 1e-5 * np.linalg.norm(updates):
-            return False
-        params = optax.apply_updates(params, updates)
-        moved += bool((np.asarray(updates) != 0).any())
-        if moved == 4:
-            return True
+    with jax.ensure_compile_time_eval():
+        params, axes = _trial(rng, layers)
+        state, moved = tx.init(params), 0
+        normals = [rng.normal(size=_rows(w, axis).shape[0]) for w, axis in axes(params)]
+        for scale in itertools.islice(itertools.cycle((1e-2, 1.0, 1e2, 1.0)), TRIED):
+            grads = jax.tree.map(
+                lambda w, s=scale: s * rng.normal(size=w.shape), params
+            )
+            for (g, axis), normal in zip(axes(grads), normals, strict=True):
+                rows = _rows(g, axis)  # a view: the gradient itself changes
+                rows -= np.outer(normal, normal @ rows) / (normal @ normal)
+            grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads)
+            updates, state = tx.update(grads, state, params, value=jnp.zeros(()))
+            for (u, axis), normal in zip(axes(updates), normals, strict=True):
+                leak = normal @ _rows(np.asarray(u, np.float64), axis)
+                most = 1e-5 * np.linalg.norm(u) * np.linalg.norm(normal)
+                if np.linalg.norm(leak) > most:
+                    return False
+            params = optax.apply_updates(params, updates)
+            moved += any((np.asarray(u) != 0).any() for u in jax.tree.leaves(updates))
+            if moved == 4:
+                return True
     raise ValueError(f"of its first {TRIED} updates only {moved} are not 0")
 
 
+def _trial(rng: np.random.Generator, layers: Sequence[LayerSpec]) -> tuple[PyTree, Any]:
+    """Small parameters to try, and a function that gives each kernel with its axis."""
+    if not layers:
+        one = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
+        return one, lambda tree: [(tree, -1)]
+    net: dict[str, Any] = {}
+    for layer in layers:
+        inner = net
+        for name in layer.path[:-1]:
+            inner = inner.setdefault(name, {})
+        rows = [min(n, 3) for n in layer.window] if layer.kind == "conv" else []
+        shape = [*rows, 4, 5] if layer.axis == -1 else [5, 4, *rows]
+        inner[layer.path[-1]] = jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    def kernels(tree: Params) -> list[tuple[Any, int]]:
+        found = []
+        for layer in layers:
+            leaf = tree.net
+            for name in layer.path:
+                leaf = leaf[name]
+            found.append((leaf, layer.axis))
+        return found
+
+    return Params(net, {}), kernels
+
+
+def _rows(kernel: np.ndarray | jax.Array, axis: int) -> Any:
+    """A kernel as a matrix [d_in, n_out]."""
+    if axis == -1:
+        return kernel.reshape(-1, kernel.shape[-1])
+    return kernel.reshape(kernel.shape[0], -1).T
+
+
 def warn_unless_linear(
-    strategy: Strategy, optimizer: optax.GradientTransformation
+    strategy: Strategy,
+    optimizer: optax.GradientTransformation,
+    setup: Setup | None = None,
 ) -> None:
     """Warns if a strategy that projects gradients protects nothing under an optimizer.
 
     Args:
       strategy: judged by its field ``needs_linear``.
       optimizer: the one that receives the projected gradients.
+      setup: gives the layers whose kernels are tried; see `keeps_subspace`.
 
     Raises:
       ValueError: one of the two is something else, such as a factory not called.
@@ -72,18 +122,20 @@ def warn_unless_linear(
     require_instance("strategy", strategy, Strategy)
     if not all(callable(getattr(optimizer, part, None)) for part in ("init", "update")):
         require_instance("optimizer", optimizer, optax.GradientTransformation)
-    if told := unprotected(strategy, optimizer):
+    if told := unprotected(strategy, optimizer, setup):
         warnings.warn(told, stacklevel=3)
 
 
 def unprotected(
-    strategy: Strategy, optimizer: optax.GradientTransformation
+    strategy: Strategy,
+    optimizer: optax.GradientTransformation,
+    setup: Setup | None = None,
 ) -> str | None:
     """Why a strategy protects nothing under an optimizer, in words; None if it does."""
     if not strategy.needs_linear:
         return None
     try:
-        kept = keeps_subspace(optimizer)
+        kept = keeps_subspace(optimizer, setup.layers if setup else ())
     except Exception as error:  # it may work only on the parameters it was written for
         return (
             "this strategy projects gradients; whether this optimizer's updates stay "

@@ -24,19 +24,21 @@ def transform_loss(strategy: Strategy, setup: Setup):
     ``strategy.penalty``.
 
     Args:
-      strategy: any `Strategy`.
+      strategy: any `Strategy`. You may add terms to its loss: the form for beside
+        others is taken (`Strategy.in_chain`).
       setup: the run's `Setup`; gives f and ℓ.
 
     Returns:
       ``(params, strategy_state, ctx) -> (scalar, Output)``, for
-      ``jax.value_and_grad(..., has_aux=True)``. It raises a ValueError if the context
-      lacks the model's running statistics, the model does not give logits [B, K], or
-      the strategy's hook gives anything else, and, called outside jit, for a task out
-      of range or a target that is not in play in its task.
+      ``jax.value_and_grad(..., has_aux=True)``. The output's ``model_state`` is what
+      the next step starts from. It raises a ValueError if the context lacks the model's
+      running statistics, the model does not give logits [B, K], or the strategy's hook
+      gives anything else, and, called outside jit, for a task out of range or a target
+      that is not in play in its task.
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
-    parts = loss_parts(strategy, setup)
+    parts = loss_parts(strategy.in_chain or strategy, setup)
 
     def loss_fn(params: Params, state: State, ctx: Context):
         value, (_, out) = parts(params, state, ctx)
@@ -76,7 +78,11 @@ def loss_parts(strategy: Strategy, setup: Setup):
 
         found = strategy.loss(bare, state)(params, ctx)
         require_loss(found, Output)
-        value, _ = found
+        value, out = found
+        chosen = strategy.model_state(
+            out.model_state, state, old=ctx.model_state, ctx=ctx
+        )
+        found = value, out._replace(model_state=chosen)
         if strategy.penalty is not no_penalty:
             value = value + penalty_of(strategy, params, state, ctx.task)
         return value, found

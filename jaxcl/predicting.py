@@ -46,7 +46,8 @@ def predict(
     """A method's answers in your own training loop: logits of the outputs in play.
 
     The network in evaluation mode with what the method makes of it: HAT's gates, SLDA's
-    head. ``predict(...).argmax(-1)`` is the class, among all K outputs.
+    head. ``predict(...).argmax(-1)`` is the class, among all K outputs. Call it under
+    jit where it is called often.
 
     Args:
       strategy: any `Strategy`.

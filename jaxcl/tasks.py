@@ -14,6 +14,8 @@ from jaxcl.hooks import OptState
 from jaxcl.schema import Natural
 from jaxcl.types import Params, PyTree, Setup, TaskData
 
+_END = 2**32 - 1  # no step has this number: `jaxcl.context` folds in the step's
+
 
 def before_task(
     strategy: Strategy,
@@ -27,8 +29,8 @@ def before_task(
 ) -> PyTree:
     """Makes the ``cache`` that the steps of a task read; pass it to `jaxcl.context`.
 
-    For example GPM's projected inputs, or the features of a frozen extractor, for each
-    of the task's examples. A step finds an example's entry by ``context(index=...)``.
+    For example GPM's projectors, or the features of a frozen extractor for each of the
+    task's examples. A step finds an example's entry by ``context(index=...)``.
     Without a cache every step computes it again; PCA, whose components it holds,
     refuses to train without it.
 
@@ -46,7 +48,7 @@ def before_task(
         checked inside jit.
     """
     _require_task(data, task, setup)
-    return strategy.before_task(
+    return (strategy.in_chain or strategy).before_task(
         params,
         opt_state.strategy,
         data=data,
@@ -69,6 +71,10 @@ def after_task(
     setup: Setup | None = None,
 ) -> tuple[Params, OptState]:
     """Ends a task in your own training loop.
+
+    Under jit one compilation serves all tasks, with the arrays as arguments:
+    ``jax.jit(lambda p, s, x, y, t: after_task(method, p, s, array_data(x, y, t),
+    task=t))``. Called as it is, some methods compile anew each time.
 
     Args:
       strategy: any `Strategy`.
@@ -111,7 +117,8 @@ def after_task(
 
 def _key_of(seed: int | jax.Array, task: int | jax.Array) -> jax.Array:
     schema.require("seed", seed, int)
-    return jax.random.fold_in(jax.random.key(seed), task)
+    of_task = jax.random.fold_in(jax.random.key(seed), task)
+    return jax.random.fold_in(of_task, _END)
 
 
 def _require_task(data: TaskData, task: int | jax.Array, setup: Setup | None) -> None:

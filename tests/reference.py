@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from alone import alone
 
 import jaxcl
 
@@ -99,8 +100,7 @@ def run(method, setup, net, tasks, optimizer):
     Returns the network and the strategy's state after each task.
     """
     params = start(method, net)[0]
-    task_loss = jaxcl.transform_loss(method, setup)
-    tx = jaxcl.transform_optimizer(method, optimizer, setup)
+    task_loss, tx = alone(method, optimizer, setup)
     opt_state = jax.jit(tx.init)(params)
     traces = []
 
@@ -171,8 +171,7 @@ def scale(factor, tree):
 def one_step(method, setup, net, x, y, *, task):
     """The network after one step of SGD."""
 
-    loss = jaxcl.transform_loss(method, setup)
-    tx = jaxcl.transform_optimizer(method, optax.sgd(0.3), setup)
+    loss, tx = alone(method, optax.sgd(0.3), setup)
 
     @jax.jit
     def step(net, x, y):

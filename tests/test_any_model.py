@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import alone
 from flax import nnx
 
 import jaxcl
@@ -66,11 +67,10 @@ def setup_of(forward=tagged, heads=(("out",),), **options):
 
 def step(method, setup, net=NET, task=0, state=None, jit=True, **moment):
     params = jaxcl.init_params(method, KEY, net)
-    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+    loss, tx = alone(method, optax.sgd(0.1), setup)
     opt_state = tx.init(params)
     if state is not None:
         opt_state = opt_state._replace(strategy=state)
-    loss = jaxcl.transform_loss(method, setup)
 
     def one(params, opt_state):
         y = Y + 2 * task if setup.mask_by == "example" else Y

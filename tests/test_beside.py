@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import alone
 
 import jaxcl
 from jaxcl.linearity import keeps_subspace
@@ -61,11 +62,10 @@ def setup_of(f=model, net=None, example=(B, 6), heads=(("head",),), **options):
 def one_step(method, setup, ctx, net, ended=(), optimizer=None):
     """The first update after the tasks that have ended."""
     params = jaxcl.init_params(method, KEY(2), net)
-    tx = jaxcl.transform_optimizer(method, optimizer or optax.sgd(0.1), setup)
+    loss, tx = alone(method, optimizer or optax.sgd(0.1), setup)
     state = tx.init(params)
     for task, data in enumerate(ended):
         params, state = jaxcl.after_task(method, params, state, data, task=task)
-    loss = jaxcl.transform_loss(method, setup)
     grads, out = jax.grad(loss, has_aux=True)(params, state.strategy, ctx)
     updates, new = tx.update(grads, state, params, ctx=ctx, out=out)
     return updates.net, new, state
@@ -263,10 +263,12 @@ def test_what_is_wrong_is_refused():
     method = gpm(setup, threshold=0.9)
     params = jaxcl.init_params(method, KEY(0), network())
     state = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup).init(params)
-    cache = jaxcl.before_task(method, params, state, data, task=0)
+    cache = method.before_task(
+        params, state.strategy, data=data, model_state={}, task=jnp.int32(0)
+    )
     ctx = jaxcl.context(X[:B], Y[:B], task=0, cache=cache, index=jnp.arange(B) + 1000)
     with pytest.raises(ValueError, match=r"index must lie in \[0, 64\), got 1000"):
-        jaxcl.transform_loss(method, setup)(params, state.strategy, ctx)
+        alone(method, optax.sgd(0.1), setup)[0](params, state.strategy, ctx)
 
     method = hat(setup)
     params = jaxcl.init_params(method, KEY(0), network())

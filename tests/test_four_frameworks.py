@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import alone
 
 import jaxcl
 from jaxcl.strategies import make
@@ -53,10 +54,8 @@ class Run:
         net = four.initial(model, DTYPE)
         self.made = four.framework(framework, model, net, BATCH)
         self.method = make(method, self.made.setup, settings)
-        self.tx = jaxcl.transform_optimizer(
-            self.method, optax.sgd(0.05, momentum=0.5), self.made.setup
-        )
-        loss = jaxcl.transform_loss(self.method, self.made.setup)
+        optimizer = optax.sgd(0.05, momentum=0.5)
+        loss, self.tx = alone(self.method, optimizer, self.made.setup)
 
         def learn(params, opt_state, x, y, task):
             """The steps of a task, and the first step's update."""

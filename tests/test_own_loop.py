@@ -1,5 +1,7 @@
 """What somebody's own training loop may do: refused in one line, or done right."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 
 import jaxcl
 from jaxcl.ops.linalg import span_update
-from jaxcl.strategies import derpp, er, finetune, gpm, owm, si
+from jaxcl.strategies import derpp, er, finetune, gpm, owm
+from jaxcl.types import Output
 
 KEY = jax.random.key(0)
 
@@ -89,16 +92,20 @@ def test_threshold_1_takes_the_span():
             assert count == 3
 
 
-@pytest.mark.parametrize("make", [si, derpp, owm])
-def test_a_step_that_is_not_taken_leaves_no_trace(make):
-    """`optax.apply_if_finite` skips it; the method's state must not become NaN."""
+def not_finite(optimizer):
+    return optax.MultiSteps(
+        optimizer, 1, should_skip_update_fn=optax.skip_not_finite
+    ).gradient_transformation()
+
+
+@pytest.mark.parametrize("guard", [lambda o: optax.apply_if_finite(o, 3), not_finite])
+@pytest.mark.parametrize("make", [er, derpp, owm])
+def test_a_step_that_is_not_taken_leaves_no_trace(make, guard):
+    """optax skips it; the method's state must not become NaN."""
     setup = setup_of()
-    settings = {} if make is owm else {"strength": 1.0}
-    if make is derpp:
-        settings = {"capacity": 8, "batch_size": 4}
+    settings = {} if make is owm else {"capacity": 8, "batch_size": 4}
     method = make(setup, **settings)
-    guarded = optax.apply_if_finite(optax.sgd(0.1), 3)
-    params, state, step = stepper(method, guarded, setup)
+    params, state, step = stepper(method, guard(optax.sgd(0.1)), setup)
     for i in range(4):
         x = X * jnp.nan if i == 2 else X
         ctx = jaxcl.context(x, Y, task=0, step=i, epoch=0, task_progress=i / 4)
@@ -169,3 +176,152 @@ def test_a_memory_of_whole_numbers_refuses_fractions():
     )
     with pytest.raises(ValueError, match="uint8, as the setup's example is"):
         step(params, state, jaxcl.context(X, Y, task=0, epoch=0))
+
+
+WIDE = {
+    "kernel": jax.random.normal(KEY, (6, 40)),  # wider than a batch has rows
+    "bias": jnp.zeros(40),
+    "head": jax.random.normal(KEY, (40, 4)),
+}
+
+
+def test_what_is_added_to_the_loss_is_projected_too():
+    """A term of one's own, which no backward pass of a layer sees."""
+    setup = setup_of(net=WIDE)
+    method = gpm(setup, threshold=1.0)
+    assert method.in_chain is not None  # alone it would project the layer's input
+    params = jaxcl.init_params(method, KEY, WIDE)
+    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+    bare, state = jaxcl.transform_loss(method, setup), tx.init(params)
+
+    def loss(params, state, ctx):
+        value, out = bare(params, state, ctx)
+        return value + sum(jnp.sum(w**2) for w in jax.tree.leaves(params.net)), out
+
+    few = X[:3]
+    params, state = jaxcl.after_task(
+        method, params, state, jaxcl.array_data(few, Y[:3]), task=0
+    )
+    ctx = jaxcl.context(X, Y + 2, task=1)
+    grads, out = jax.grad(loss, has_aux=True)(params, state.strategy, ctx)
+    updates, _ = tx.update(grads, state, params, ctx=ctx, out=out)
+    moved = updates.net["kernel"]
+    assert float(jnp.abs(moved).max()) > 1e-2
+    np.testing.assert_allclose(few @ moved, 0, atol=1e-5)
+
+
+def test_a_method_chooses_the_statistics_of_the_next_step():
+    held = jaxcl.strategy(model_state=lambda new, state, *, old, ctx: old)
+
+    def counting(net, state, x, task, key, train):
+        state = {"mean": state["mean"] + 1}
+        return Output(logits=network(net, x), taps={}, model_state=state)
+
+    setup = setup_of()._replace(apply_fn=counting, model_state={"mean": jnp.zeros(())})
+    ctx = jaxcl.context(X, Y, task=0, model_state={"mean": jnp.zeros(())})
+    params = jaxcl.init_params(held, KEY, NET)
+    for method, seen in ((held, 0), (jaxcl.strategy(), 1)):
+        _, out = jaxcl.transform_loss(method, setup)(params, (), ctx)
+        assert out.model_state == {"mean": seen}
+
+
+def of_windows(net, x):
+    x = jaxcl.nn.conv(x, net["kernel"], None, name="conv")
+    return jaxcl.nn.dense(x.reshape(len(x), -1), net["head"], name="head")
+
+
+def outputs_first(net, x):
+    return jaxcl.nn.dense(x, net["body"], axis=0, name="body") @ net["head"]
+
+
+@pytest.mark.parametrize(
+    "optimizer, dense, windows, first",
+    [
+        (optax.sgd(0.1, momentum=0.9), False, False, False),
+        # Muon takes windows by Adam; unit-wise clipping scales a matrix's columns.
+        (optax.contrib.muon(0.1), False, True, False),
+        (
+            optax.chain(optax.adaptive_grad_clip(0.01), optax.sgd(0.1)),
+            False,
+            None,
+            True,
+        ),
+        (
+            optax.partition(
+                {"matrix": optax.sgd(0.1), "else": optax.adam(0.1)},
+                lambda tree: jax.tree.map(
+                    lambda w: "matrix" if w.ndim == 2 else "else", tree
+                ),
+            ),
+            *(False, True, False),
+        ),
+    ],
+    ids=["sgd", "muon", "unit-wise clip", "partition"],
+)
+def test_an_optimizer_is_tried_on_kernels_like_the_networks(
+    optimizer, dense, windows, first
+):
+    """Whether it leaves the subspace can depend on a kernel's axes."""
+    kernel = jax.random.normal(KEY, (2, 2, 1, 3))
+    setups = {
+        "dense": setup_of(),
+        "windows": jaxcl.setup_for(
+            of_windows,
+            jnp.ones((8, 3, 3, 1)),
+            net={"kernel": kernel, "head": jnp.ones((12, 4))},
+            num_outputs=4,
+            num_tasks=2,
+            heads=(("head",),),
+            scenario="task",
+        ),
+        "first": jaxcl.setup_for(
+            outputs_first,
+            X,
+            net={"body": jnp.ones((5, 6)), "head": jnp.ones((5, 4))},
+            num_outputs=4,
+            num_tasks=2,
+            heads=(("head",),),
+            scenario="task",
+        ),
+    }
+    for name, leaves in (("dense", dense), ("windows", windows), ("first", first)):
+        if leaves is None:
+            continue
+        setup = setups[name]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            jaxcl.transform_optimizer(gpm(setup, threshold=0.9), optimizer, setup)
+        told = ["are not protected" in str(w.message) for w in caught]
+        assert told == [True] * leaves, name
+
+
+def test_an_optimizer_is_wrapped_inside_jit_as_outside():
+    setup = setup_of()
+    method = gpm(setup, threshold=0.9)
+
+    def start(params):
+        return jaxcl.transform_optimizer(method, optax.sgd(0.1), setup).init(params)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jax.jit(start)(jaxcl.init_params(method, KEY, NET))
+
+
+def test_no_key_is_used_twice():
+    """A task's end draws from another key than any of its steps."""
+    seen = []
+    method = jaxcl.strategy(
+        after_task=lambda params, state, *, key, **_: (
+            seen.append(key) or params,
+            state,
+        )
+    )
+    data, params = jaxcl.array_data(X, Y), jaxcl.init_params(method, KEY, NET)
+    state = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup_of()).init(params)
+    jaxcl.after_task(method, params, state, data, task=0)
+    (key,) = seen
+    ends = [*jax.random.split(key), *(jax.random.fold_in(key, i) for i in range(2))]
+    steps = [jaxcl.context(X, Y, task=0, step=i).key for i in range(3)]
+    for end in (key, *ends):
+        for step in steps:
+            assert (jax.random.key_data(end) != jax.random.key_data(step)).any()

@@ -48,7 +48,8 @@ class Recorder:
         """
         self.part, self.problem = part, problem
         self.result: Result | None = None
-        told = unprotected(strategy_of(problem, setup_of(problem)), problem.optimizer)
+        setup = setup_of(problem)
+        told = unprotected(strategy_of(problem, setup), problem.optimizer, setup)
         method = configs.method_of(part.config).label
         self._notes: list[str] = [f"{method}: {told}"] if told else []
         self._told = 0  # number of tasks whose notes are in `_notes`

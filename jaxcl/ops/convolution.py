@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops import strips
+from jaxcl.ops.trees import summed_like
 from jaxcl.schema import Count, OneOf, require
 from jaxcl.types import Padding
 
@@ -153,7 +154,8 @@ def _convolve_bwd(strides, padding, residuals, dy):
     else:
         dk = kernel_gradient(patches(x, kernel.shape[:2], strides, padding), dy, kernel)
     dx = input_gradient(x, kernel, dy, strides, padding)
-    return dx.astype(x.dtype), dk.astype(kernel.dtype)
+    dx, dk = dx.astype(x.dtype), dk.astype(kernel.dtype)
+    return summed_like(dx, x), summed_like(dk, kernel)
 
 
 convolve.defvjp(_convolve_fwd, _convolve_bwd)
@@ -220,15 +222,16 @@ def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _add_bias_fwd(y, bias):
-    none = jnp.zeros((0,), y.dtype), jnp.zeros((0,), bias.dtype)
-    return add_bias(y, bias), none  # for their dtypes
+    none = y.reshape(-1)[:0], bias.reshape(-1)[:0]  # for their dtypes and devices
+    return add_bias(y, bias), none
 
 
 def _add_bias_bwd(none, dy):
     rows = dy.reshape(-1, dy.shape[-1])
     ones = jnp.ones(rows.shape[0], dy.dtype)
     db = jnp.matmul(ones, rows, precision=jax.lax.Precision.HIGHEST)
-    return dy.astype(none[0].dtype), db.astype(none[1].dtype)
+    dy, db = dy.astype(none[0].dtype), db.astype(none[1].dtype)
+    return summed_like(dy, none[0]), summed_like(db, none[1])
 
 
 add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)

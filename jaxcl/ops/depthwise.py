@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcl.ops.convolution import pads
+from jaxcl.ops.trees import summed_like
 from jaxcl.types import Padding
 
 SMALL = 8  # most rows of a map for which the whole batch is taken at once
@@ -59,7 +60,7 @@ def _depthwise_bwd(stride, padding, residuals, dy):
         config.append((before, after, stride - 1))
     wide = jax.lax.pad(dy, jnp.zeros((), dy.dtype), [*config, (0, 0, 0)])
     dx = jnp.asarray(depthwise(wide, kernel[::-1, ::-1], 1, "VALID"), x.dtype)
-    return dx, dk.astype(kernel.dtype)
+    return summed_like(dx, x), summed_like(dk.astype(kernel.dtype), kernel)
 
 
 depthwise.defvjp(_depthwise_fwd, _depthwise_bwd)

@@ -178,3 +178,21 @@ def is_key(leaf: Any) -> bool:
     """Whether a leaf is an array of typed keys, as `jax.random.key` makes them."""
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def summed_like(gradient: jax.Array, of: jax.Array) -> jax.Array:
+    """A gradient summed over the devices that share what it is of.
+
+    In `jax.shard_map` a kernel may be the same on all devices and its gradient, of each
+    device's own examples, not; a backward rule of one's own has to add them up, as
+    JAX's rules do. Elsewhere nothing is summed.
+    """
+    axes = _varies_over(gradient) - _varies_over(of)
+    return jax.lax.psum(gradient, tuple(axes)) if axes else gradient
+
+
+def _varies_over(x: jax.Array) -> frozenset[str]:
+    """The manual axes over which an array differs; JAX has renamed the attribute."""
+    kind = jax.typeof(x)
+    kept = getattr(kind, "manual_axis_type", None)
+    return kept.varying if kept else getattr(kind, "vma", frozenset())

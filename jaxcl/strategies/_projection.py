@@ -18,7 +18,7 @@ from jaxcl.nn import capture
 from jaxcl.nn.products import Tag, is_channels_first, product
 from jaxcl.ops import convolution
 from jaxcl.ops.linalg import EXACT
-from jaxcl.ops.trees import leaf_names, starts_with
+from jaxcl.ops.trees import leaf_names, starts_with, summed_like
 from jaxcl.schema import OneOf
 from jaxcl.types import ApplyFn, LayerSpec, PyTree, Setup
 
@@ -176,7 +176,8 @@ def _layer_bwd(spec, residuals, dy):
     # Rounded operands would bring back a part of what was projected out.
     dk = jnp.matmul(given.T, dy.reshape(-1, dy.shape[-1]), precision=EXACT)
     dk = dk.T if spec.axis == 0 else dk
-    return dx, dk.reshape(kernel.shape).astype(kernel.dtype), jnp.zeros_like(given)
+    dk = dk.reshape(kernel.shape).astype(kernel.dtype)
+    return summed_like(dx, x), summed_like(dk, kernel), jnp.zeros_like(given)
 
 
 _layer.defvjp(_layer_fwd, _layer_bwd)

@@ -61,21 +61,17 @@ def make_update(
     """Builds the function that computes a step's updates and its new states.
 
     Returns:
-      A function from ``(params, model_state, opt_state, ctx, lr_scale)`` to
-      ``(updates, model_state, opt_state, loss)``, the loss without the penalty.
+      A function from ``(params, opt_state, ctx, lr_scale)`` to ``(updates,
+      model_state, opt_state, loss)``, the loss without the penalty.
     """
     gradient = jax.grad(loss_parts(strategy, setup), has_aux=True)
 
-    def update(params, model_state, opt_state, ctx: Context, lr_scale: jax.Array):
+    def update(params, opt_state, ctx: Context, lr_scale: jax.Array):
         grads, (loss, out) = gradient(params, opt_state.strategy, ctx)
         updates, new = tx.update(
             grads, opt_state, params, ctx=ctx, out=out, lr_scale=lr_scale
         )
-        opt_state = cast(OptState, new)
-        model_state = strategy.model_state(
-            out.model_state, opt_state.strategy, old=model_state, ctx=ctx
-        )
-        return updates, model_state, opt_state, loss
+        return updates, out.model_state, cast(OptState, new), loss
 
     return update
 
@@ -90,8 +86,9 @@ def make_step(
     update = make_update(setup, strategy, tx)
 
     def step(carry, ctx: Context, lr_scale: jax.Array):
-        updates, model_state, opt_state, loss = update(*carry, ctx, lr_scale)
-        params = optax.apply_updates(carry[0], updates)
+        params, _, opt_state = carry  # the model's state is in the context
+        updates, model_state, opt_state, loss = update(params, opt_state, ctx, lr_scale)
+        params = optax.apply_updates(params, updates)
         return (params, model_state, opt_state), loss
 
     return step

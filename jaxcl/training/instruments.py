@@ -213,8 +213,7 @@ def make_instruments(
             model_state=seed.model_state,
             cache=cache,
         )
-        now = (seed.params, seed.model_state, seed.opt_state, ctx)
-        updates, *_ = update(*now, seed.progress.lr_scale)
+        updates, *_ = update(seed.params, seed.opt_state, ctx, seed.progress.lr_scale)
         new = gradient(batch)
         step = jax.tree.map(jnp.negative, shared_weights(setup, updates.net))
 

@@ -211,7 +211,7 @@ def validate(problem: Problem) -> None:
                 "on the first task, or see the end of each; use joint_once=False"
             )
         if i == 0:
-            warn_unless_linear(strategy, problem.optimizer)
+            warn_unless_linear(strategy, problem.optimizer, setup)
             trainer = make_trainer(
                 setup, strategy, problem.optimizer, plan, init, masked=False
             )
