@@ -169,7 +169,8 @@ FIELDS: dict[str, Field] = {
         "",
         str,
         "measured after each task: rank, probes, multinomial, cka, drift, conflict, "
-        "told, confusion, with commas between",
+        "told, confusion, or my_module:name, a function (x [N, ..., units], y [N]) -> "
+        "scalar of each layer; with commas between",
     ),
     "feature_layers": Field("", str, "those measured, with commas between; '': all"),
     "feature_examples": Field(1000, Count, "of each task, that features measures"),

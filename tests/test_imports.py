@@ -24,7 +24,7 @@ FLOORS = [
 ]
 # The same inside `training`: code of the training may not import code of the run.
 TRAINING = [
-    ("plan", "state", "seeds", "describe"),
+    ("plan", "state", "seeds", "describe", "measures"),
     ("evaluation", "schedule", "selection"),
     ("epoch",),
     ("trainer",),

@@ -27,25 +27,35 @@ def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
 
 def rank(rows: Sequence[Row]) -> Figure:
     """Effective rank of each task's examples, before and after the task is trained."""
+    return over_tasks(rows, "effective_rank", "effective rank")
+
+
+def over_tasks(rows: Sequence[Row], quantity: str, name: str) -> Figure:
+    """A quantity of each task's examples, before and after the task is trained."""
     figure, panels = panels_of(rows, 3.4, 2.6)
     shade = layer_colours(map(layers, rows))
+    low = 0.0
     for ax, row in zip(panels, rows, strict=True):
         done = row.result.tasks_done
         task = np.arange(1, done + 1)
         for layer in layers(row):
-            values = row.result.features[f"effective_rank/{layer}"]
+            values = row.result.features.get(f"{quantity}/{layer}")
+            if values is None:
+                continue
             values = values[row.finished_seeds]
             after = np.diagonal(values, -1, -2, -1)[:, :done]
             before = np.diagonal(values, 0, -2, -1)[:, :done]
+            low = min(low, np.nanmin([after, before]))
             band(ax, task, after, shade[layer], 1.6, 0.2, layer)
             ax.plot(task, before.mean(axis=0), color=shade[layer], lw=1, ls="--")
         ax.set_xlim(0.7, len(row.result.task_names) + 0.3)
-        ax.set_ylim(bottom=0)
+        if low >= 0:
+            ax.set_ylim(bottom=0)
         ax.legend(fontsize=7, handlelength=1.2)
     figure.supxlabel("task", size=9)
-    figure.supylabel("effective rank", size=9)
+    figure.supylabel(name, size=9)
     figure.suptitle(
-        "Effective rank of the features of a task's examples\n"
+        f"{name[0].upper()}{name[1:]} of the features of a task's examples\n"
         "solid: after the task, with lowest to highest seed; dashed: before it",
         size=9,
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from jaxcl import features, metrics
 
+from ..runs.measured import own_quantities
 from .scores import Row
 from .tables import write_csv
 
@@ -59,15 +60,32 @@ Scores = dict[str, NDArray[np.float64]]
 
 def layers(row: Row) -> list[str]:
     """The layers with at least one measurement, in the order of the file."""
+    wanted = (*LAYERED, *own_quantities(row.result.features))
     names = (name.partition("/")[::2] for name in row.result.features)
-    return list(dict.fromkeys(layer for q, layer in names if q in LAYERED))
+    return list(dict.fromkeys(layer for q, layer in names if q in wanted))
 
 
 LAYERED = ("effective_rank", "probe_ridge", "cka", "feature_drift")
 
 
-def of_layer(row: Row, layer: str) -> Scores:
-    """Every column of a layer; NaN where it was not measured."""
+def own(rows: Sequence[Row]) -> list[str]:
+    """What functions of one's own have measured in any of the rows."""
+    each = [own_quantities(row.result.features) for row in rows]
+    return list(dict.fromkeys(quantity for found in each for quantity in found))
+
+
+def columns(rows: Sequence[Row]) -> dict[str, str]:
+    """The columns of a table and their titles; each own quantity has two."""
+    more = {
+        f"{quantity}_{when}": f"{quantity} {when}"
+        for quantity in own(rows)
+        for when in ("untrained", "end")
+    }
+    return COLUMNS | more
+
+
+def of_layer(row: Row, layer: str, quantities: Sequence[str] = ()) -> Scores:
+    """Every column of a layer, own quantities too; NaN where it was not measured."""
     done, keep = row.result.tasks_done, row.finished_seeds
 
     def matrix(quantity: str) -> NDArray[np.float64]:
@@ -80,7 +98,13 @@ def of_layer(row: Row, layer: str) -> Scores:
     rank, probed = matrix("effective_rank"), matrix("probe_ridge")
     a, b = row.result.matrix[keep][:, :done, :done], row.result.baseline[keep][:, :done]
     answered = np.concatenate([b[:, None], a], axis=1)
-    return {
+    each = {quantity: matrix(quantity) for quantity in quantities}
+    more = {
+        f"{quantity}_{when}": found[:, at].mean(-1)
+        for quantity, found in each.items()
+        for when, at in (("untrained", 0), ("end", -1))
+    }
+    return more | {
         "rank_untrained": rank[:, 0].mean(-1),
         "rank_before": np.diagonal(rank, 0, -2, -1).mean(-1),
         "rank_after": np.diagonal(rank, -1, -2, -1).mean(-1),
@@ -124,11 +148,12 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def text_table(rows: Sequence[Row]) -> str:
     """One line per method and layer, means over seeds; every formula stands below."""
-    lines = [["Method", "Layer", *COLUMNS.values()]]
+    titles = columns(rows)
+    lines = [["Method", "Layer", *titles.values()]]
     for row in rows:
         for layer in layers(row):
-            values = of_layer(row, layer)
-            cells = [_cell(name, values[name]) for name in COLUMNS]
+            values = of_layer(row, layer, own(rows))
+            cells = [_cell(name, values[name]) for name in titles]
             lines.append([row.label, layer, *cells])
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     text = [
@@ -147,11 +172,12 @@ def csv_table(rows: Sequence[Row]) -> str:
     """Raw numbers: mean, lowest and highest seed of each column; empty: unknown."""
     kinds, lines = ("mean", "min", "max"), []
     header = ["method", "row", "layer"]
-    header += [f"{c}_{kind}" for c in COLUMNS for kind in kinds]
+    header += [f"{c}_{kind}" for c in columns(rows) for kind in kinds]
     for row in rows:
         for layer in layers(row):
             line: list[object] = [row.label, row.result.row, layer]
-            for values in of_layer(row, layer).values():
+            found = of_layer(row, layer, own(rows))
+            for values in (found[name] for name in columns(rows)):
                 known = values[np.isfinite(values)]
                 summary = (known.mean(), known.min(), known.max()) if len(known) else ()
                 line += [float(v) for v in summary] or ["", "", ""]
@@ -163,7 +189,7 @@ def _cell(name: str, values: NDArray[np.float64]) -> str:
     mean = float(_mean(values))
     if np.isnan(mean):
         return "–"
-    if name.startswith("rank"):
+    if name.startswith("rank_"):
         return f"{mean:.1f}"
     return f"{100 * mean:.1f}" if name in PERCENT else f"{mean:.2f}"
 

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from . import answer_figures, feature_figures
+from .feature_figures import over_tasks
+from .feature_scores import own
 from .scores import Row
 from .space_figures import capacity, shared_layers, space
 from .style import (
@@ -72,6 +74,10 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
                 drawn[name] = draw(seen)
             else:
                 forget(out / name)
+        for quantity in own(rows):
+            seen = feature_figures.with_quantity(rows, quantity)
+            if seen:
+                drawn[f"own_{quantity}"] = over_tasks(seen, quantity, quantity)
         for name, figure in drawn.items():
             entitle(figure, rows)
             save(figure, out / f"{name}.png")

@@ -43,6 +43,7 @@ AXES = {
     "conflict_gradient": ("task", "old_task"),
     "conflict_step": ("task", "old_task"),
 }
+OWN = ("tasks_trained", "task")  # of a function of one's own, named as the function
 SECONDS = "seconds"  # float64[T + 1] spent on measuring, compilation included
 
 
@@ -60,6 +61,12 @@ def layers_of(measured: Measured, quantity: str) -> dict[str, NDArray]:
         for name, (found, _, layer) in parts.items()
         if found == quantity
     }
+
+
+def own_quantities(measured: Measured) -> list[str]:
+    """What functions of one's own have measured, in the order of the file."""
+    names = (name.partition("/") for name in measured)
+    return list(dict.fromkeys(q for q, slash, _ in names if slash and q not in AXES))
 
 
 def put(measured: Measured, name: str, at: tuple[int, ...], value: NDArray) -> None:

@@ -45,7 +45,8 @@ def long_table(result: Result, found: measured.Measured) -> list[dict[str, Any]]
             later = np.pad(values, ((0, 0), (1, 0)), constant_values=np.nan)
             table += rows(quantity, layer, later, ("tasks_trained",))
     for name, values in found.items():
-        quantity, _, layer = name.partition("/")
-        if quantity in measured.AXES:
-            table += rows(quantity, layer, values, measured.AXES[quantity])
+        quantity, of_layer, layer = name.partition("/")
+        if of_layer:
+            axes = measured.AXES.get(quantity, measured.OWN)
+            table += rows(quantity, layer, values, axes)
     return table

@@ -22,6 +22,7 @@ from jaxcl.ops.sampling import shuffled
 from jaxcl.predicting import make_forward
 from jaxcl.training.answers import make_confusion, make_told
 from jaxcl.training.epoch import make_update
+from jaxcl.training.measures import OUTPUTS, own_measures
 from jaxcl.training.observation import by_unit, taps_of
 from jaxcl.training.probing import enough, probes
 from jaxcl.training.problem import PerSeed, Problem, setup_of, strategy_for
@@ -30,10 +31,6 @@ from jaxcl.training.seeds import SeedMesh
 from jaxcl.training.state import SeedState
 from jaxcl.training.trainer import scale_by_lr
 from jaxcl.types import Batch, PyTree
-
-# Of outputs; all others are of layers.
-OUTPUTS = ("told", "confusion")
-NAMES = ("rank", "probes", "multinomial", "cka", "drift", "conflict", *OUTPUTS)
 
 
 class Instruments(NamedTuple):
@@ -64,7 +61,7 @@ def make_instruments(
     Args:
       problem: the problem that is trained.
       mesh: where the seeds run.
-      names: some of `NAMES`.
+      names: some of `jaxcl.training.measures.NAMES`, or import paths of functions.
       layers: the layers whose features are measured; all if none is named.
       examples: N training and N test examples of each task, the same at all times; at
         most as many as every task has.
@@ -76,11 +73,7 @@ def make_instruments(
       ValueError: an unknown name or layer; fewer than 10 examples, or a task with too
         few of them; "told" in a run that is not class-incremental.
     """
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        raise ValueError(
-            f"features can measure {', '.join(NAMES)}; not {', '.join(unknown)}"
-        )
+    own = own_measures(names)
     if examples < 10:
         raise ValueError(f"feature_examples must be at least 10, got {examples}")
     stream, setup = problem.stream, setup_of(problem)
@@ -130,6 +123,11 @@ def make_instruments(
                 for kind, probe in probes(names, x, given_y, num_classes).items():
                     right = features.accuracy(probe, seen[layer], y)
                     found.setdefault(kind, {})[layer] = right
+        for quantity, measure_of in own.items():
+            found[quantity] = {
+                layer: measure_of(by_unit(setup, taps[layer], x), y)
+                for layer, x in seen.items()
+            }
         if accuracy_told:
             right = accuracy_told(seed, mine, base, task, current)
             found["accuracy_told"] = {"outputs": right}

@@ -104,7 +104,8 @@ def by_unit(setup: Setup, tap: str, x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x, 1, -1)
     width = {layer.name: layer.n_out for layer in setup.layers}
     before = [width[name] for name in reader.feeds_on or ()]
-    if x.ndim != 2 or len(set(before)) != 1 or x.shape[1] % before[0]:
+    flattened = x.ndim == 2 and len(set(before)) == 1 and x.shape[1] != before[0]
+    if not flattened or x.shape[1] % before[0]:
         return x
     if reader.repeats:
         return x.reshape(len(x), before[0], -1).swapaxes(1, 2)
