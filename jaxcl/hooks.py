@@ -20,7 +20,7 @@ from jaxcl.heads import (
     shares_all_outputs,
     with_gradient,
 )
-from jaxcl.kinds import require_arrays, require_instance
+from jaxcl.kinds import require_arrays, require_instance, require_pair
 from jaxcl.linearity import warn_unless_linear
 from jaxcl.ops.trees import leaf_names, tree_where
 from jaxcl.types import Context, Output, Params, PyTree, Setup, State
@@ -148,7 +148,9 @@ def hook_in(
         grads, opt_state, params=None, *, ctx: Context, out: Output, **extra: Any
     ):
         old = opt_state.strategy
-        new, state = strategy.grads(grads, old, params, ctx=ctx, out=out)
+        made = strategy.grads(grads, old, params, ctx=ctx, out=out)
+        require_pair("grads", made, grads, old)
+        new, state = made
         raw, inner_state = inner.update(new, opt_state.inner, params, **extra)
         updates, reached = cast(Params, raw), opt_state.reached
         if holds:
@@ -162,9 +164,9 @@ def hook_in(
                 moves = [(u != 0).any() for u in jax.tree.leaves(updates)]
                 reached = in_play & ~jnp.stack(moves).any()
             updates = updates._replace(net=hold_still(setup, updates.net, in_play))
-        updates, state = strategy.updates(
-            updates, state, params, grads=new, ctx=ctx, out=out
-        )
+        made = strategy.updates(updates, state, params, grads=new, ctx=ctx, out=out)
+        require_pair("updates", made, updates, state)
+        updates, state = made
         for taken in _taken(inner_state):  # a step that is not taken is not kept
             state = tree_where(taken, state, old)
         return updates, OptState(inner_state, state, reached)

@@ -64,6 +64,34 @@ def require_arrays(name: str, tree: Any) -> None:
         )
 
 
+def require_pair(hook: str, found: Any, first: Any, state: Any) -> None:
+    """Refuses what a hook gave if it is not a pair like (`first`, `state`).
+
+    A loop carries both: they keep their structure, shapes and, of the state, dtypes.
+
+    Raises:
+      ValueError: the message names the hook, and the leaf that differs.
+    """
+    parts = {"after_task": "params", "grads": "gradients"}.get(hook, hook), "state"
+    require(
+        type(found) is tuple and len(found) == 2,  # `Params` are a tuple, too
+        f"hook {hook} has to give two things, ({parts[0]}, state), it gave "
+        f"{_kind(found)}",
+    )
+    for part, new, old in zip(parts, found, (first, state), strict=True):
+        what = f"hook {hook} has to give {part} like the {part} it was given"
+        now, before = jax.tree.structure(new), jax.tree.structure(old)
+        require(now == before, f"{what}, {before!s:.200}; it gave {now!s:.200}")
+        leaves = jax.tree_util.tree_leaves_with_path(new)
+        for (path, a), b in zip(leaves, jax.tree.leaves(old), strict=True):
+            same = jnp.shape(a) == jnp.shape(b)
+            if part == "state":
+                same = same and _dtype(a) == _dtype(b)
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            leaf = f"leaf {where!r}" if where else "it"
+            require(same, f"{what}; {leaf} was {_kind(b)} and is {_kind(a)}")
+
+
 def require_loss(found: Any, output: type) -> None:
     """Refuses what a strategy's loss gave if it is not (scalar, `Output`).
 
@@ -83,6 +111,10 @@ def require_loss(found: Any, output: type) -> None:
         "a loss hook has to make a function (params, ctx) -> (scalar, Output) like the "
         f"one it is given; this one gave {f'({came})' if pair else came}"
     )
+
+
+def _dtype(value: Any) -> Any:
+    return value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
 
 
 def _kind(value: Any) -> str:

@@ -11,6 +11,7 @@ from jaxcl import schema
 from jaxcl.checks import require, require_range
 from jaxcl.contract import Strategy
 from jaxcl.hooks import OptState
+from jaxcl.kinds import require_pair
 from jaxcl.schema import Natural
 from jaxcl.types import Params, PyTree, Setup, TaskData
 
@@ -100,7 +101,7 @@ def after_task(
         checked inside jit.
     """
     _require_task(data, task, setup)
-    params, state = strategy.after_task(
+    made = strategy.after_task(
         params,
         opt_state.strategy,
         data=data,
@@ -108,6 +109,8 @@ def after_task(
         task=jnp.asarray(task, jnp.int32),
         key=_key_of(seed, task) if key is None else key,
     )
+    require_pair("after_task", made, params, opt_state.strategy)
+    params, state = made
     ended = opt_state._replace(strategy=state)
     if optimizer is not None:  # nothing that it had gathered is left
         reached = jax.tree.map(jnp.zeros_like, opt_state.reached)

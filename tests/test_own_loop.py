@@ -11,6 +11,7 @@ import pytest
 import jaxcl
 from jaxcl.ops.linalg import span_update
 from jaxcl.strategies import derpp, er, finetune, gpm, owm
+from jaxcl.training.programs import trace
 from jaxcl.types import Output
 
 KEY = jax.random.key(0)
@@ -325,3 +326,37 @@ def test_no_key_is_used_twice():
     for end in (key, *ends):
         for step in steps:
             assert (jax.random.key_data(end) != jax.random.key_data(step)).any()
+
+
+@pytest.mark.parametrize(
+    "hook, made, told",
+    [
+        ("after_task", lambda p, s: p, "after_task has to give two things.* Params"),
+        ("after_task", lambda p, s: (p, (s, s)), "give state like .* it gave"),
+        ("after_task", lambda p, s: (p, s[None]), r"it was float32\[3\] and is .*1, 3"),
+        ("after_task", lambda p, s: (p.net, s), "give params like .* it gave"),
+        ("grads", lambda p, s: p, "grads has to give two things"),
+        ("grads", lambda p, s: (p, s.astype(int)), r"was float32\[3\] and is int32"),
+        ("updates", lambda p, s: None, "updates has to give two things.* NoneType"),
+    ],
+)
+def test_a_hook_that_gives_something_else_is_named(hook, made, told, problem):
+    """In one's own loop, and in this project's before anything has been trained."""
+    setup = setup_of()
+
+    def own(*_):
+        return jaxcl.strategy(
+            init=lambda params: jnp.zeros(3),
+            **{hook: lambda tree, state, *rest, **extra: made(tree, state)},
+        )
+
+    method = own()
+    params, state, step = stepper(method, optax.sgd(0.1), setup)
+    with pytest.raises(ValueError, match=told):
+        if hook == "after_task":
+            data = jaxcl.array_data(X, Y)
+            jaxcl.after_task(method, params, state, data, task=0)
+        else:
+            step(params, state, jaxcl.context(X, Y, task=0))
+    with pytest.raises(ValueError, match=told):
+        trace(problem(make_strategy=own))

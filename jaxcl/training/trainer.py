@@ -18,6 +18,7 @@ import optax
 from jaxcl.checks import require
 from jaxcl.contract import Strategy
 from jaxcl.hooks import hook_in, init_params
+from jaxcl.kinds import require_pair
 from jaxcl.training.epoch import EpochMetrics, make_epoch
 from jaxcl.training.evaluation import Evaluate, make_evaluate
 from jaxcl.training.plan import Plan
@@ -194,7 +195,7 @@ def make_end(strategy: Strategy, plan: Plan) -> Callable[..., SeedState]:
             seed = seed._replace(params=params, model_state=model_state)
 
         def consolidate(seed: SeedState) -> SeedState:
-            params, state = strategy.after_task(
+            made = strategy.after_task(
                 seed.params,
                 seed.strategy_state,
                 data=data,
@@ -202,6 +203,8 @@ def make_end(strategy: Strategy, plan: Plan) -> Callable[..., SeedState]:
                 task=task,
                 key=key,
             )
+            require_pair("after_task", made, seed.params, seed.strategy_state)
+            params, state = made
             opt_state = seed.opt_state._replace(strategy=state)
             return seed._replace(params=params, opt_state=opt_state)
 
