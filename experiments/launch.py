@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -166,6 +166,11 @@ def config_file() -> tuple[Path, str]:
     named = config_flags.get_config_filename(flags.FLAGS["config"])
     file, _, argument = named.partition(":")
     return Path(file), argument
+
+
+def given_fields() -> dict[str, Any]:
+    """The config's fields that the command line sets, and their values."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def model_fields() -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from jaxcl.benchmark import load
 
-from . import launch
+from . import inert, launch
 from .config import replace_model, set_field
 from .runs.arguments import for_rows, split
 
@@ -39,7 +39,7 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
         raise ValueError(f"rows must be distinct, at least one, got {', '.join(rows)}")
     file, argument = launch.config_file()
     named, variants = split(argument)
-    given = config_flags.get_override_values(flags.FLAGS["config"])
+    given = launch.given_fields()
     if named not in rows and any(key.startswith("method.") for key in given):
         raise ValueError(
             f"--config.method... is set for {named!r}, which is not among the rows: "
@@ -55,4 +55,5 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
         found.append(config)
     for place, field, value in for_rows(flags.FLAGS["for"].value, rows):
         set_field(found[place], field, value)
+    inert.refuse(given, found)
     return found

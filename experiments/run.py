@@ -23,7 +23,7 @@ from absl import flags
 
 from jaxcl.training.protocol import Interrupted
 
-from . import launch
+from . import inert, launch
 from .config import in_effect
 from .reporting.build import build, console_table
 from .runs import machine
@@ -36,6 +36,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if _WORKDIR.value is None:
         raise machine.UsageError("--workdir=DIR is missing: where results go")
+    inert.refuse(launch.given_fields(), [_CONFIG.value])
     workdir = launch.folder(_WORKDIR.value)
     try:
         result = execute(_CONFIG.value, workdir, strict=launch.strict())
