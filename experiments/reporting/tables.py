@@ -101,8 +101,9 @@ def footnotes(table: Sequence[Row]) -> list[str]:
     for tasks, own in sorted({(len(r.task_names), has_own_tasks(r)) for r in results}):
         again = ", if no class comes again" if own else ""
         notes.append(
-            f"Class-incremental, {tasks} tasks: a classifier trained without replay is "
-            f"expected at about 1/T = {100 / tasks:.1f} %, the last task alone{again}."
+            f"Class-incremental, {tasks} tasks: a classifier trained without replay or "
+            f"projection is expected at about 1/T = {100 / tasks:.1f} %, the last task "
+            f"alone{again}."
         )
     notes += [note for row in table for note in _told(row)]
     return notes + _of_runs(table)
