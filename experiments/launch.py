@@ -184,7 +184,7 @@ def stopped(workdir: Path) -> int:
         f"stopped; its state is in {workdir}, the same command goes on from there",
         file=sys.stderr,
     )
-    return 130
+    return _interrupts.STATUS
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None]):
@@ -193,7 +193,9 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
             _interrupts.begun()
             prepare_jax()
             with hosts.together():
-                return main(argv)
+                status = main(argv)
+            _interrupts.check()  # a signal that Python swallowed
+            return status
         except TOLD as error:
             if os.environ.get("JAXCL_TRACEBACK"):
                 raise
@@ -203,8 +205,8 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
                 raise
             fail(error)
         except KeyboardInterrupt:  # before or after a run: there is nothing to save
-            print("stopped; the same command goes on", file=sys.stderr)
-            return 130
+            print(_interrupts.STOPPED.decode(), end="", file=sys.stderr)
+            return _interrupts.STATUS
 
     def ended(argv: Sequence[str]) -> int | None:
         try:

@@ -199,6 +199,60 @@ def test_ctrl_c_while_modules_are_imported(tmp_path, after):
     assert not (tmp_path / "w").exists()
 
 
+SIGNALLED = """
+import gc, os, signal
+import numpy as np
+
+def data(number):
+    print("loading", flush=True)
+    os.kill(os.getpid(), number)
+    x = np.random.default_rng(0).random((40, 6))
+    return x, np.arange(40) % 4, x, np.arange(40) % 4
+
+def swallowed(number):
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        os.kill(os.getpid(), number)
+        len("the handler runs before this line ends")
+
+    gc.callbacks.append(callback)
+    gc.collect()
+    return data(0)
+
+def int_lost(): return swallowed(signal.SIGINT)
+def term_lost(): return swallowed(signal.SIGTERM)
+def term(): return data(signal.SIGTERM)
+def hup(): return data(signal.SIGHUP)
+"""
+
+
+@pytest.mark.parametrize("what", ["int_lost", "term_lost", "term", "hup"])
+def test_a_signal_before_training(tmp_path, what):
+    """Python swallows what a callback of its garbage collector raises."""
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+
+    def usual():  # the tests themselves may run under nohup
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.compare", "--config=digits"]
+        + ["--strategies=bp,ewc", f"--config.data.dataset=signalled:{what}"]
+        + ["--config.data.num_tasks=2", "--config.train.epochs=1"]
+        + [f"--workdir={tmp_path / 'w'}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+        preexec_fn=usual,
+    )
+    told = done.stderr.splitlines()
+    assert done.returncode == 130, told
+    assert told[-1] == "stopped; the same command goes on"
+    # One data set is loaded, not one for each row; nothing is trained or written.
+    assert done.stdout == "loading\n" and not list(tmp_path.glob("w/**/*.json*"))
+
+
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/1/nosuch"])
 def test_a_home_that_cannot_be_read(tmp_path, home):
     hidden = ("JAXCL_CACHE", "XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR")

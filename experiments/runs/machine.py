@@ -16,6 +16,7 @@ from types import FrameType
 import jax
 
 import jaxcl
+from jaxcl import _interrupts
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -118,7 +119,7 @@ class StopOnSignal:
     """Asks a run to save and stop at Ctrl-C, SIGTERM or SIGHUP.
 
     A second signal stops it at once. Signals that are already ignored, as SIGHUP is
-    under nohup, stay ignored.
+    under nohup, stay ignored. One that came before, and was swallowed, counts.
     """
 
     def __init__(self):
@@ -133,6 +134,7 @@ class StopOnSignal:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._old[number] = signal.signal(number, self._ask)
+        self.asked = self.asked or _interrupts.asked()
         return self
 
     def __exit__(self, *_) -> None:
