@@ -21,7 +21,7 @@ from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
 from .config import replace_model
-from .runs import hosts
+from .runs import hosts, machine
 from .runs.arguments import one_line, unknown_field, without_logging, written_out
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
@@ -136,7 +136,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, words: bool = False) -> 
 
 
 def fail(error: BaseException) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {' '.join(machine.in_words(error).split())}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import platform
@@ -21,8 +22,24 @@ from jaxcl import _interrupts
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+_FULL = "free the disk and run the same command again"
+_CLOSED = "change that or name another folder"
+_WHAT_TO_DO = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CLOSED),
+}
+
+
 class UsageError(Exception):
     """A user's mistake; the message alone says how to correct it."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error's message; of a file that cannot be written, which, and what to do."""
+    if not isinstance(error, OSError) or error.errno not in _WHAT_TO_DO:
+        return str(error)
+    file = f"{error.filename}: " if error.filename else ""
+    return f"{file}{error.strerror}; {_WHAT_TO_DO[error.errno]}"
 
 
 def cores() -> int:
