@@ -12,7 +12,13 @@ from ml_collections import ConfigDict
 
 from jaxcl import files
 from jaxcl.training import saved
-from jaxcl.training.fingerprint import FILE_OF, Fingerprint, foreign, otherwise_made
+from jaxcl.training.fingerprint import (
+    FILE_OF,
+    Fingerprint,
+    foreign,
+    in_words,
+    otherwise_made,
+)
 
 from .. import config as configs
 from . import machine
@@ -102,8 +108,8 @@ def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
     if differences:
         raise saved.CheckpointError(
             f"the finished run of {state.parent} is of another problem: "
-            f"{'; '.join(differences)}; use another --workdir"
-        )
+            f"{in_words(differences, there, now)}; use another --workdir"
+        ) from ValueError("; ".join(differences))  # for JAXCL_TRACEBACK
     made_by = otherwise_made(there, now)
     if made_by and strict:
         raise saved.CheckpointError(
@@ -140,7 +146,9 @@ def warn_if_changed(state: Path, now: Fingerprint) -> None:
     there = _finished(state)
     if there is None:
         return
-    changed = foreign(there, now) or _of_own_files(otherwise_made(there, now))
+    differences = foreign(there, now)
+    changed = [in_words(differences, there, now)] if differences else []
+    changed = changed or _of_own_files(otherwise_made(there, now))
     if changed:
         warnings.warn(
             f"the run of {state.parent} is opened with other data or code than it ran "

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jaxcl import files
 from jaxcl.ops import trees
 from jaxcl.training import saved
-from jaxcl.training.fingerprint import Fingerprint, foreign, otherwise_made
+from jaxcl.training.fingerprint import Fingerprint, foreign, in_words, otherwise_made
 from jaxcl.training.saved import CheckpointError
 from jaxcl.types import PyTree
 
@@ -104,9 +104,9 @@ class Checkpoints:
         differences = foreign(there, self.mine)
         if differences:
             raise CheckpointError(
-                f"checkpoint {path} is of another run: {'; '.join(differences)}; use "
-                "another --workdir"
-            )
+                f"checkpoint {path} is of another run: "
+                f"{in_words(differences, there, self.mine)}; use another --workdir"
+            ) from ValueError("; ".join(differences))  # for JAXCL_TRACEBACK
         made_by = otherwise_made(there, self.mine)
         if made_by and strict:
             raise CheckpointError(
