@@ -22,7 +22,7 @@ from jaxcl.training.fingerprint import (
 
 from .. import config as configs
 from . import machine
-from .foreign import require_own
+from .foreign import SWEEP, require_own
 from .plain_json import read_json
 from .results import CONFIG_NAME, FILE_NAME
 
@@ -172,8 +172,10 @@ def _of_own_files(made_by: Sequence[str]) -> list[str]:
 
 
 def runs_in(folder: Path) -> str:
-    """The runs' folders in a folder of `compare`, for a message."""
-    found = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG_NAME}"))
+    """The runs' folders in a folder of `compare` or `sweep`, for a message."""
+    at = "*/*" if (folder / SWEEP).exists() else "*"
+    runs = [file.parent for file in folder.glob(f"{at}/{CONFIG_NAME}")]
+    found = sorted(run.relative_to(folder).as_posix() for run in runs)
     return f", but these in it are: {', '.join(found)}" if found else ""
 
 
