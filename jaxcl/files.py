@@ -43,7 +43,8 @@ def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
         os.replace(temporary, file)
         settle(file.parent)
     except OSError as error:  # a full disk names none, others the temporary one
-        error.filename, error.filename2 = str(file), None
+        if error.errno is not None:
+            error.filename, error.filename2 = str(file), None
         raise
     finally:
         temporary.unlink(missing_ok=True)
