@@ -405,6 +405,14 @@ def test_every_row_says_which_data_it_is_of_if_they_differ():
     ]
 
 
+def test_a_field_that_an_older_config_lacks_is_no_difference():
+    old = CONFIG | {"train": {"epochs": 1}}
+    new = changed("data", augment="", first_permuted=True) | {"train": {"epochs": 2}}
+    found = [make("er", config=config) for config in (old, new)]
+    labels = [r.label for r in scores.rows(found)]
+    assert labels == ["ER (train.epochs=1)", "ER (train.epochs=2)"]
+
+
 def test_build_writes_everything(tmp_path):
     taken = {"conv": np.full((3, 3), 0.5), "dense": np.full((3, 3), 0.25)}
     found = [

@@ -87,10 +87,15 @@ def _apart(
 
 
 def _data_of(r: Result) -> dict[str, Any]:
-    """The fields of a run's data; an older config lacks the newer ones."""
-    given = dict(flat(dict(r.config or {})))
-    data = {k: given.get(k, f.default) for k, f in FIELDS.items() if k[:5] == "data."}
-    return json.loads(json.dumps(data, default=str))  # a tuple is a list there
+    """The fields of a run's data."""
+    return {k: v for k, v in _given(r).items() if k in FIELDS and k[:5] == "data."}
+
+
+def _given(r: Result) -> dict[str, Any]:
+    """The fields of a config, at their default where it is older than they are."""
+    fields = {k: f.default for k, f in FIELDS.items() if not k.startswith("model.")}
+    fields |= dict(flat(dict(r.config or {})))
+    return json.loads(json.dumps(fields, default=str))  # a tuple is a list there
 
 
 def _in_words(result: Result, alike: Sequence[Result]) -> str:
@@ -101,7 +106,7 @@ def _in_words(result: Result, alike: Sequence[Result]) -> str:
     if any(r.config is None for r in alike):
         return ""
     of = ("data.", "joint", "method.", "model.", "optimizer.", "seeds", "train.")
-    own, *others = (dict(flat(dict(r.config or {}))) for r in (result, *alike))
+    own, *others = (_given(r) for r in (result, *alike))
     fields = [
         name
         for name in sorted({*own}.union(*others))
