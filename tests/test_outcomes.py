@@ -251,15 +251,22 @@ def hup(): return data(signal.SIGHUP)
 """
 
 
+@pytest.fixture
+def heeded():
+    """A command started here heeds every signal; the tests may be under nohup."""
+    old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)}
+    for number, handler in old.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("what", ["int_lost", "term_lost", "term", "hup"])
-def test_a_signal_before_training(tmp_path, what):
+def test_a_signal_before_training(tmp_path, what, heeded):
     """Python swallows what a callback of its garbage collector raises."""
     (tmp_path / "signalled.py").write_text(SIGNALLED)
-
-    def usual():  # the tests themselves may run under nohup
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
     done = subprocess.run(
         [sys.executable, "-m", "experiments.compare", "--config=digits"]
         + ["--strategies=bp,ewc", f"--config.data.dataset=signalled:{what}"]
@@ -269,7 +276,6 @@ def test_a_signal_before_training(tmp_path, what):
         env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
         capture_output=True,
         text=True,
-        preexec_fn=usual,
     )
     told = done.stderr.splitlines()
     assert done.returncode == 130, told
