@@ -34,8 +34,7 @@ from .launch_rows import define_rows, row_configs
 from .reporting.build import build, console_table
 from .runs import machine
 from .runs.execute import carry_out, prepare
-from .runs.foreign import require_own
-from .runs.results import CONFIG_NAME
+from .runs.foreign import require_no_run, require_own
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,11 +47,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     # Mistakes, and folders that belong to others, are found before anything runs.
     require_own(workdir)
-    if (workdir / CONFIG_NAME).exists():
-        raise machine.UsageError(
-            f"{workdir} is a run's own folder: its tables would be written over; use "
-            "another --workdir"
-        )
+    require_no_run(workdir)
     jobs = [prepare(config, workdir / folder(config.row)) for config in configs]
     try:
         results = [r for job in jobs for r in carry_out(job, strict=launch.strict())]

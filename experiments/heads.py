@@ -51,7 +51,7 @@ from .reporting.style import DPI, STYLE, plain
 from .reporting.tables import escape, write_csv
 from .runs import machine
 from .runs.execute import carry_out, finished, prepare
-from .runs.foreign import require_own_output
+from .runs.foreign import require_no_run, require_own_output
 from .runs.opened import Run, load_run
 from .runs.readout import features, oracles, streamed
 from .runs.results import OK
@@ -170,6 +170,7 @@ def main(argv: Sequence[str]) -> int:
         _require_head(config)
     # Mistakes in any row are found before the first one runs.
     require_own_output(workdir, *OUTPUT)
+    require_no_run(workdir)
     jobs = {row: prepare(c, workdir / folder(row)) for row, c in configs.items()}
     rows: dict[str, list[dict[str, float]]] = {}
     try:

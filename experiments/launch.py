@@ -21,7 +21,7 @@ from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
 from .config import replace_model
-from .runs import hosts
+from .runs import hosts, machine
 from .runs.arguments import one_line, unknown_field, without_logging, written_out
 from .runs.machine import UsageError, cores
 from .runs.results import OK, Result
@@ -136,7 +136,7 @@ def run(main: Callable[[Sequence[str]], int | None], *, words: bool = False) -> 
 
 
 def fail(error: BaseException) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {' '.join(machine.in_words(error).split())}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -189,7 +189,7 @@ def stopped(workdir: Path) -> int:
         f"stopped; its state is in {workdir}, the same command goes on from there",
         file=sys.stderr,
     )
-    return 130
+    return _interrupts.STATUS
 
 
 def _guarded(main: Callable[[Sequence[str]], int | None]):
@@ -198,7 +198,9 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
             _interrupts.begun()
             prepare_jax()
             with hosts.together():
-                return main(argv)
+                status = main(argv)
+            _interrupts.check()  # a signal that Python swallowed
+            return status
         except TOLD as error:
             if os.environ.get("JAXCL_TRACEBACK"):
                 raise
@@ -208,8 +210,8 @@ def _guarded(main: Callable[[Sequence[str]], int | None]):
                 raise
             fail(error)
         except KeyboardInterrupt:  # before or after a run: there is nothing to save
-            print("stopped; the same command goes on", file=sys.stderr)
-            return 130
+            print(_interrupts.STOPPED.decode(), end="", file=sys.stderr)
+            return _interrupts.STATUS
 
     def ended(argv: Sequence[str]) -> int | None:
         try:

@@ -31,7 +31,7 @@ from . import launch
 from .launch_rows import define_rows, row_configs
 from .reporting.sweeps import chosen, csv_table, rank, text_table
 from .runs import grid, machine
-from .runs.foreign import require_own_output
+from .runs.foreign import SWEEP, require_no_comparison, require_own_output
 from .runs.results import OK
 
 
@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> int:
     workdir = launch.folder(_WORKDIR.value, f"{_CONFIG.value.name}_sweep")
     by_row = {row: grid.row_grid(whole, row) for row in rows}
     found = grid.points(by_row, row_configs(rows))
-    require_own_output(workdir, "sweep.csv", "sweep.txt")
+    require_own_output(workdir, SWEEP, "sweep.txt")
+    require_no_comparison(workdir)
     prepared = grid.prepare_points(found, workdir)
     try:
         results = grid.run_points(prepared, strict=launch.strict())
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         return launch.stopped(workdir)
     if machine.is_main_process():
         scores = rank([point.name for point in found], results)
-        files.write_whole(workdir / "sweep.csv", csv_table(scores))
+        files.write_whole(workdir / SWEEP, csv_table(scores))
         flags_of_best, notes = chosen([point.varied for point in found], scores)
         of_best = f"The best, for compare: {' '.join(flags_of_best)}"
         text = "\n".join([text_table(scores), "", *notes, of_best, ""])

@@ -30,7 +30,7 @@ def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
       data: its content; text is written as UTF-8, pieces of text one after another.
 
     Raises:
-      OSError: the file cannot be written; an old file stays unchanged.
+      OSError: the file, which it names, cannot be written; an old file stays unchanged.
     """
     pieces = [data] if isinstance(data, bytes | str) else data
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
@@ -42,6 +42,10 @@ def write_whole(file: Path, data: bytes | str | Iterable[str]) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, file)
         settle(file.parent)
+    except OSError as error:  # a full disk names none, others the temporary one
+        if error.errno is not None:
+            error.filename, error.filename2 = str(file), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -41,6 +41,36 @@ def test_compare_and_report_leave_it_too(command, tmp_path):
     assert status == 2 and "a run's own folder" in errors
 
 
+def test_runs_comparisons_and_sweeps_have_folders_of_their_own(command, tmp_path):
+    """A sweep wrote its table and its rows into the folder of a comparison."""
+    compared, swept = tmp_path / "compared", tmp_path / "swept"
+    alone = compared / "bp"
+    one = (*RUN, *SHORT, "--strategies=bp")
+    sweep = ("sweep", *one, "--grid=optimizer.lr=0.1,0.2")
+    assert command("compare", *one, f"--workdir={compared}")[0] == 0
+    assert command(*sweep, f"--workdir={swept}")[0] == 0
+    assert command(*sweep, f"--workdir={swept}")[0] == 0  # it goes on
+    before = sorted(tmp_path.rglob("*"))
+    heads = ("heads", *RUN, *SHORT, "--strategies=bp", "--config.data.scenario=class")
+    ewc = (*RUN, *SHORT, "--strategies=ewc")
+    for what, folder, told in (
+        (sweep, compared, "is a comparison's folder, its runs are bp; use another"),
+        (sweep, alone, "is a run's own folder; use another --workdir"),
+        (("compare", *ewc), swept, "is a sweep's folder"),
+        (heads, alone, "is a run's own folder"),
+        (("run", *RUN, *SHORT), swept, "these in it are: bp/optimizer.lr=0.1, bp/opt"),
+    ):
+        status, _, errors = command(*what, f"--workdir={folder}")
+        assert status == 2 and f"{folder} " in errors and told in errors, errors
+    status, _, errors = command("report", str(swept))
+    told = f"a sweep's folder: its table is sweep.csv; its runs are in {swept / 'bp'},"
+    assert status == 2 and told in errors
+    status, _, errors = command("report", str(tmp_path))
+    assert status == 2 and f"holds no run, but these in it do: {compared}" in errors
+    assert sorted(tmp_path.rglob("*")) == before
+    assert command("report", str(swept / "bp"), f"--out={tmp_path / 'out'}")[0] == 0
+
+
 def test_other_files_do_not_matter_and_stay(command, tmp_path):
     """A log, notes, hidden files of an editor: all are there afterwards."""
     names = ("log.txt", ".notes.tmp", ".draft.tmp.md", "sub/.x.tmp", "sub/bars.png")

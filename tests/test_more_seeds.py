@@ -56,12 +56,45 @@ def test_seeds_of_two_runs_are_those_of_one(folder):
 def test_other_runs_stay_apart(folder):
     a, b, c, d = of(folder, "abcd")
     assert [r.seeds for r in more_seeds.joined([a, d, b])] == [[4, 7, 2], [3]]
-    assert more_seeds.joined([a, c]) == [a, c]  # the same seeds: two runs
-    assert [r.seeds for r in more_seeds.joined([a, c, b])] == [[4, 7, 2], [4, 7, 2]]
     half = b._replace(tasks_done=1)
     assert more_seeds.joined([a, half]) == [a, half]
     unknown = [r._replace(config=None) for r in (a, b)]
     assert more_seeds.joined(unknown) == unknown
+
+
+def test_a_seed_of_two_runs_is_taken_once_if_its_numbers_are_equal(folder):
+    a, b, c = of(folder, "abc")
+    part = a._replace(  # of the run of seeds 4, 7 and 2: 7 and 2
+        seeds=[7, 2],
+        config={**a.config, "seeds": [7, 2]},
+        status=["ok"] * 2,
+        matrix=np.concatenate([a.matrix[1:], b.matrix]),
+        baseline=np.concatenate([a.baseline[1:], b.baseline]),
+    )
+    (found,) = more_seeds.joined([a, part])
+    assert found.seeds == found.config["seeds"] == [4, 7, 2]
+    np.testing.assert_array_equal(found.matrix, [*a.matrix, *b.matrix])
+    assert found.steps == a.steps + a.steps // 2
+    for name, values in found.features.items():
+        whole = np.shape(c.features[name])
+        assert np.shape(values) == whole, name
+    told = "of 2 runs, with the seeds 4, 7; 7, 2; seed 7 is in several"
+    assert found.notes[-1].startswith(told)
+    (found,) = more_seeds.joined([a, a, b])  # a copy of a folder
+    assert found.seeds == [4, 7, 2] and found.steps == a.steps + b.steps
+    # With other numbers it is in two rows, and a note says why.
+    other = part._replace(matrix=part.matrix / 2)
+    first, second = more_seeds.joined([a, other])
+    assert first is a and second.seeds == [7, 2]
+    told = "not joined with the run of seeds 4, 7: seed 7 is in both, with other numb"
+    assert second.notes[-1].startswith(told)
+    (found,) = more_seeds.joined([a._replace(features={}), a])
+    assert found.features.keys() == a.features.keys()  # what was measured is not lost
+    np.testing.assert_equal(found.features, a.features)
+    nothing = np.full_like(part.matrix, np.nan)  # a failed seed equals itself
+    failed = part._replace(matrix=nothing, status=["failed: task 1, epoch 1"] * 2)
+    (found,) = more_seeds.joined([failed, failed._replace()])
+    assert found.seeds == [7, 2]
 
 
 def test_what_changes_no_result_may_differ(folder):
@@ -94,7 +127,9 @@ def test_edited_data_are_kept_apart(folder):
     a, b = of(folder, "ab")
     assert a.sessions[-1]["data"] == b.sessions[-1]["data"]
     edited = b._replace(sessions=[{**s, "data": "other"} for s in b.sessions])
-    assert more_seeds.joined([a, edited]) == [a, edited]
+    first, second = more_seeds.joined([a, edited])
+    assert first is a and second.seeds == b.seeds
+    assert second.notes[-1].endswith("seeds 4, 7: it is of other images or labels")
     assert scores.differences(a, edited) == ("the images or labels",)
     older = b._replace(sessions=[{**s, "data": None} for s in b.sessions])
     assert len(more_seeds.joined([a, older])) == 1

@@ -176,6 +176,31 @@ def test_a_report_that_is_broken_off(command, tmp_path, monkeypatch, error):
         refused((status, out, err), error.args[1 if len(error.args) > 1 else 0])
 
 
+def test_a_report_on_a_full_disk_names_the_file(command, tmp_path, monkeypatch):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+
+    def full(*_):  # as a write, which names no file
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    done = command("report", str(tmp_path), f"--out={tmp_path / 'y'}")
+    told = "table.txt: No space left on device; free the disk and run the same command"
+    refused(done, f"{tmp_path / 'y' / told}")
+    assert not list((tmp_path / "y").iterdir())
+
+
+def test_a_report_into_a_closed_folder_says_what_to_do(command, tmp_path, monkeypatch):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+
+    def closed(a, b):
+        raise PermissionError(errno.EACCES, "Permission denied", str(a), None, str(b))
+
+    monkeypatch.setattr("os.replace", closed)
+    done = command("report", str(tmp_path), f"--out={tmp_path / 'y'}")
+    told = "table.txt: Permission denied; change that or name another folder"
+    refused(done, f"error: {tmp_path / 'y' / told}")
+
+
 @pytest.mark.parametrize("after", [0.15, 0.6])
 def test_ctrl_c_while_modules_are_imported(tmp_path, after):
     process = subprocess.Popen(
@@ -197,6 +222,66 @@ def test_ctrl_c_while_modules_are_imported(tmp_path, after):
     own = [line for line in rest if not line.startswith(b"import time:")]
     assert process.returncode == 130 and own == [b"stopped; the same command goes on"]
     assert not (tmp_path / "w").exists()
+
+
+SIGNALLED = """
+import gc, os, signal
+import numpy as np
+
+def data(number):
+    print("loading", flush=True)
+    os.kill(os.getpid(), number)
+    x = np.random.default_rng(0).random((40, 6))
+    return x, np.arange(40) % 4, x, np.arange(40) % 4
+
+def swallowed(number):
+    def callback(phase, info):
+        gc.callbacks.remove(callback)
+        os.kill(os.getpid(), number)
+        len("the handler runs before this line ends")
+
+    gc.callbacks.append(callback)
+    gc.collect()
+    return data(0)
+
+def int_lost(): return swallowed(signal.SIGINT)
+def term_lost(): return swallowed(signal.SIGTERM)
+def term(): return data(signal.SIGTERM)
+def hup(): return data(signal.SIGHUP)
+"""
+
+
+@pytest.fixture
+def heeded():
+    """A command started here heeds every signal; the tests may be under nohup."""
+    old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGHUP)}
+    for number, handler in old.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("what", ["int_lost", "term_lost", "term", "hup"])
+def test_a_signal_before_training(tmp_path, what, heeded):
+    """Python swallows what a callback of its garbage collector raises."""
+    (tmp_path / "signalled.py").write_text(SIGNALLED)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.compare", "--config=digits"]
+        + ["--strategies=bp,ewc", f"--config.data.dataset=signalled:{what}"]
+        + ["--config.data.num_tasks=2", "--config.train.epochs=1"]
+        + [f"--workdir={tmp_path / 'w'}"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
+        capture_output=True,
+        text=True,
+    )
+    told = done.stderr.splitlines()
+    assert done.returncode == 130, told
+    assert told[-1] == "stopped; the same command goes on"
+    # One data set is loaded, not one for each row; nothing is trained or written.
+    assert done.stdout == "loading\n" and not list(tmp_path.glob("w/**/*.json*"))
 
 
 @pytest.mark.parametrize("home", ["/dev/null", "/proc/1/nosuch"])
@@ -406,12 +491,13 @@ def test_arrays_that_no_memory_can_hold(tmp_path, monkeypatch):
         arrays.load(tmp_path / "a.npz")
 
 
-def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("why", ["No space left on device", "another reason"])
+def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path, monkeypatch, capfd, why):
     def full(*_, **__):
         from absl import logging
 
         logging.error("a thread's traceback")
-        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+        raise ValueError(f"RESOURCE_EXHAUSTED: {'Error writing; ' * 99}{why}")
 
     monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", full)
     monkeypatch.setattr(launch, "prepare_jax", lambda: None)
@@ -426,5 +512,9 @@ def test_a_full_disk_under_a_checkpoint_is_one_line(tmp_path, monkeypatch, capfd
     with pytest.raises(SystemExit):
         launch._guarded(main)([])
     lines = capfd.readouterr().err.splitlines()
-    assert [line for line in lines if "No space left" in line] == lines[-1:]
+    assert "cannot write checkpoint" in lines[-1] and len(lines[-1]) < 500
+    told = "RESOURCE_EXHAUSTED: Error writing"
+    if why.startswith("No space"):
+        told = f"no space left on {tmp_path / 'checkpoints'}; earlier"
+    assert [line for line in lines if told in line] == lines[-1:]
     assert "thread" not in "".join(lines) and "Traceback" not in "".join(lines)

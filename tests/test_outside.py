@@ -226,12 +226,12 @@ def test_what_was_edited_since_is_told(commands, elsewhere, tmp_path):
         parts = dict(x_train=x, y_train=labels, x_test=x, y_test=labels)
         np.savez(tmp_path / "own.npz", **parts)
 
-    def run(*more):
+    def run(*more, env=None):
         arguments = (f"--config={ROOT}/configs/digits.py", *SHORT[:1], *SHORT[2:])
         arguments += (f"--config.strategy={L2}", "--config.method.strength=1.0")
         arguments += (f"--config.data.dataset=npz:{tmp_path}/own.npz", *more)
         arguments += (f"--workdir={tmp_path}/run",)
-        return commands("experiments.run", *arguments, cwd=elsewhere)
+        return commands("experiments.run", *arguments, cwd=elsewhere, env=env)
 
     save(y)
     assert run()[0] == 0
@@ -249,8 +249,21 @@ def test_what_was_edited_since_is_told(commands, elsewhere, tmp_path):
         methods.write_text(before)
     save((y + 1) % 4)
     status, _, err = run()
-    assert status != 0 and "is of another problem: stream.base" in err
-    assert len(err.strip().splitlines()) == 1
+    told = f"the data of npz:{tmp_path}/own.npz have changed since: 80 training"
+    assert status != 0 and f"is of another problem: {told}" in err
+    assert "then and now, some with other values or labels; " in err
+    assert len(err.strip().splitlines()) == 1 and "stream" not in err
+    x, y = np.concatenate([x, x]), np.concatenate([y, y])
+    save(y)
+    status, _, err = run()
+    assert "80 training examples then, 160 now; 80 test" in err and "stream" not in err
+    status, _, err = run(env={"JAXCL_TRACEBACK": "1"})
+    assert "stream.base.train_x is " in err  # which arrays, for whoever looks closer
+    # So of a run that is not finished.
+    (tmp_path / "run" / "result.json").unlink()
+    status, _, err = run()
+    assert status != 0 and "of another run: the data of npz:" in err
+    assert "80 training examples then, 160 now" in err and "stream" not in err
 
 
 def test_it_is_swept(command, tmp_path):

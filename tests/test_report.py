@@ -381,6 +381,38 @@ def test_labels_are_unique_and_say_what_differs():
     ]
 
 
+def test_every_row_says_which_data_it_is_of_if_they_differ():
+    """Of two data sets those of methods that are there once had no data named."""
+    data = [changed("data", dataset=f"folder:{name}") for name in ("a", "b")]
+    found = [make("bp", config=data[0]), make("bp", config=data[1])]
+    found += [make("ewc", config=data[0]), make("gpm", config=data[1])]
+    found += [make("er", config=data[0] | {"optimizer": {"lr": r}}) for r in (1, 2)]
+    found += [make("hat", config=None), make("owm", scenario="class", config=data[0])]
+    assert [r.label for r in scores.rows(found[:6])] == [
+        "BP (data.dataset=folder:a)",
+        "BP (data.dataset=folder:b)",
+        "EWC (data.dataset=folder:a)",
+        "GPM (data.dataset=folder:b)",
+        "ER (data.dataset=folder:a) (optimizer.lr=1)",
+        "ER (data.dataset=folder:a) (optimizer.lr=2)",
+    ]
+    labels = {r.label for r in scores.rows(found)}
+    assert {"EWC (task, data.dataset=folder:a)", "HAT (task)", "OWM (class)"} < labels
+    many = changed("data", dataset="x", mean=[1.0], stratified=True, stream="")
+    assert [r.label for r in scores.rows([make("bp"), make("ewc", config=many)])] == [
+        "BP (data.dataset=digits, data.mean=[0.5], data.stratified=False, …)",
+        "EWC (data.dataset=x, data.mean=[1.0], data.stratified=True, …)",
+    ]
+
+
+def test_a_field_that_an_older_config_lacks_is_no_difference():
+    old = CONFIG | {"train": {"epochs": 1}}
+    new = changed("data", augment="", first_permuted=True) | {"train": {"epochs": 2}}
+    found = [make("er", config=config) for config in (old, new)]
+    labels = [r.label for r in scores.rows(found)]
+    assert labels == ["ER (train.epochs=1)", "ER (train.epochs=2)"]
+
+
 def test_build_writes_everything(tmp_path):
     taken = {"conv": np.full((3, 3), 0.5), "dense": np.full((3, 3), 0.25)}
     found = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxcl import files
+from jaxcl import _interrupts, files
 
 from ..runs import results
 from ..runs.results import Result
@@ -33,6 +33,7 @@ def build(found: Sequence[Result], out: Path, notes: Sequence[str] = ()) -> str:
     """
     if not found:
         raise ValueError("a report needs at least one result, got none")
+    _interrupts.check()
     table = _rows(found)
     out.mkdir(parents=True, exist_ok=True)
     text = tables.text_table(table, notes)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 from jaxcl import metrics, statistics
 from jaxcl.fields import FIELDS, flat
 from jaxcl.nn.models import MODELS
-from jaxcl.strategies import METHODS, label
+from jaxcl.strategies import METHODS
 
 from ..runs.results import OK, Result, other_data
+from .labels import labels
 
 # Metric -> the ends of its scale: of an accuracy, or of a difference of two.
 _SHARE, _DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
@@ -77,7 +77,7 @@ def rows(results: Iterable[Result]) -> list[Row]:
         )
     )
     scored = [
-        _score(r, label) for r, label in zip(results, _labels(results), strict=True)
+        _score(r, label) for r, label in zip(results, labels(results), strict=True)
     ]
     references = [r for r in scored if r.result.row == "bp" and not r.unfinished]
     return [_against(row, references) for row in scored]
@@ -85,57 +85,6 @@ def rows(results: Iterable[Result]) -> list[Row]:
 
 def benchmark_of(r: Result) -> tuple[str, ...]:
     return (r.config_name, r.scenario, *r.task_names)
-
-
-def measured_on(r: Result) -> str:
-    """Whose accuracies a run's are: "test" or "valid"."""
-    return str((r.config or {}).get("measure", "test"))
-
-
-def _labels(results: Sequence[Result]) -> list[str]:
-    """Names the rows; adds what differs between benchmarks, then a number if needed."""
-    kinds = [
-        (r.config_name, r.scenario, f"T = {len(r.task_names)}", measured_on(r))
-        for r in results
-    ]
-    differs = [len(set(values)) > 1 for values in zip(*kinds, strict=True)]
-    # Two methods from other packages may have the same name in two modules.
-    rows_of = Counter(label(row) for row in {result.row for result in results})
-    names, seen = [], Counter[str]()
-    for result, kind in zip(results, kinds, strict=True):
-        name = label(result.row)
-        name = result.row if rows_of[name] > 1 else name
-        shown = [value for value, keep in zip(kind, differs, strict=True) if keep]
-        name += f" ({', '.join(shown)})" if shown else ""
-        names.append(name)
-    alike: dict[str, list[Result]] = {name: [] for name in names}
-    for name, result in zip(names, results, strict=True):
-        alike[name].append(result)
-    for i, (name, result) in enumerate(zip(names, results, strict=True)):
-        apart = _in_words(result, alike[name])
-        full = f"{name} ({apart})" if apart else name
-        seen[full] += 1
-        names[i] = full if seen[full] == 1 else f"{full} #{seen[full]}"
-    return names
-
-
-def _in_words(result: Result, alike: Sequence[Result]) -> str:
-    """Up to three of the fields that tell a run from others of the same name.
-
-    Names first: another model has other fields, too.
-    """
-    if any(r.config is None for r in alike):
-        return ""
-    of = ("data.", "joint", "method.", "model.", "optimizer.", "seeds", "train.")
-    own, *others = (dict(flat(dict(r.config or {}))) for r in (result, *alike))
-    fields = [
-        name
-        for name in sorted({*own}.union(*others))
-        if name.startswith(of) and any(o.get(name) != own.get(name) for o in others)
-    ]
-    fields.sort(key=lambda name: not name.endswith(".name"))
-    shown = [f"{name}={own.get(name)}" for name in fields[:3]]
-    return ", ".join([*shown, "…"] if fields[3:] else shown)
 
 
 def has_own_tasks(result: Result) -> bool:

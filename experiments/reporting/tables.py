@@ -19,7 +19,8 @@ from rich.text import Text
 
 from jaxcl.statistics import Interval, interval
 
-from .scores import Row, benchmark_of, has_own_tasks, measured_on
+from .labels import measured_on
+from .scores import Row, benchmark_of, has_own_tasks
 
 UNFINISHED = "†"
 NONE = "–"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxcl import files
+from jaxcl import _interrupts, files
 from jaxcl.checks import line_of
 from jaxcl.data.cache import DataError
 from jaxcl.training import protocol
@@ -60,6 +60,7 @@ def prepare(config: ConfigDict, workdir: Path) -> Job:
       DataError: the data set cannot be obtained.
       UsageError: the folder belongs to another config, or another process is using it.
     """
+    _interrupts.check()
     problem = configs.problem(config)
     if ":" in config.strategy or ":" in config.optimizer.name:
         _try_out(config, problem)
@@ -130,7 +131,9 @@ def carry_out(job: Job, *, strict: bool = False) -> list[Result]:
         by another process.
       CheckpointError: a state belongs to another run, or cannot be read or written.
       Interrupted: Ctrl-C, SIGTERM or SIGHUP; the state is saved.
+      KeyboardInterrupt: one of these came before it began.
     """
+    _interrupts.check()
     problem, parts = job.problem, job.parts
     machine.versions()  # now: the checkout may have changed when the run ends
     write = machine.is_main_process()

@@ -12,11 +12,17 @@ from ml_collections import ConfigDict
 
 from jaxcl import files
 from jaxcl.training import saved
-from jaxcl.training.fingerprint import FILE_OF, Fingerprint, foreign, otherwise_made
+from jaxcl.training.fingerprint import (
+    FILE_OF,
+    Fingerprint,
+    foreign,
+    in_words,
+    otherwise_made,
+)
 
 from .. import config as configs
 from . import machine
-from .foreign import require_own
+from .foreign import SWEEP, require_own
 from .plain_json import read_json
 from .results import CONFIG_NAME, FILE_NAME
 
@@ -102,8 +108,8 @@ def require_unchanged(state: Path, now: Fingerprint, *, strict: bool) -> None:
     if differences:
         raise saved.CheckpointError(
             f"the finished run of {state.parent} is of another problem: "
-            f"{'; '.join(differences)}; use another --workdir"
-        )
+            f"{in_words(differences, there, now)}; use another --workdir"
+        ) from ValueError("; ".join(differences))  # for JAXCL_TRACEBACK
     made_by = otherwise_made(there, now)
     if made_by and strict:
         raise saved.CheckpointError(
@@ -140,7 +146,9 @@ def warn_if_changed(state: Path, now: Fingerprint) -> None:
     there = _finished(state)
     if there is None:
         return
-    changed = foreign(there, now) or _of_own_files(otherwise_made(there, now))
+    differences = foreign(there, now)
+    changed = [in_words(differences, there, now)] if differences else []
+    changed = changed or _of_own_files(otherwise_made(there, now))
     if changed:
         warnings.warn(
             f"the run of {state.parent} is opened with other data or code than it ran "
@@ -164,8 +172,10 @@ def _of_own_files(made_by: Sequence[str]) -> list[str]:
 
 
 def runs_in(folder: Path) -> str:
-    """The runs' folders in a folder of `compare`, for a message."""
-    found = sorted(f.parent.name for f in folder.glob(f"*/{CONFIG_NAME}"))
+    """The runs' folders in a folder of `compare` or `sweep`, for a message."""
+    at = "*/*" if (folder / SWEEP).exists() else "*"
+    runs = [file.parent for file in folder.glob(f"{at}/{CONFIG_NAME}")]
+    found = sorted(run.relative_to(folder).as_posix() for run in runs)
     return f", but these in it are: {', '.join(found)}" if found else ""
 
 

@@ -8,6 +8,7 @@ from .machine import UsageError
 from .plain_json import read_json
 from .results import CONFIG_NAME
 
+SWEEP = "sweep.csv"
 FIGURES = ("bars", "tasks", "matrix", "space", "capacity", "rank", "cka", "probes")
 TABLES = (
     "table.csv",
@@ -53,6 +54,37 @@ def require_own(folder: Path) -> None:
         raise UsageError(
             f"{folder / there[0]} is there and of no run or report, it would be "
             "written over; use another folder"
+        )
+
+
+def require_no_run(folder: Path) -> None:
+    """Refuses a run's own folder, or a sweep's, for the tables of several runs.
+
+    Raises:
+      UsageError: the message says whose folder it is.
+    """
+    whose = {CONFIG_NAME: "a run's own", SWEEP: "a sweep's"}
+    for name, kind in whose.items():
+        if (folder / name).exists():
+            raise UsageError(
+                f"{folder} is {kind} folder: its tables would be written over or mixed "
+                "up; use another --workdir"
+            )
+
+
+def require_no_comparison(folder: Path) -> None:
+    """Refuses the folder of a run or of a comparison for a sweep.
+
+    Raises:
+      UsageError: the message says whose folder it is.
+    """
+    if (folder / CONFIG_NAME).exists():
+        raise UsageError(f"{folder} is a run's own folder; use another --workdir")
+    runs = sorted(file.parent.name for file in folder.glob(f"*/{CONFIG_NAME}"))
+    if runs:  # a sweep's are one level further down
+        raise UsageError(
+            f"{folder} is a comparison's folder, its runs are {', '.join(runs)}; use "
+            "another --workdir"
         )
 
 

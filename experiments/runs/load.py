@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import results
+from .foreign import SWEEP
 from .results import Result
 
 # Files of a run's folder before its first task has ended.
@@ -39,7 +40,7 @@ def find(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
         runs = runs or [run for run in sorted(folder.iterdir()) if _is_run(run)]
         runs = runs or ([folder] if _is_run(folder) else [])
         if not runs:
-            raise FileNotFoundError(f"{folder}: holds no run; expected {EXPECTED}")
+            raise FileNotFoundError(f"{folder}: {_instead(folder)}")
         for run in runs:
             key = run.resolve()
             if (run / results.FILE_NAME).is_file():
@@ -51,6 +52,21 @@ def find(folders: Sequence[Path]) -> tuple[list[Result], list[str]]:
             f"{folders[0]}: no {results.FILE_NAME} yet; expected {EXPECTED}"
         )
     return list(found.values()), list(pending.values())
+
+
+def _instead(folder: Path) -> str:
+    """What a folder without runs is, or what is expected in its place."""
+    rows = sorted(
+        {str(f.parents[1]) for f in folder.glob(f"*/*/{results.CONFIG_NAME}")}
+    )
+    if (folder / SWEEP).is_file():
+        return (
+            f"a sweep's folder: its table is {SWEEP}; its runs are in "
+            f"{', '.join(rows) or 'none'}, which a report takes"
+        )
+    if rows:
+        return f"holds no run, but these in it do: {', '.join(rows)}"
+    return f"holds no run; expected {EXPECTED}"
 
 
 def _is_run(folder: Path) -> bool:

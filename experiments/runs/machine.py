@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import platform
@@ -16,12 +17,29 @@ from types import FrameType
 import jax
 
 import jaxcl
+from jaxcl import _interrupts
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
+_FULL = "free the disk and run the same command again"
+_CLOSED = "change that or name another folder"
+_WHAT_TO_DO = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _CLOSED),
+}
+
+
 class UsageError(Exception):
     """A user's mistake; the message alone says how to correct it."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error's message; of a file that cannot be written, which, and what to do."""
+    if not isinstance(error, OSError) or error.errno not in _WHAT_TO_DO:
+        return str(error)
+    file = f"{error.filename}: " if error.filename else ""
+    return f"{file}{error.strerror}; {_WHAT_TO_DO[error.errno]}"
 
 
 def cores() -> int:
@@ -118,7 +136,7 @@ class StopOnSignal:
     """Asks a run to save and stop at Ctrl-C, SIGTERM or SIGHUP.
 
     A second signal stops it at once. Signals that are already ignored, as SIGHUP is
-    under nohup, stay ignored.
+    under nohup, stay ignored. One that came before, and was swallowed, counts.
     """
 
     def __init__(self):
@@ -133,6 +151,7 @@ class StopOnSignal:
             if signal.getsignal(number) is signal.SIG_IGN:
                 continue
             self._old[number] = signal.signal(number, self._ask)
+        self.asked = self.asked or _interrupts.asked()
         return self
 
     def __exit__(self, *_) -> None:

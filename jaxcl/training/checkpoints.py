@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jaxcl import files
 from jaxcl.ops import trees
 from jaxcl.training import saved
-from jaxcl.training.fingerprint import Fingerprint, foreign, otherwise_made
+from jaxcl.training.fingerprint import Fingerprint, foreign, in_words, otherwise_made
 from jaxcl.training.saved import CheckpointError
 from jaxcl.types import PyTree
 
@@ -104,9 +104,9 @@ class Checkpoints:
         differences = foreign(there, self.mine)
         if differences:
             raise CheckpointError(
-                f"checkpoint {path} is of another run: {'; '.join(differences)}; use "
-                "another --workdir"
-            )
+                f"checkpoint {path} is of another run: "
+                f"{in_words(differences, there, self.mine)}; use another --workdir"
+            ) from ValueError("; ".join(differences))  # for JAXCL_TRACEBACK
         made_by = otherwise_made(there, self.mine)
         if made_by and strict:
             raise CheckpointError(
@@ -166,9 +166,13 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):
                 files.sweep(self.folder)
+            # tensorstore tells of each layer that it has gone through.
+            full = any(s in str(error) for s in ("No space left", "quota exceeded"))
+            where = f"no space left on {self.folder}"
+            why = where if full else f"{self.folder}: {_short(error)}"
             raise CheckpointError(
-                f"cannot write checkpoint {step} to {self.folder}: {error}; earlier "
-                "checkpoints are kept, free the disk and run the same command again"
+                f"cannot write checkpoint {step}: {why}; earlier checkpoints are kept, "
+                "free the disk and run the same command again"
             ) from error
 
     def restore(self, step: int, like: PyTree) -> PyTree:
@@ -191,10 +195,9 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(
                 f"checkpoint {path} is whole, but this code cannot read it: "
-                f"{first[:300]}; it is left as it is: go on with the code and the "
+                f"{_short(error)}; it is left as it is: go on with the code and the "
                 "versions that made it, or use another --workdir"
             ) from error
         return trees.with_keys(restored, like)
@@ -211,6 +214,11 @@ def _require_alike(path: Path, stored: Mapping[str, Any], like: PyTree) -> None:
                 f"{there.dtype}{list(there.shape)} there and {now.dtype}"
                 f"{list(now.shape)} now; use another --workdir"
             )
+
+
+def _short(error: BaseException) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first if len(first) <= 200 else f"{first[:200]} …"
 
 
 def _is_main() -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,6 +109,37 @@ def otherwise_made(there: Fingerprint, now: Fingerprint) -> list[str]:
     if there.code != now.code:
         found.append(f"the code of jaxcl is {there.code} there and {now.code} now")
     return found
+
+
+def in_words(differences: Sequence[str], there: Fingerprint, now: Fingerprint) -> str:
+    """What `foreign` has found, for a user: data that have changed are told as such.
+
+    What else differs then follows from them, as the scale of images does.
+    """
+    whole = "; ".join(differences)
+    parts = [_changed(part, there, now) for part in ("train", "test")]
+    if not any(parts) or not (there.identity and there.identity == now.identity):
+        return whole
+    names = [v for k, v in now.identity.items() if k.endswith("data.dataset")]
+    of = f" of {names[0][1:-1]}" if names else ""
+    return f"the data{of} have changed since: {'; '.join(filter(None, parts))}"
+
+
+def _changed(part: str, there: Fingerprint, now: Fingerprint) -> str:
+    """How a part's images or labels differ; empty if they do not, or are not known."""
+    images, labels = f"{BASE}{part}_x", f"{BASE}{part}_y"
+    if any(images not in f.problem for f in (there, now)):
+        return ""
+    if all(there.problem[k] == now.problem.get(k) for k in (images, labels)):
+        return ""
+    # An array is described as "float32[N, ...] HASH".
+    n, m = (
+        re.findall(r"\d+", f.problem[images].partition("[")[2]) for f in (there, now)
+    )
+    kind = "training" if part == "train" else "test"
+    if n[:1] != m[:1]:
+        return f"{n[0]} {kind} examples then, {m[0]} now"
+    return f"{n[0]} {kind} examples then and now, some with other values or labels"
 
 
 def _differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -167,6 +167,12 @@ def test_sighup_asks_to_stop_and_nohup_is_heeded():
         signal.signal(signal.SIGHUP, old)
 
 
+def test_a_signal_that_was_swallowed_before_training_counts(monkeypatch):
+    monkeypatch.setattr("jaxcl._interrupts._asked", True)
+    with machine.StopOnSignal() as stop:
+        assert stop()
+
+
 # --- runs
 
 

@@ -191,7 +191,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(problem, tmp_path, monkeypatch
     whole = run(problem(), tmp_path / "whole")
     until(problem(), tmp_path / "state", 1)
     monkeypatch.setattr(files, "write_whole", lambda *_: injectors.disk_full())
-    with pytest.raises(CheckpointError, match="No space left .*free the disk"):
+    with pytest.raises(CheckpointError, match="no space left .*free the disk"):
         run(problem(), tmp_path / "state")
     monkeypatch.undo()
     assert not list((tmp_path / "state").glob(".*.tmp*"))
