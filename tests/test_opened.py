@@ -103,6 +103,17 @@ def test_accuracies_of_a_class_incremental_run(tmp_path):
         np.testing.assert_allclose(found, result.matrix[:, after], atol=1e-6)
 
 
+def test_weights_of_another_seed_are_refused(hat_run):
+    """Their classes, pixels or angles may be others: the number would mean nothing."""
+    run = jaxcl.load_run(hat_run[0])
+    weights = run.weights(3, 1)
+    with pytest.raises(ValueError, match=r"of seed 3, asked for is seed 5.*seed=5"):
+        run.accuracy(weights, 5, 1)
+    own = weights._replace(seed=None)  # as a user makes them: of no seed
+    assert 0 <= run.accuracy(own, 5, 1) <= 1
+    assert run.accuracy(own, 3, 1) == run.accuracy(weights, 3, 1)
+
+
 def test_weights_of_an_epoch_lead_to_those_of_the_task(hat_run):
     run = jaxcl.load_run(hat_run[0])
     first, last, end = (

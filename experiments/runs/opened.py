@@ -93,7 +93,7 @@ class Run(Recorded):
                 "too)"
             )
         found = kept.read(file, self._place(seed), self.problem, self._shapes)
-        return found._replace(task=task)
+        return found._replace(task=task, seed=seed)
 
     def data(
         self, seed: int, task: int, part: str = "test"
@@ -126,7 +126,7 @@ class Run(Recorded):
         """The network's forward pass in evaluation mode, including the method's part.
 
         Args:
-          weights: of one seed.
+          weights: of one seed, whose `data` x is: arrays do not tell their seed.
           x: float[N, ...], in one batch.
           task: the examples' task, from 0.
           current: the last task trained, by default that of the weights; it matters
@@ -142,7 +142,7 @@ class Run(Recorded):
         x, like = jnp.asarray(x), setup_of(self.problem).example.shape[1:]
         if x.shape[1:] != like or not len(x):
             raise ValueError(f"x must be [N, *{list(like)}], got {list(x.shape)}")
-        return self._forward(weights._replace(task=None), x, task, current)
+        return self._forward(weights._replace(task=None, seed=None), x, task, current)
 
     def predict(
         self,
@@ -209,8 +209,10 @@ class Run(Recorded):
           which a norm of the batch's own statistics sees.
 
         Raises:
-          ValueError: as `data`; ``told`` of a run that is not class-incremental.
+          ValueError: as `data`; weights read for another seed; ``told`` of a run that
+            is not class-incremental.
         """
+        kept.require_of(weights, seed)
         x, y = self.data(seed, task, part)
         logits = self.predict(weights, x, task, current, told)
         if not jnp.isfinite(logits).all():
