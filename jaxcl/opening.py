@@ -25,7 +25,8 @@ def load_run(workdir: str | PathLike[str]) -> Any:
 
     Raises:
       FileNotFoundError: the folder holds no run.
-      ValueError: the run's config is none of this version.
+      ValueError: its config.json is broken. A run of another version opens: what was
+        recorded can be read; ``problem`` and what needs it may raise a ValueError.
 
     Example, ``workdir`` being a run's folder:
 

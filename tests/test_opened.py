@@ -157,6 +157,27 @@ def test_what_was_recorded_needs_neither_data_nor_model(hat_run, tmp_path):
         run.data(3, 0)
 
 
+def test_a_run_of_another_version_can_be_read(hat_run, tmp_path):
+    """Only what is computed anew needs a config that this version understands."""
+    workdir, _ = hat_run
+    shutil.copytree(workdir, tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"oldfield": 3}))
+    run = jaxcl.load_run(tmp_path / "old")
+    assert run.records() == jaxcl.load_run(workdir).records()
+    told = r"old, written by jaxcl \d.*no field 'oldfield'.*records\(\)"
+    with pytest.raises(ValueError, match=told):
+        run.weights(3, 0)
+    config["method"]["old"] = 3
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"old, written by jaxcl \d.*'old'"):
+        jaxcl.load_run(tmp_path / "old").weights(3, 0)
+    file.write_text(json.dumps(config | {"seeds": "all"}))
+    with pytest.raises(ValueError, match="config.json: seeds must be"):
+        jaxcl.load_run(tmp_path / "old")
+
+
 def test_what_was_not_kept_is_said(hat_run, tmp_path):
     run = jaxcl.load_run(hat_run[0])
     with pytest.raises(ValueError, match=r"no seed 0; its seeds: \(3, 5, 8\)"):

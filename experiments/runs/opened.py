@@ -49,9 +49,10 @@ class Run(Recorded):
 
         Warns if the data, or the user's own files, are others than when the run ended.
         """
-        problem = configs.problem(self.config)
-        own = folders.identity((folders.Part(self.config, self.workdir),))
-        now = fingerprint(problem, own)
+        with self._telling_version():
+            problem = configs.problem(self.config)
+            own = folders.identity((folders.Part(self.config, self.workdir),))
+            now = fingerprint(problem, own)
         folders.warn_if_changed(self.workdir / "checkpoints", now)
         return problem
 
