@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,20 @@ def test_help_tells_every_field(command):
         allowed = f"({schema.words(field.kind)}; default {field.default!r})"
         told = f"--config.{name}: {field.comment} {allowed}"
         assert field.comment and " ".join(told.split()) in flat, name
+
+
+def test_help_tells_the_settings_of_the_named_method_and_model(command):
+    status, out, _ = command("run", "--help", "--config=digits:ewc")
+    assert status == 0
+    assert "--config.method.samples: examples per task for the Fisher (" in out
+    assert re.search(r"method.strength: λ ≥ 0.*\(a number.*default [\d.]+\)", out)
+    assert "--config.model.widths: of the hidden layers; may be empty (" in out
+    one = ["--config=digits", "--config.strategy=hat", "--config.model.name=resnet18"]
+    status, out, _ = command("run", *one, "--help")
+    assert status == 0 and "--config.method.s_max: " in out
+    assert "config.model.widths: " not in out and "--config.model.norm: " in out
+    status, _, err = command("run", "--help", "--config=gone.py")
+    assert (status, err.count("\n")) == (2, 1) and "gone.py" in err
 
 
 def test_a_run_does_not_write_into_a_comparisons_folder(command, tmp_path):
