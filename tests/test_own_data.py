@@ -466,6 +466,19 @@ def test_npz_files(tmp_path):
         load(f"npz:{tmp_path / 'none.npz'}")
 
 
+def test_classes_without_a_test_example_are_named(tmp_path):
+    """As in a folder of images; also if the cache held the arrays before."""
+    x, y = np.arange(48).reshape(12, 4) % 7, np.repeat(["a", "b", "c", "d"], 3)
+    parts = (x, y, x[:3], y[:3])
+    told = "3 classes (b, c, d), without a test example"
+    source = jaxcl.data.from_arrays(*parts)
+    assert jaxcl.data.from_arrays(*parts).notes == (f"{source.name}: {told}",)
+    assert load(source.name).notes == source.notes
+    np.savez(tmp_path / "own.npz", **dict(zip(NAMES, parts, strict=True)))
+    assert load(f"npz:{tmp_path / 'own.npz'}").notes[0].endswith(f"own.npz: {told}")
+    assert jaxcl.data.from_arrays(x, y).notes == ()
+
+
 def test_functions(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(
         "import jaxcl, numpy as np\n"

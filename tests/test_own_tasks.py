@@ -47,6 +47,18 @@ def stream_of(scenario, **options):
     return make_stream(from_tasks(TASKS), scenario=scenario, **options)
 
 
+def test_a_class_without_a_test_example_in_its_task_is_named():
+    x, y, test_x, test_y = TASKS["summer"]
+    dogs = test_y == "dog"
+    source = from_tasks(TASKS | {"summer": (x, y, test_x[dogs], test_y[dogs])})
+    assert source.notes == ("summer: 1 class (elk), without a test example",)
+    stream = make_stream(
+        source, (0,), kind="split", scenario="class", num_tasks=len(TASKS)
+    )
+    assert stream.notes[0] == source.notes[0]
+    assert from_tasks(TASKS).notes == ()
+
+
 @pytest.mark.parametrize(
     "scenario, mask, label",
     [
