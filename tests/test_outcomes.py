@@ -73,6 +73,17 @@ def test_help_tells_the_settings_of_the_named_method_and_model(command):
     assert (status, err.count("\n")) == (2, 1) and "gone.py" in err
 
 
+def test_a_factory_with_two_stars_is_told_to_write_its_settings_out(
+    command, tmp_path, monkeypatch
+):
+    (tmp_path / "starred.py").write_text("def kwargs(setup, **kw):\n    pass\n")
+    one = ["--config=digits", "--config.strategy=starred:kwargs"]
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err = command("run", *one, "--config.method.strength=3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "starred:kwargs takes **kw: write its settings out" in err
+
+
 def test_a_run_does_not_write_into_a_comparisons_folder(command, tmp_path):
     """It would write over the tables, and lock the comparison out of its folder."""
     shared = ["--config=digits", *SMALL, f"--workdir={tmp_path}"]

@@ -234,7 +234,7 @@ def test_a_folder_goes_by_its_content(tmp_path):
             lambda root: [
                 one_colour(root / "a", f"{n}.png", (n, 2 * n)) for n in (4, 8)
             ],
-            "2 sizes, from 4 × 8 to 8 × 16.*image_size",
+            r"2 sizes, from 4 × 8 to 8 × 16.*image_size=\"\(8, 16\)\"$",
         ),
         (
             lambda root: [one_colour(root / n, "0.png") for n in "ab"],
@@ -591,7 +591,8 @@ def test_any_set_of_tfds(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     prepare_tfds(tmp_path / "tfds", {"train": 12})
     with pytest.raises(
-        DataError, match="pebbles: its images differ in size.*image_siz"
+        DataError,
+        match=r"pebbles: its images differ in size.*image_size=\"\(10, 6\)\"$",
     ):
         load("tfds:pebbles")
     reading = Reading(image_size=(4,), test_fraction=0.5)
