@@ -20,6 +20,7 @@ from jaxcl.data.cache import DataError, cache_root
 from jaxcl.fields import described, require_fields
 from jaxcl.training.checkpoints import CheckpointError
 
+from . import launch_help
 from .config import replace_model
 from .runs import hosts, machine
 from .runs.arguments import one_line, unknown_field, without_logging, written_out
@@ -76,7 +77,10 @@ def define_config(
     argument: str = "row", required: bool = True
 ) -> flags.FlagHolder[ConfigDict]:
     """Defines ``--config``; its help lists every field."""
-    told = f"NAME, FILE or FILE:{argument}; fields are --config.field=value.\n"
+    told = (
+        f"NAME, FILE or FILE:{argument}; fields are --config.field=value, --help after "
+        "it tells those of its method and model, too.\n"
+    )
     config = config_flags.DEFINE_config_file("config", None, told + described())
     if required:
         flags.mark_flag_as_required("config")
@@ -144,6 +148,10 @@ def fail(error: BaseException) -> NoReturn:
 def _parse(words: bool, argv: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & {*argv[1:]}:
         app.usage(shorthelp=True, writeto_stdout=True)
+        try:
+            print("\n".join(launch_help.settings(argv)))
+        except Exception as e:  # a config file may raise anything
+            fail(UsageError(one_line(e)))
         sys.exit(0)
     try:
         rest = flags.FLAGS(argv)

@@ -19,13 +19,15 @@ def load_run(workdir: str | PathLike[str]) -> Any:
     Returns:
       An `experiments.runs.opened.Run`: ``config``, ``problem``, ``seeds``, ``result``,
       ``weights(seed, task, epoch)``, ``apply(weights, x, task)`` with the layers'
-      inputs as taps, ``data(seed, task, part)`` as arrays, and ``records()``, a long
-      table for ``pandas.DataFrame``. Seeds are given by their numbers, tasks count from
-      0, task −1 is the untrained network. It needs the extra ``jaxcl[experiments]``.
+      inputs as taps, ``features(weights, seed, task)``, the layers' outputs,
+      ``data(seed, task, part)`` as arrays, and ``records()``, a long table for
+      ``pandas.DataFrame``. Seeds are given by their numbers, tasks count from 0, task
+      −1 is the untrained network. It needs the extra ``jaxcl[experiments]``.
 
     Raises:
       FileNotFoundError: the folder holds no run.
-      ValueError: the run's config is none of this version.
+      ValueError: its config.json is broken. A run of another version opens: what was
+        recorded can be read; ``problem`` and what needs it may raise a ValueError.
 
     Example, ``workdir`` being a run's folder:
 
@@ -33,7 +35,8 @@ def load_run(workdir: str | PathLike[str]) -> Any:
       >>> run = jaxcl.load_run(workdir)
       >>> x, y = run.data(seed=0, task=0, part="test")
       >>> out = run.apply(run.weights(seed=0, task=1), x, task=0)
-      >>> rank = jaxcl.features.effective_rank(out.taps["head"])
+      >>> seen = run.features(run.weights(seed=0, task=1), seed=0, task=0)
+      >>> rank = jaxcl.features.effective_rank(seen["hidden_0"])
     """
     # In a checkout the commands lie beside the library; once installed, inside it.
     found = importlib.util.find_spec("experiments")

@@ -204,15 +204,14 @@ def sd_ratio(
     x, y = _pair(values, reference)
     if x.size < 2 or not np.isfinite([x, y]).all():
         return Ratio(np.nan, np.nan, np.nan)
-    drawn = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
+    i = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = _spread(x[drawn]) / _spread(y[drawn])
-        ratio = float(_spread(x) / _spread(y))
+        ratio, ratios = (_spread(a) / _spread(b) for a, b in ((x, y), (x[i], y[i])))
     ratios = ratios[~np.isnan(ratios)]  # 0/0: a resample of one seed only
-    ends = [np.nan, np.nan]
-    if ratios.size:
-        ends = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
-    return Ratio(ratio, *map(float, ends))
+    if not ratios.size:
+        return Ratio(float(ratio), np.nan, np.nan)
+    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    return Ratio(float(ratio), float(low), float(high))
 
 
 def _spread(x: Array) -> Array:

@@ -103,6 +103,17 @@ def test_accuracies_of_a_class_incremental_run(tmp_path):
         np.testing.assert_allclose(found, result.matrix[:, after], atol=1e-6)
 
 
+def test_weights_of_another_seed_are_refused(hat_run):
+    """Their classes, pixels or angles may be others: the number would mean nothing."""
+    run = jaxcl.load_run(hat_run[0])
+    weights = run.weights(3, 1)
+    with pytest.raises(ValueError, match=r"of seed 3, asked for is seed 5.*seed=5"):
+        run.accuracy(weights, 5, 1)
+    own = weights._replace(seed=None)  # as a user makes them: of no seed
+    assert 0 <= run.accuracy(own, 5, 1) <= 1
+    assert run.accuracy(own, 3, 1) == run.accuracy(weights, 3, 1)
+
+
 def test_weights_of_an_epoch_lead_to_those_of_the_task(hat_run):
     run = jaxcl.load_run(hat_run[0])
     first, last, end = (
@@ -144,6 +155,27 @@ def test_what_was_recorded_needs_neither_data_nor_model(hat_run, tmp_path):
     np.testing.assert_array_equal(run.result.matrix, result.matrix)
     with pytest.raises((ValueError, DataError), match="gone"):
         run.data(3, 0)
+
+
+def test_a_run_of_another_version_can_be_read(hat_run, tmp_path):
+    """Only what is computed anew needs a config that this version understands."""
+    workdir, _ = hat_run
+    shutil.copytree(workdir, tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"oldfield": 3}))
+    run = jaxcl.load_run(tmp_path / "old")
+    assert run.records() == jaxcl.load_run(workdir).records()
+    told = r"old, written by jaxcl \d.*no field 'oldfield'.*records\(\)"
+    with pytest.raises(ValueError, match=told):
+        run.weights(3, 0)
+    config["method"]["old"] = 3
+    file.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"old, written by jaxcl \d.*'old'"):
+        jaxcl.load_run(tmp_path / "old").weights(3, 0)
+    file.write_text(json.dumps(config | {"seeds": "all"}))
+    with pytest.raises(ValueError, match="config.json: seeds must be"):
+        jaxcl.load_run(tmp_path / "old")
 
 
 def test_what_was_not_kept_is_said(hat_run, tmp_path):

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,31 @@ def test_help_tells_every_field(command):
         allowed = f"({schema.words(field.kind)}; default {field.default!r})"
         told = f"--config.{name}: {field.comment} {allowed}"
         assert field.comment and " ".join(told.split()) in flat, name
+
+
+def test_help_tells_the_settings_of_the_named_method_and_model(command):
+    status, out, _ = command("run", "--help", "--config=digits:ewc")
+    assert status == 0
+    assert "--config.method.samples: examples per task for the Fisher (" in out
+    assert re.search(r"method.strength: λ ≥ 0.*\(a number.*default [\d.]+\)", out)
+    assert "--config.model.widths: of the hidden layers; may be empty (" in out
+    one = ["--config=digits", "--config.strategy=hat", "--config.model.name=resnet18"]
+    status, out, _ = command("run", *one, "--help")
+    assert status == 0 and "--config.method.s_max: " in out
+    assert "config.model.widths: " not in out and "--config.model.norm: " in out
+    status, _, err = command("run", "--help", "--config=gone.py")
+    assert (status, err.count("\n")) == (2, 1) and "gone.py" in err
+
+
+def test_a_factory_with_two_stars_is_told_to_write_its_settings_out(
+    command, tmp_path, monkeypatch
+):
+    (tmp_path / "starred.py").write_text("def kwargs(setup, **kw):\n    pass\n")
+    one = ["--config=digits", "--config.strategy=starred:kwargs"]
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, err = command("run", *one, "--config.method.strength=3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "starred:kwargs takes **kw: write its settings out" in err
 
 
 def test_a_run_does_not_write_into_a_comparisons_folder(command, tmp_path):

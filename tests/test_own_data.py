@@ -234,7 +234,7 @@ def test_a_folder_goes_by_its_content(tmp_path):
             lambda root: [
                 one_colour(root / "a", f"{n}.png", (n, 2 * n)) for n in (4, 8)
             ],
-            "2 sizes, from 4 × 8 to 8 × 16.*image_size",
+            r"2 sizes, from 4 × 8 to 8 × 16.*image_size=\"\(8, 16\)\"$",
         ),
         (
             lambda root: [one_colour(root / n, "0.png") for n in "ab"],
@@ -466,6 +466,19 @@ def test_npz_files(tmp_path):
         load(f"npz:{tmp_path / 'none.npz'}")
 
 
+def test_classes_without_a_test_example_are_named(tmp_path):
+    """As in a folder of images; also if the cache held the arrays before."""
+    x, y = np.arange(48).reshape(12, 4) % 7, np.repeat(["a", "b", "c", "d"], 3)
+    parts = (x, y, x[:3], y[:3])
+    told = "3 classes (b, c, d), without a test example"
+    source = jaxcl.data.from_arrays(*parts)
+    assert jaxcl.data.from_arrays(*parts).notes == (f"{source.name}: {told}",)
+    assert load(source.name).notes == source.notes
+    np.savez(tmp_path / "own.npz", **dict(zip(NAMES, parts, strict=True)))
+    assert load(f"npz:{tmp_path / 'own.npz'}").notes[0].endswith(f"own.npz: {told}")
+    assert jaxcl.data.from_arrays(x, y).notes == ()
+
+
 def test_functions(tmp_path, monkeypatch):
     (tmp_path / "my_data.py").write_text(
         "import jaxcl, numpy as np\n"
@@ -578,7 +591,8 @@ def test_any_set_of_tfds(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     prepare_tfds(tmp_path / "tfds", {"train": 12})
     with pytest.raises(
-        DataError, match="pebbles: its images differ in size.*image_siz"
+        DataError,
+        match=r"pebbles: its images differ in size.*image_size=\"\(10, 6\)\"$",
     ):
         load("tfds:pebbles")
     reading = Reading(image_size=(4,), test_fraction=0.5)

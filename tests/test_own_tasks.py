@@ -47,6 +47,27 @@ def stream_of(scenario, **options):
     return make_stream(from_tasks(TASKS), scenario=scenario, **options)
 
 
+def test_a_warning_of_a_stream_shows_where_it_was_made():
+    """Not the check of the arguments, through which the call goes."""
+    alone = {name: task((c,), 1) for name, c in (("a", "cat"), ("b", "dog"))}
+    source = from_tasks(alone)
+    with pytest.warns(UserWarning, match="one class and a head of its own") as told:
+        make_stream(source, (0,), kind="split", scenario="task", num_tasks=2)
+    assert [w.filename for w in told] == [__file__]
+
+
+def test_a_class_without_a_test_example_in_its_task_is_named():
+    x, y, test_x, test_y = TASKS["summer"]
+    dogs = test_y == "dog"
+    source = from_tasks(TASKS | {"summer": (x, y, test_x[dogs], test_y[dogs])})
+    assert source.notes == ("summer: 1 class (elk), without a test example",)
+    stream = make_stream(
+        source, (0,), kind="split", scenario="class", num_tasks=len(TASKS)
+    )
+    assert stream.notes[0] == source.notes[0]
+    assert from_tasks(TASKS).notes == ()
+
+
 @pytest.mark.parametrize(
     "scenario, mask, label",
     [

@@ -118,6 +118,25 @@ def test_ranks_and_probes_are_those_of_the_kept_weights(opened):
                     np.testing.assert_allclose(got[quantity], value, 1e-4, 1e-6)
 
 
+def test_a_run_gives_the_features_that_it_measured(opened):
+    """Under the same names: a layer's output, which is another layer's tap."""
+    ranks = measured.layers_of(opened.measured, "effective_rank")
+    for trained, task, wanted in cells():
+        weights = opened.weights(5, trained - 1)
+        found = opened.features(weights, 5, task)
+        assert wanted is False or found.keys() == ranks.keys()
+        for layer, x in found.items() if wanted else ():
+            rank = features.effective_rank(x)
+            np.testing.assert_allclose(rank, ranks[layer][1, trained, task], 1e-4)
+    x, y = opened.data(5, task, measured=True)
+    mine = examples(opened, 5, task, "test")
+    np.testing.assert_array_equal(x, mine[0])
+    np.testing.assert_array_equal(y - FIRST[task], mine[1])
+    assert len(opened.features(weights, 5, 0, "valid")["hidden_1"]) <= 50
+    with pytest.raises(ValueError, match="of seed 5, asked for is seed 3"):
+        opened.features(weights, 3, 0)
+
+
 def test_the_rank_of_every_epoch(opened):
     for k, seed in enumerate(opened.seeds):
         for task in range(3):

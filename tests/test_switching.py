@@ -12,6 +12,7 @@ from flax import linen as nn
 
 import jaxcl
 from configs import digits
+from experiments.reporting.build import build
 from experiments.reporting.sweeps import chosen, rank
 from experiments.runs import results
 from experiments.runs.execute import execute
@@ -132,7 +133,9 @@ def test_an_optimizer_under_which_nothing_is_protected_is_a_note_of_the_table(tm
     with pytest.warns(UserWarning, match="earlier tasks are not protected"):
         run_of("gpm", tmp_path / "a", **{"optimizer.name": "adam"})
     said = results.load(tmp_path / "a").notes
-    assert any(note.startswith("GPM: this strategy projects") for note in said)
+    assert any(note.startswith("this strategy projects") for note in said)
+    table = build([results.load(tmp_path / "a")], tmp_path)
+    assert "GPM: this strategy projects" in table and "GPM: GPM" not in table
     run_of("gpm", tmp_path / "b")
     assert not any("projects" in note for note in results.load(tmp_path / "b").notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -156,17 +157,27 @@ def unknown_field(argv: list[str]) -> str:
     for key in given:
         if not file or not key.startswith("config."):
             continue
-        at: object = load(Path(file)).get_config(argument)
+        config = load(Path(file)).get_config(argument)
+        at: object = config
         for i, part in enumerate(key.split(".")[1:], start=2):
             if not isinstance(at, ConfigDict) or part not in at:
                 known = ", ".join(sorted(at)) if isinstance(at, ConfigDict) else ""
                 known = known or "none"
                 if key.startswith("config.method."):
-                    known += "; name the row that it is of, --config=FILE:ROW"
+                    known += f"; {_why_unknown(config.row)}"
                 where = ".".join(key.split(".")[: i - 1])
                 return f"--{key}: {where} has no field {part!r}; it has: {known}"
             at = at[part]
     raise LookupError
+
+
+def _why_unknown(row: str) -> str:
+    """What to do where a row's method has no such setting."""
+    own = inspect.signature(strategies.method(row).factory).parameters.values()
+    star = [p.name for p in own if p.kind is p.VAR_KEYWORD]
+    if star:
+        return f"{row} takes **{star[0]}: write its settings out"
+    return "name the row that it is of, --config=FILE:ROW"
 
 
 def for_rows(texts: Sequence[str], rows: Sequence[str]) -> list[tuple[int, str, Any]]:

@@ -32,6 +32,7 @@ class Weights(NamedTuple):
     model_state: PyTree
     strategy_state: State | None  # None: the strategy's forward pass does not read it
     task: int | None = None  # the last task they were trained on, −1: none; as read
+    seed: int | None = None  # of the run, as read; None: not known
 
 
 def file_of(workdir: Path, task: int, epoch: int | None = None) -> Path:
@@ -129,6 +130,20 @@ def read(file: Path, seed: int, problem: Problem, like: SeedState) -> Weights:
             )
         taken.append(jax.numpy.asarray(own))
     return jax.tree.unflatten(structure, taken)
+
+
+def require_of(weights: Weights, seed: int) -> None:
+    """Refuses weights of another seed, whose data, classes or angles may be others.
+
+    Raises:
+      ValueError: they are of another seed; those of none known pass.
+    """
+    if weights.seed not in (None, seed):
+        raise ValueError(
+            f"these weights are of seed {weights.seed}, asked for is seed {seed}: take "
+            f"weights(seed={seed}, ...), or weights._replace(seed=None) if this is "
+            "meant"
+        )
 
 
 def forward_of(problem: Problem, like: SeedState) -> Callable[..., Output]:

@@ -128,7 +128,8 @@ def measure(
         weights = run.weights(seed, task)
         x, y = (part[np.asarray(places)] for part in _images(run, seed))
         digest = hashlib.sha256()
-        for leaf in (*jax.tree.leaves(weights), x, y):
+        # The name has the seed: as a leaf, too, it would lose maps made earlier.
+        for leaf in (*jax.tree.leaves(weights._replace(seed=None)), x, y):
             digest.update(np.asarray(leaf).tobytes())
         name = f"{row}/{seed}/{task}/{digest.hexdigest()}"
         for what in ("maps", "chance"):

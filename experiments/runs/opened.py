@@ -5,30 +5,26 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
 from jaxcl.heads import mask_logits
-from jaxcl.schema import Range, broken
 from jaxcl.strategies import label
 from jaxcl.training.evaluation import require_apart
 from jaxcl.training.evaluation import told as as_told
-from jaxcl.training.fingerprint import fingerprint
-from jaxcl.training.observation import shapes_of_seed
-from jaxcl.training.problem import Problem, setup_of
+from jaxcl.training.observation import shapes_of_seed, taps_of
+from jaxcl.training.problem import setup_of
 from jaxcl.types import Output
 
-from .. import config as configs
-from . import folders, kept, results
+from . import kept
+from .described_run import Described
 from .kept import Weights
-from .recorded_run import Recorded
 
 
-class Run(Recorded):
+class Run(Described):
     """The content of a run's folder; see `load_run`.
 
     Attributes:
@@ -42,24 +38,6 @@ class Run(Recorded):
     weights, data and the forward pass with it, do: a DataError or a ValueError says
     what is missing.
     """
-
-    @cached_property
-    def problem(self) -> Problem:
-        """What the config describes, made when first used: it reads the data.
-
-        Warns if the data, or the user's own files, are others than when the run ended.
-        """
-        problem = configs.problem(self.config)
-        own = folders.identity((folders.Part(self.config, self.workdir),))
-        now = fingerprint(problem, own)
-        folders.warn_if_changed(self.workdir / "checkpoints", now)
-        return problem
-
-    @cached_property
-    def num_tasks(self) -> int:
-        if (self.workdir / results.FILE_NAME).is_file():
-            return len(self.result.task_names)
-        return self.problem.stream.num_tasks
 
     def __repr__(self) -> str:
         rows = f"{self.config.name}/{label(self.config.row or self.config.strategy)}"
@@ -93,32 +71,7 @@ class Run(Recorded):
                 "too)"
             )
         found = kept.read(file, self._place(seed), self.problem, self._shapes)
-        return found._replace(task=task)
-
-    def data(
-        self, seed: int, task: int, part: str = "test"
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """A task's examples as the network gets them.
-
-        Args:
-          seed: one of `seeds`; it determines permutations, classes and split.
-          task: from 0.
-          part: "train", "valid" or "test".
-
-        Returns:
-          x [N, ...], normalised, and y [N], among the network's K outputs.
-
-        Raises:
-          ValueError: no such seed, task or part.
-        """
-        self._require(task)
-        if part not in ("train", "valid", "test"):
-            raise ValueError(f"part must be train, valid or test, got {part!r}")
-        stream, place = self.problem.stream, self._place(seed)
-        mine = jax.tree.map(lambda leaf: leaf[place], stream.per_seed)
-        data = stream.view(stream.base, mine, part, task)
-        batch = data.take(np.arange(int(data.size)))
-        return np.asarray(batch.x), np.asarray(batch.y)
+        return found._replace(task=task, seed=seed)
 
     def apply(
         self, weights: Weights, x: Any, task: int, current: int | None = None
@@ -126,7 +79,7 @@ class Run(Recorded):
         """The network's forward pass in evaluation mode, including the method's part.
 
         Args:
-          weights: of one seed.
+          weights: of one seed, whose `data` x is: arrays do not tell their seed.
           x: float[N, ...], in one batch.
           task: the examples' task, from 0.
           current: the last task trained, by default that of the weights; it matters
@@ -134,15 +87,37 @@ class Run(Recorded):
 
         Returns:
           An `Output`: ``logits`` [N, K] of all tasks' outputs (`predict` gives those in
-          play), and ``taps``, each layer's input by its name. The output of a layer,
-          after its nonlinearity, is the input of the next one: ``taps["head"]`` is what
-          the classifier reads.
+          play), and ``taps``, each layer's INPUT by its name: ``taps["head"]`` is what
+          the classifier reads. `measured` and features.txt call a layer's output by
+          its name; `features` gives that.
         """
         current = self._current(weights, task, current)
         x, like = jnp.asarray(x), setup_of(self.problem).example.shape[1:]
         if x.shape[1:] != like or not len(x):
             raise ValueError(f"x must be [N, *{list(like)}], got {list(x.shape)}")
-        return self._forward(weights._replace(task=None), x, task, current)
+        return self._forward(weights._replace(task=None, seed=None), x, task, current)
+
+    def features(
+        self, weights: Weights, seed: int, task: int, part: str = "test"
+    ) -> dict[str, jax.Array]:
+        """Each layer's output, after nonlinearity and pooling, as the run measures it.
+
+        Args:
+          weights: of the same seed.
+          seed, task, part: whose examples: ``data(seed, task, part, measured=True)``.
+
+        Returns:
+          Layer -> [N, ...], under the names of `measured`.
+
+        Raises:
+          ValueError: as `accuracy`; a network without features.
+        """
+        kept.require_of(weights, seed)
+        x, _ = self.data(seed, task, part, measured=True)
+        current = None if weights.task is None else max(weights.task, 0)
+        taps = self.apply(weights, x, task, current).taps
+        found = taps_of(setup_of(self.problem))
+        return {layer: taps[tap] for layer, tap in found.items()}
 
     def predict(
         self,
@@ -171,18 +146,6 @@ class Run(Recorded):
         of = jnp.full(len(x), task)
         return mask_logits(setup, logits, of, jnp.asarray(current, jnp.int32))
 
-    def class_names(self, seed: int, task: int) -> dict[int, str]:
-        """Output -> name of the class that it stands for in a task, as `data` counts.
-
-        Args:
-          seed: one of `seeds`; the order of classes may be its own.
-          task: from 0.
-        """
-        self._require(task)
-        stream, place = self.problem.stream, self._place(seed)
-        label = np.asarray(stream.per_seed.label)[place, task]
-        return {int(k): stream.class_names[c] for c, k in enumerate(label) if k >= 0}
-
     def accuracy(
         self,
         weights: Weights,
@@ -209,8 +172,10 @@ class Run(Recorded):
           which a norm of the batch's own statistics sees.
 
         Raises:
-          ValueError: as `data`; ``told`` of a run that is not class-incremental.
+          ValueError: as `data`; weights read for another seed; ``told`` of a run that
+            is not class-incremental.
         """
+        kept.require_of(weights, seed)
         x, y = self.data(seed, task, part)
         logits = self.predict(weights, x, task, current, told)
         if not jnp.isfinite(logits).all():
@@ -231,11 +196,6 @@ class Run(Recorded):
         for each in (task, given):
             self._require(each)
         return given
-
-    def _require(self, task: int, least: int = 0) -> None:
-        last = self.num_tasks - 1
-        if broken(task, Annotated[int, Range(least, last)]):
-            raise ValueError(f"task must lie in {least}..{last}, got {task!r}")
 
 
 def load_run(workdir: str | Path) -> Run:

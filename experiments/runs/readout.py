@@ -13,6 +13,7 @@ from jaxcl.heads import head_layers
 from jaxcl.ops import discriminant
 from jaxcl.training.problem import setup_of
 
+from .kept import require_of
 from .opened import Run
 
 SHRINKAGE = 1e-4
@@ -38,6 +39,7 @@ def features(
       current: the last task these weights have trained, by default `task`.
     """
     (head,) = (layer.name for layer in head_layers(setup_of(run.problem)))
+    require_of(weights, seed)
     x, y = run.data(seed, task, part)
     parts = [
         run.apply(weights, x[i : i + CHUNK], task, current).taps[head]

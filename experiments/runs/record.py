@@ -50,8 +50,7 @@ class Recorder:
         self.result: Result | None = None
         setup = setup_of(problem)
         told = unprotected(strategy_of(problem, setup), problem.optimizer, setup)
-        method = configs.method_of(part.config).label
-        self._notes: list[str] = [f"{method}: {told}"] if told else []
+        self._notes: list[str] = [told] if told else []  # a table adds the method
         self._told = 0  # number of tasks whose notes are in `_notes`
         self._lock: files.Lock | None = None
         if not write:

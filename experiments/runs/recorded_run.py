@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxcl.fields import require_fields
+from jaxcl import schema
 
 from .. import config as configs
 from . import folders, measured, results
@@ -33,7 +35,8 @@ class Recorded:
                 f"{folders.runs_in(workdir)}"
             )
         self.config = configs.from_json(read_json(file))
-        require_fields(self.config)
+        # The rest is checked where it is used: what was recorded needs no field of it.
+        schema.require(f"{file}: seeds", self.config.seeds, schema.Seeds)
         self.seeds = tuple(self.config.seeds)
 
     @cached_property
@@ -53,6 +56,22 @@ class Recorded:
           A row per number; see `experiments.runs.records.long_table`.
         """
         return long_table(self.result, self.measured)
+
+    @contextmanager
+    def _telling_version(self) -> Iterator[None]:
+        """Names the folder, and who wrote it, if this version cannot use its config."""
+        try:
+            yield
+        except ValueError as error:
+            file = self.workdir / results.FILE_NAME
+            found = read_json(file).get("versions") if file.is_file() else None
+            known = found if isinstance(found, dict) else {}
+            by = f"jaxcl {known.get('jaxcl', 'of a version not recorded')}"
+            by += f" (commit {known['commit']})" if "commit" in known else ""
+            raise ValueError(
+                f"{self.workdir}, written by {by}: {error}; what was recorded can be "
+                "read: result, measured, records()"
+            ) from error
 
     def _place(self, seed: int) -> int:
         if seed not in self.seeds:

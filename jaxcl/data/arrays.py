@@ -141,7 +141,7 @@ def from_cache(name: str, cache_dir: str | None) -> Source:
             f"{name}: not in {folder.parent}; call jaxcl.data.from_arrays on the "
             "arrays again, or set JAXCL_CACHE to the cache that has them"
         )
-    return cache.read(folder, name)
+    return _noted(cache.read(folder, name))
 
 
 def from_npz(file: Path, reading: Reading, cache_dir: str | None) -> Source:
@@ -179,7 +179,13 @@ def from_parts(
         source = from_arrays(**found, reading=reading, cache_dir=cache_dir)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    return source._replace(name=name)
+    return _noted(source._replace(name=name))
+
+
+def _noted(source: Source) -> Source:
+    """A source with its notes, also for a copy that was stored without them."""
+    told = readable.untested(source.train_y, source.test_y, source.class_names)
+    return source._replace(notes=tuple(f"{source.name}: {note}" for note in told))
 
 
 def _stored(arrays: list[np.ndarray], names: list[str], cache_dir) -> Source:
@@ -200,4 +206,4 @@ def _stored(arrays: list[np.ndarray], names: list[str], cache_dir) -> Source:
             class_names=names,
             max_value=255 if x.dtype == np.uint8 else 1,
         )
-    return cache.read(folder, name)
+    return _noted(cache.read(folder, name))

@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxcl.data.cache import DataError, Split
-from jaxcl.data.reading import Reading, drawn_for_test, require_images_fit
+from jaxcl.data.reading import Reading, drawn_for_test, require_images_fit, size_hint
 
 _log = logging.getLogger(__name__)
 _BATCH = 1000
+_LOOKED_AT = 100  # images, to suggest a size
 
 
 def decode(name: str, prepared: Path, reading: Reading) -> dict[str, Any]:
@@ -34,9 +35,14 @@ def decode(name: str, prepared: Path, reading: Reading) -> dict[str, Any]:
     except Exception as error:  # TFDS raises many kinds
         _unreadable(name, prepared, error)
     if reading.side is None and None in shape[:2]:
+        first = range(min(_LOOKED_AT, len(sources["train"])))
+        try:
+            images = [one[keys[0]] for one in sources["train"].__getitems__(first)]
+        except Exception as error:  # a damaged file, a missing decoder
+            _unreadable(name, prepared, error)
         raise DataError(
             f"{name}: its images differ in size; say which they are made: "
-            '--config.data.image_size="(64, 64)"'
+            f"{size_hint(image.shape[:2] for image in images)}"
         )
     size = (*(reading.side or shape[:2]), shape[2] or 3)
     # So many are decoded together.

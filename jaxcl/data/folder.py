@@ -26,6 +26,7 @@ from jaxcl.data.reading import (
     drawn_for_test,
     require_effect,
     require_images_fit,
+    size_hint,
 )
 from jaxcl.data.source import Source
 
@@ -153,7 +154,7 @@ def _decoded(name: str, root: Path, parts, found: Found, reading: Reading) -> di
     ]
     headers = _each(header, [file for *_, file in rows])
     rows, headers = _usable(root, rows, headers, found)
-    side = reading.side or _common_side(name, {h.size for h in headers})
+    side = reading.side or _common_side(name, [h.size for h in headers])
     channels = 1 if all(h.gray for h in headers) else 3
     require_images_fit(name, (len(rows), *side, channels))
     decoded = _each(pixels, [file for *_, file in rows])
@@ -193,17 +194,16 @@ def _usable(root: Path, rows: list, values: list, found: Found) -> tuple[list, l
     return [row for row, _ in kept], [value for _, value in kept]
 
 
-def _common_side(name: str, sizes: set[tuple[int, int]]) -> tuple[int, int]:
+def _common_side(name: str, sizes: list[tuple[int, int]]) -> tuple[int, int]:
     if not sizes:
         raise DataError(f"{name}: no image in a folder of a class")
-    if len(sizes) > 1:
-        (h, w), (high, wide) = min(sizes), max(sizes)
+    if len(distinct := set(sizes)) > 1:
+        (h, w), (high, wide) = min(distinct), max(distinct)
         raise DataError(
-            f"{name}: its images have {len(sizes)} sizes, from {h} × {w} to {high} × "
-            f"{wide} (height × width); say which they are made: "
-            '--config.data.image_size="(64, 64)"'
+            f"{name}: its images have {len(distinct)} sizes, from {h} × {w} to {high} "
+            f"× {wide} (height × width); say which they are made: {size_hint(sizes)}"
         )
-    return next(iter(sizes))
+    return sizes[0]
 
 
 def _labelled(name: str, parts, rows: list, found: Found, reading: Reading):

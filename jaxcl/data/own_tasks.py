@@ -76,8 +76,16 @@ def from_tasks(
         np.repeat(np.arange(len(parts)), [len(part[i]) for part in parts])
         for i in (1, 3)
     )
+    notes = [
+        f"{name}: {note}"
+        for t, name in enumerate(names)
+        for note in readable.untested(
+            source.train_y[train == t], source.test_y[test == t], source.class_names
+        )
+    ]
     return source._replace(
-        tasks=Tasks(train.astype(np.int32), test.astype(np.int32), tuple(names))
+        tasks=Tasks(train.astype(np.int32), test.astype(np.int32), tuple(names)),
+        notes=tuple(notes),
     )
 
 

@@ -88,3 +88,19 @@ def _names(given: Any) -> list[str]:
     twice = [n for n, times in Counter(names).items() if times > 1]
     require(not twice, f"class_names must differ, got {', '.join(twice)} several times")
     return names
+
+
+def untested(train: np.ndarray, test: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Notes on classes that the training part has and the test part lacks.
+
+    Args:
+      train, test: int[N] and int[M], the classes of the examples.
+      names: of the classes.
+    """
+    missing = np.setdiff1d(train, test)
+    if not len(missing):
+        return []
+    n, shown = len(missing), ", ".join(names[int(c)] for c in missing[:3])
+    more = ", …" if n > 3 else ""
+    many = "class" if n == 1 else "classes"
+    return [f"{n} {many} ({shown}{more}), without a test example"]

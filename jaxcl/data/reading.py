@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ FAULTY = ("skip", "refuse")
 SPLIT = ("test_fraction", "test_seed")
 """The fields for data without a test part."""
 _SMALL = 10**9  # bytes
+_HINTED = 64  # pixels of the longer side, at most, that a message suggests
 _KINDS = {
     "test_fraction": Annotated[float, Range(0, 1, "()")],
     "test_seed": Annotated[int, Range(0)],
@@ -127,3 +130,17 @@ def drawn_for_test(y: np.ndarray, reading: Reading) -> np.ndarray:
         count = max(1, round(reading.test_fraction * len(rows)))
         chosen[rows[: min(count, len(rows) - 1)]] = True
     return chosen
+
+
+def size_hint(sizes: Iterable[tuple[int, int]]) -> str:
+    """How to ask for one image size, for a message: the commonest that there is.
+
+    Args:
+      sizes: (height, width) of each image. Among the equally common the largest is
+        taken, and large ones are scaled down: as they are they may not fit in memory.
+    """
+    count = Counter(sizes)
+    height, width = max(count, key=lambda size: (count[size], size))
+    scale = min(1.0, _HINTED / max(height, width))
+    side = tuple(max(1, round(scale * n)) for n in (height, width))
+    return f'--config.data.image_size="{side}"'

@@ -200,7 +200,7 @@ def _one_class(scenario: str, sizes: Sequence[int]) -> list[str]:
         f"{which}: one class and a head of its own leave nothing to tell apart: the "
         "accuracy is 100 %, untrained too, and is part of all averages"
     )
-    warnings.warn(told, stacklevel=3)
+    warnings.warn(told, stacklevel=4)  # past `checked`: where make_stream is called
     return [told]
 
 

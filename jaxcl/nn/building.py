@@ -111,7 +111,7 @@ def build_model(
     Raises:
       ValueError: an unknown name or field, or a field without a value.
     """
-    build = _class_of(name)
+    build = class_of(name)
     takes = _parameters(build)
     settings = settings_of(name)
     unknown = sorted(set(fields) - set(settings))
@@ -160,12 +160,17 @@ def settings_of(name: str) -> dict[str, Any]:
     ours = {*GIVEN, "parent", "name"}
     return {
         p.name: REQUIRED if p.default is p.empty else p.default
-        for p in _parameters(_class_of(name)).values()
+        for p in _parameters(class_of(name)).values()
         if p.name not in ours and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
     }
 
 
-def _class_of(name: str) -> Callable[..., Any]:
+def class_of(name: str) -> Callable[..., Any]:
+    """What builds a model of a name.
+
+    Raises:
+      ValueError: an unknown name.
+    """
     if name in MODELS:
         return MODELS[name]
     if ":" in name:

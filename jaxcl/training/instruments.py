@@ -18,13 +18,12 @@ from jaxcl import features
 from jaxcl.heads import shared_weights
 from jaxcl.hooks import hook_in
 from jaxcl.inputs import context_of
-from jaxcl.ops.sampling import shuffled
 from jaxcl.predicting import make_forward
 from jaxcl.training.answers import make_confusion, make_told
 from jaxcl.training.epoch import make_update
 from jaxcl.training.measures import OUTPUTS, own_measures
 from jaxcl.training.observation import by_unit, taps_of
-from jaxcl.training.probing import enough, probes
+from jaxcl.training.probing import enough, probes, sample
 from jaxcl.training.problem import PerSeed, Problem, setup_of, strategy_for
 from jaxcl.training.schedule import task_length
 from jaxcl.training.seeds import SeedMesh
@@ -85,8 +84,7 @@ def make_instruments(
 
     def batch_of(base, mine: PerSeed, part: str, task: jax.Array) -> Batch:
         data = stream.view(base, mine.data, part, task)
-        number = min(examples, fewest[part])
-        return data.take(shuffled(jax.random.key(0), data.size, data.capacity, number))
+        return sample(data, min(examples, fewest[part]))
 
     def see(seed: SeedState, mine: PerSeed, batch: Batch, current) -> dict[str, Any]:
         strategy = strategy_for(problem, setup, **mine.settings)

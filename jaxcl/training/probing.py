@@ -10,7 +10,9 @@ import numpy as np
 
 from jaxcl import features
 from jaxcl.checks import require
+from jaxcl.ops.sampling import shuffled
 from jaxcl.training.problem import Problem
+from jaxcl.types import Batch, TaskData
 
 HELD_OUT = 0.2  # share of a probe's training examples, to choose its strength
 
@@ -22,16 +24,16 @@ def enough(problem: Problem, names: Sequence[str]) -> dict[str, int]:
       ValueError: it is too small for a measurement.
     """
     parts = ("train", problem.measure)
-    fewest = {part: _fewest(problem, part) for part in parts}
+    found = {part: fewest(problem, part) for part in parts}
     held_out = ("train", 3)  # two to fit, one to choose the strength
     needs = {"probes": held_out, "multinomial": held_out, "cka": (problem.measure, 4)}
     for name, (part, number) in needs.items():
         require(
-            name not in names or fewest[part] >= number,
+            name not in names or found[part] >= number,
             f"{name} needs at least {number} {part} examples of every task, the "
-            f"smallest has {fewest[part]}",
+            f"smallest has {found[part]}",
         )
-    return fewest
+    return found
 
 
 def probes(
@@ -50,5 +52,11 @@ def probes(
     return found
 
 
-def _fewest(problem: Problem, part: str) -> int:
+def sample(data: TaskData, number: int) -> Batch:
+    """The examples of a task that are measured, the same at all times."""
+    return data.take(shuffled(jax.random.key(0), data.size, data.capacity, number))
+
+
+def fewest(problem: Problem, part: str) -> int:
+    """The size of the smallest task of any seed in a part."""
     return int(np.diff(np.asarray(getattr(problem.stream.per_seed, part).offset)).min())
