@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from jaxcl.fields import FIELDS
 
@@ -25,6 +26,11 @@ NEEDS: dict[str, tuple[Callable[[ConfigDict], bool], str]] = {
         "optimizer.decay_per_task",
     ),
 }
+
+
+def given_fields() -> dict[str, Any]:
+    """The config's fields that the command line sets, and their values."""
+    return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def refuse(given: Iterable[str], configs: Sequence[ConfigDict]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import jax
 from absl import app, flags, logging
@@ -38,9 +38,7 @@ _CLUSTER = flags.DEFINE_bool(
     "cluster", False, "Several hosts whose cluster tells JAX who they are."
 )
 _CPU_DEVICES = flags.DEFINE_integer(
-    "cpu_devices",
-    None,
-    "Parts to split a CPU into; by default one a core.",
+    *("cpu_devices", None, "Parts to split a CPU into; by default one a core."),
     lower_bound=1,
 )
 _MODEL = flags.DEFINE_multi_string(
@@ -156,10 +154,11 @@ def _parse(words: bool, argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         if "config" in flags.FLAGS and flags.FLAGS["config"].present:
+            config = flags.FLAGS["config"].value
             # An unreadable file raises no error before one of its fields is read.
-            getattr(flags.FLAGS["config"].value, "name", None)
-            require_fields(flags.FLAGS["config"].value)
-            replace_model(flags.FLAGS["config"].value, _MODEL.value)
+            getattr(config, "name", None)
+            require_fields(config)
+            replace_model(config, _MODEL.value)
     except Exception as e:  # a config file may raise anything
         with suppress(Exception):
             fail(UsageError(unknown_field(argv)))
@@ -174,11 +173,6 @@ def config_file() -> tuple[Path, str]:
     named = config_flags.get_config_filename(flags.FLAGS["config"])
     file, _, argument = named.partition(":")
     return Path(file), argument
-
-
-def given_fields() -> dict[str, Any]:
-    """The config's fields that the command line sets, and their values."""
-    return config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def model_fields() -> list[str]:

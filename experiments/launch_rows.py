@@ -39,7 +39,7 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
         raise ValueError(f"rows must be distinct, at least one, got {', '.join(rows)}")
     file, argument = launch.config_file()
     named, variants = split(argument)
-    given = launch.given_fields()
+    given = inert.given_fields()
     if named not in rows and any(key.startswith("method.") for key in given):
         raise ValueError(
             f"--config.method... is set for {named!r}, which is not among the rows: "

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if _WORKDIR.value is None:
         raise machine.UsageError("--workdir=DIR is missing: where results go")
-    inert.refuse(launch.given_fields(), [_CONFIG.value])
+    inert.refuse(inert.given_fields(), [_CONFIG.value])
     workdir = launch.folder(_WORKDIR.value)
     try:
         result = execute(_CONFIG.value, workdir, strict=launch.strict())

@@ -208,10 +208,9 @@ def sd_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, ratios = (_spread(a) / _spread(b) for a, b in ((x, y), (x[i], y[i])))
     ratios = ratios[~np.isnan(ratios)]  # 0/0: a resample of one seed only
-    if not ratios.size:
-        return Ratio(float(ratio), np.nan, np.nan)
-    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
-    return Ratio(float(ratio), float(low), float(high))
+    tails = (0.025, 0.975) if ratios.size else ()
+    ends = np.quantile(ratios, tails, method="inverted_cdf") if tails else [np.nan] * 2
+    return Ratio(float(ratio), *map(float, ends))
 
 
 def _spread(x: Array) -> Array:
@@ -246,6 +245,6 @@ def _vector(values: ArrayLike, name: str) -> Array:
 
 def _pair(values: ArrayLike, reference: ArrayLike) -> tuple[Array, Array]:
     x, y = _vector(values, "values"), _vector(reference, "reference")
-    need, shapes = "one value and one reference per seed", f"{x.shape} and {y.shape}"
-    require(x.shape == y.shape, f"needs {need}, got shapes {shapes}")
+    need = f"needs one value and one reference per seed, got {x.shape} and {y.shape}"
+    require(x.shape == y.shape, need)
     return x, y
