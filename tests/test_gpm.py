@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import alone
 from test_linalg import paper_span
 
 import jaxcl
@@ -87,8 +88,7 @@ def prepared(method, state, data):
 
 def loop(method, setup, ms, optimizer, steps=150):
     """Some steps on one task in a loop that is not the project's, traced once."""
-    loss = jaxcl.transform_loss(method, setup)
-    tx = jaxcl.transform_optimizer(method, optimizer, setup)
+    loss, tx = alone(method, optimizer, setup)
 
     @jax.jit
     def run(params, state, x, y, task):
@@ -265,7 +265,7 @@ def one_step(
     cache=(),
     index=None,
 ):
-    loss = jaxcl.transform_loss(method, setup)
+    loss, _ = alone(method, optax.sgd(0.1), setup)
     ctx = jaxcl.context(
         batch_x, batch_y, task=task, cache=cache, model_state=ms, task_progress=0.5
     )
@@ -509,14 +509,13 @@ def test_a_step_stays_out_of_the_subspace_in_any_precision(dtype):
     net, _ = capture.init_fn(p.model, setup.example)(jax.random.key(0))
     method = gpm(setup, threshold=0.9)
     params = jaxcl.init_params(method, jax.random.key(1), net)
-    tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
+    loss, tx = alone(method, optax.sgd(0.1), setup)
     x = jax.random.uniform(jax.random.key(2), (40, *setup.example.shape[1:]))
     y = jnp.arange(40) % setup.logit_mask.shape[1]
     params, state = jaxcl.after_task(
         method, params, tx.init(params), jaxcl.array_data(x, y, 0), task=0
     )
     ctx = jaxcl.context(x[:8], y[:8], task=1, step=0)
-    loss = jaxcl.transform_loss(method, setup)
     grads, out = jax.jit(jax.grad(loss, has_aux=True))(params, state.strategy, ctx)
     step, _ = tx.update(grads, state, params, ctx=ctx, out=out)
     (name,) = (n for n in state.strategy.basis if n.startswith("hidden"))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import alone as trainers
 
 import jaxcl
 from jaxcl.heads import cross_entropy, hold_still, outputs_of, scenario_mask
@@ -496,7 +497,7 @@ def test_embeddings_and_gates_stay_float32_in_a_bfloat16_network():
     method = method._replace(
         forward=lambda *args, ctx, inner=method.forward: spy(inner(*args, ctx=ctx))
     )
-    loss = jaxcl.transform_loss(method, setup)
+    loss, _ = trainers(method, optax.sgd(0.1), setup)
     g, out = jax.grad(loss, has_aux=True)(params, state, ctx)
     g, _ = method.grads(g, state, params, ctx=ctx, out=out)
     assert seen["head"] == jnp.bfloat16

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from alone import alone
 from test_gpm import MLP, Net, make_setup, one_step, start, windows
 from test_linalg import paper_rls
 
@@ -312,8 +313,7 @@ def follow_float64(model, setup, tasks, sizes, *, alpha_decay, decays, steps):
     lr = 0.02
     method = owm(setup, alpha_decay=alpha_decay, project_head=False, form="gradient")
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(lr, 0.9))
-    loss = jaxcl.transform_loss(method, setup)
-    tx = jaxcl.transform_optimizer(method, optimizer, setup)
+    loss, tx = alone(method, optimizer, setup)
     net, ms = init_fn(model, setup.example)(jax.random.key(0))
     aux, state = begin(method, net)
 

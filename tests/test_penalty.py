@@ -163,7 +163,7 @@ def test_a_step_does_not_compute_its_value():
     opt_state = tx.init(params)
     ctx = jaxcl.context(jnp.ones((4, 784 * 8)), jnp.array([2, 3, 2, 3]), task=1)
     step = jax.jit(make_update(setup, method, tx))
-    text = step.lower(params, {}, opt_state, ctx, jnp.ones(())).compile().as_text()
+    text = step.lower(params, opt_state, ctx, jnp.ones(())).compile().as_text()
     whole = jax.jit(
         jax.value_and_grad(jaxcl.transform_loss(method, setup), has_aux=True)
     )

@@ -14,13 +14,15 @@ ROOMS = (
     "config",
     "runs",
     "reporting",
+    "launch_help",
+    "inert",
     "launch",
     "launch_rows",
     "claims",
     "command",
 )
-# Of `runs`, reporting may import only the results that runs have written.
-LEFT = {"runs.results"}
+# Of `runs`, reporting may import only what is written in a run's folder.
+LEFT = {"runs.results", "runs.measured"}
 
 
 def _name(file: Path) -> str:
