@@ -166,8 +166,8 @@ CLAIM = Claim(
         "on an MLP 1280-400-400 with a head per task, ten epochs of batch 64 per task, "
         "settings chosen as in the chart. The runs from scratch are the chart's.",
         "Class-incremental runs have the settings chosen where the task is told.",
-        "The class-incremental runs of OWM and GPM were first recorded with a head that "
-        "was not projected (from scratch 6.1 and 7.2 %, on features 8.3 and 8.6); "
+        "The class-incremental runs of OWM and GPM were first recorded with a head "
+        "that was not projected (from scratch 6.1 and 7.2 %, on features 8.3 and 8.6); "
         "corrected, they were run again with the same seeds and settings.",
         "Dedicated methods are the chart's, as in the author's note. Replay is not "
         "among them; class-incremental ER from scratch has 15.8 % on the same network "
