@@ -1,4 +1,4 @@
-"""Fields of a command line that would change nothing, which are refused.
+"""Fields on a command line that would change nothing, which are refused.
 
 A config file may set such a field: a benchmark's variants switch patience off by one
 field. Who types one expects that it does something.
@@ -34,17 +34,19 @@ def given_fields() -> dict[str, Any]:
 
 
 def refuse(given: Iterable[str], configs: Sequence[ConfigDict]) -> None:
-    """Refuses a field that a command line gives and no row uses.
+    """Refuses a field that a command line gives and no config uses.
 
     Args:
-      given: the command line's fields.
-      configs: of the rows, with these fields.
+      given: fields that the command line sets, or varies.
+      configs: of the rows, or of a sweep's runs, with these fields.
 
     Raises:
       ValueError: the message names the field, and what it needs.
     """
-    for field in NEEDS.keys() & set(given):
-        used, needed = NEEDS[field]
+    given = set(given)
+    for field, (used, needed) in NEEDS.items():
+        if field not in given:
+            continue
         values = [_value(config, field) for config in configs]
         changed = any(value != FIELDS[field].default for value in values)
         if changed and not any(map(used, configs)):

@@ -55,5 +55,6 @@ def row_configs(rows: Sequence[str]) -> list[ConfigDict]:
         found.append(config)
     for place, field, value in for_rows(flags.FLAGS["for"].value, rows):
         set_field(found[place], field, value)
+        inert.refuse([field], [found[place]])
     inert.refuse(given, found)
     return found

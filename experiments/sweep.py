@@ -27,7 +27,7 @@ from jaxcl import files
 from jaxcl.benchmark import load
 from jaxcl.training.protocol import Interrupted
 
-from . import launch
+from . import inert, launch
 from .launch_rows import define_rows, row_configs
 from .reporting.sweeps import chosen, csv_table, rank, text_table
 from .runs import grid, machine
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     workdir = launch.folder(_WORKDIR.value, f"{_CONFIG.value.name}_sweep")
     by_row = {row: grid.row_grid(whole, row) for row in rows}
     found = grid.points(by_row, row_configs(rows))
+    varied = [field for point in found for field in point.varied]
+    inert.refuse(varied, [point.config for point in found])
     require_own_output(workdir, SWEEP, "sweep.txt")
     require_no_comparison(workdir)
     prepared = grid.prepare_points(found, workdir)

@@ -35,7 +35,7 @@ def chain(*members: Strategy) -> Strategy:
     number, as in ``{"taken": {"0:hidden_0": …, "1:hidden_0": …}}``. At a task's end
     ``data.forward`` wraps the network for a member as the members before it, already
     consolidated, do: with HAT's gates, or the first task's statistics. Where a member
-    has another form for beside others (`Strategy.in_chain`), that form is taken.
+    has another form for beside others (`Strategy.beside`), that form is taken.
 
     Args:
       *members: strategies, at least one.
@@ -51,7 +51,7 @@ def chain(*members: Strategy) -> Strategy:
     for member in members:
         require_instance("every member of a chain", member, Strategy)
     if len(members) > 1:
-        members = tuple(m.in_chain or m for m in members)
+        members = tuple(m.beside or m for m in members)
 
     def own(ctx: Context, i: int) -> Context:
         # `before_task` ran before there was a context; a context made outside this
@@ -177,13 +177,13 @@ def chain(*members: Strategy) -> Strategy:
         needs_linear=any(m.needs_linear for m in members),
         needs_every_step=any(m.needs_every_step for m in members),
         needs_every_task=any(m.needs_every_task for m in members),
-        in_chain=_in_chain(*members),
+        beside=_beside(*members),
     )
 
 
-def _in_chain(first: Strategy, *others: Strategy) -> Strategy | None:
+def _beside(first: Strategy, *others: Strategy) -> Strategy | None:
     """What a chain is in another chain: a single member may have another form there."""
-    return None if others or first.in_chain is None else chain(first.in_chain)
+    return None if others or first.beside is None else chain(first.beside)
 
 
 def _lift_loss(member: Strategy, i: int, state: State, inner: LossFn, own) -> LossFn:

@@ -171,7 +171,7 @@ class Strategy(NamedTuple):
         not under `optax.MultiSteps` and `optax.apply_every`.
       needs_every_task: whether the method must be trained on the first task, or see the
         end of each. Joint training on all tasks at once has neither.
-      in_chain: another strategy that stands for this one beside others: in a
+      beside: another strategy that stands for this one beside others: in a
         `jaxcl.chain`, in joint training, and in a loop that may be anyone's. Others add
         to a gradient after the backward pass, and rows of other tasks to a batch.
     """
@@ -192,7 +192,7 @@ class Strategy(NamedTuple):
     needs_linear: bool = False
     needs_every_step: bool = False
     needs_every_task: bool = False
-    in_chain: Strategy | None = None
+    beside: Strategy | None = None
 
 
 def no_penalty(params: Params, state: State, *, task: jax.Array) -> jax.Array:
@@ -218,7 +218,7 @@ def strategy(
     needs_linear: bool = False,
     needs_every_step: bool = False,
     needs_every_task: bool = False,
-    in_chain: Strategy | None = None,
+    beside: Strategy | None = None,
 ) -> Strategy:
     """Builds a `Strategy`; a hook that is not given does nothing.
 
@@ -246,5 +246,5 @@ def strategy(
         needs_linear=needs_linear,
         needs_every_step=needs_every_step,
         needs_every_task=needs_every_task,
-        in_chain=in_chain,
+        beside=beside,
     )

@@ -103,7 +103,7 @@ def transform_optimizer(
 
     Warns if the strategy needs an optimizer whose updates stay in the subspace of its
     gradients and this optimizer's do not. A loop of your own may add to the loss or to
-    the batch: the strategy's form for beside others is taken (`Strategy.in_chain`).
+    the batch: the strategy's form for beside others is taken (`Strategy.beside`).
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, jaxcl
@@ -124,7 +124,7 @@ def transform_optimizer(
       >>> params = optax.apply_updates(params, updates)
     """
     warn_unless_linear(strategy, optimizer, setup)
-    return hook_in(strategy.in_chain or strategy, optimizer, setup)
+    return hook_in(strategy.beside or strategy, optimizer, setup)
 
 
 def hook_in(

@@ -36,13 +36,13 @@ def require_instance(name: str, value: Any, kind: type) -> None:
 
 
 def require_hooks(given: Mapping[str, Any]) -> None:
-    """Refuses hooks that cannot be called; flags and ``in_chain`` are none.
+    """Refuses hooks that cannot be called; flags and ``beside`` are none.
 
     Raises:
       ValueError: the message names the hook.
     """
     for name, hook in given.items():
-        is_hook = not name.startswith("needs_") and name != "in_chain"
+        is_hook = not name.startswith("needs_") and name != "beside"
         require(
             not is_hook or hook is None or callable(hook),
             f"hook {name} must be a function, got {hook!r:.60}",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import jax
@@ -46,23 +48,26 @@ def keeps_subspace(
     """
     rng = np.random.default_rng(0)
     tx = optax.with_extra_args_support(optimizer)
+    axes = {layer.path: layer.axis for layer in layers} or {(): -1}
     with jax.ensure_compile_time_eval():
-        params, axes = _trial(rng, layers)
+        params = _trial(rng, layers)
+        shapes = {p: _rows(_at(params, p), axis).shape for p, axis in axes.items()}
+        normals = {path: rng.normal(size=shape[0]) for path, shape in shapes.items()}
         state, moved = tx.init(params), 0
-        normals = [rng.normal(size=_rows(w, axis).shape[0]) for w, axis in axes(params)]
         for scale in itertools.islice(itertools.cycle((1e-2, 1.0, 1e2, 1.0)), TRIED):
             grads = jax.tree.map(
                 lambda w, s=scale: s * rng.normal(size=w.shape), params
             )
-            for (g, axis), normal in zip(axes(grads), normals, strict=True):
-                rows = _rows(g, axis)  # a view: the gradient itself changes
+            for path, normal in normals.items():
+                rows = _rows(_at(grads, path), axes[path])
+                # A view: the gradient itself changes.
                 rows -= np.outer(normal, normal @ rows) / (normal @ normal)
             grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads)
             updates, state = tx.update(grads, state, params, value=jnp.zeros(()))
-            for (u, axis), normal in zip(axes(updates), normals, strict=True):
-                leak = normal @ _rows(np.asarray(u, np.float64), axis)
+            for path, normal in normals.items():
+                u = _rows(np.asarray(_at(updates, path), np.float64), axes[path])
                 most = 1e-5 * np.linalg.norm(u) * np.linalg.norm(normal)
-                if np.linalg.norm(leak) > most:
+                if np.linalg.norm(normal @ u) > most:
                     return False
             params = optax.apply_updates(params, updates)
             moved += any((np.asarray(u) != 0).any() for u in jax.tree.leaves(updates))
@@ -71,34 +76,28 @@ def keeps_subspace(
     raise ValueError(f"of its first {TRIED} updates only {moved} are not 0")
 
 
-def _trial(rng: np.random.Generator, layers: Sequence[LayerSpec]) -> tuple[PyTree, Any]:
-    """Small parameters to try, and a function that gives each kernel with its axis."""
+def _trial(rng: np.random.Generator, layers: Sequence[LayerSpec]) -> PyTree:
+    """Small parameters to try an optimizer on: kernels like those of the layers."""
     if not layers:
-        one = jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
-        return one, lambda tree: [(tree, -1)]
+        return jnp.asarray(rng.normal(size=(6, 5)), jnp.float32)
     net: dict[str, Any] = {}
     for layer in layers:
         inner = net
         for name in layer.path[:-1]:
             inner = inner.setdefault(name, {})
-        rows = [min(n, 3) for n in layer.window] if layer.kind == "conv" else []
-        shape = [*rows, 4, 5] if layer.axis == -1 else [5, 4, *rows]
+        window = [min(n, 3) for n in layer.window] if layer.kind == "conv" else []
+        shape = [*window, 4, 5] if layer.axis == -1 else [5, 4, *window]
         inner[layer.path[-1]] = jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-    def kernels(tree: Params) -> list[tuple[Any, int]]:
-        found = []
-        for layer in layers:
-            leaf = tree.net
-            for name in layer.path:
-                leaf = leaf[name]
-            found.append((leaf, layer.axis))
-        return found
-
-    return Params(net, {}), kernels
+    return Params(net, {})
 
 
-def _rows(kernel: np.ndarray | jax.Array, axis: int) -> Any:
-    """A kernel as a matrix [d_in, n_out]."""
+def _at(tree: PyTree, path: tuple[str, ...]) -> Any:
+    """A kernel of `_trial`'s parameters, or of a tree like them."""
+    return reduce(getitem, path, getattr(tree, "net", tree))
+
+
+def _rows(kernel: Any, axis: int) -> Any:
+    """A kernel as a matrix [d_in, n_out]; of a NumPy array it is a view."""
     if axis == -1:
         return kernel.reshape(-1, kernel.shape[-1])
     return kernel.reshape(kernel.shape[0], -1).T

@@ -25,7 +25,7 @@ def transform_loss(strategy: Strategy, setup: Setup):
 
     Args:
       strategy: any `Strategy`. You may add terms to its loss: the form for beside
-        others is taken (`Strategy.in_chain`).
+        others is taken (`Strategy.beside`).
       setup: the run's `Setup`; gives f and ℓ.
 
     Returns:
@@ -38,7 +38,7 @@ def transform_loss(strategy: Strategy, setup: Setup):
 
     Example: `jaxcl.transform_optimizer` shows one step of your own loop.
     """
-    parts = loss_parts(strategy.in_chain or strategy, setup)
+    parts = loss_parts(strategy.beside or strategy, setup)
 
     def loss_fn(params: Params, state: State, ctx: Context):
         value, (_, out) = parts(params, state, ctx)

@@ -186,7 +186,7 @@ def sd_ratio(
     SD(values)/SD(reference), ddof = 1. The interval's ends are the .025 and .975
     quantiles of the ratio over resamples of the seeds; both samples use the same seeds
     in each resample (Efron & Tibshirani, An introduction to the bootstrap, 1993). With
-    few seeds it is too narrow: at 20 it covers a ratio of 1.5 in about 91 % of samples.
+    20 seeds it is too narrow: it covers 1.5 in 92 % of normal, 90 % of skewed samples.
 
     Args:
       values: one number per seed [S].
@@ -202,15 +202,14 @@ def sd_ratio(
       ValueError: not one-dimensional, or of different lengths.
     """
     x, y = _pair(values, reference)
-    if x.size < 2 or not np.isfinite([x, y]).all():
+    if x.size < 2 or not np.isfinite([x, y]).all() or not np.ptp([x, y], 1).any():
         return Ratio(np.nan, np.nan, np.nan)
     i = np.random.default_rng(seed).integers(0, x.size, (resamples, x.size))
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio, ratios = (_spread(a) / _spread(b) for a, b in ((x, y), (x[i], y[i])))
     ratios = ratios[~np.isnan(ratios)]  # 0/0: a resample of one seed only
-    tails = (0.025, 0.975) if ratios.size else ()
-    ends = np.quantile(ratios, tails, method="inverted_cdf") if tails else [np.nan] * 2
-    return Ratio(float(ratio), *map(float, ends))
+    low, high = np.quantile(ratios, (0.025, 0.975), method="inverted_cdf")
+    return Ratio(float(ratio), float(low), float(high))
 
 
 def _spread(x: Array) -> Array:
@@ -225,13 +224,14 @@ def share_interval(count: int, n: int) -> tuple[float, float]:
       count: how many of n trials had the outcome.
       n: ≥ 1.
 
+    Returns:
+      The ends, in [0, 1].
+
     Raises:
       ValueError: a count outside 0 … n, or n below 1.
     """
-    require(
-        n >= 1 and 0 <= count <= n,
-        f"needs 0 <= count <= n and n >= 1, got {count} of {n}",
-    )
+    possible = n >= 1 and 0 <= count <= n
+    require(possible, f"needs 0 <= count <= n and n >= 1, got {count} of {n}")
     low = stats.beta.ppf(0.025, count, n - count + 1) if count else 0.0
     high = stats.beta.ppf(0.975, count + 1, n - count) if count < n else 1.0
     return float(low), float(high)

@@ -49,7 +49,7 @@ def before_task(
         checked inside jit.
     """
     _require_task(data, task, setup)
-    return (strategy.in_chain or strategy).before_task(
+    return (strategy.beside or strategy).before_task(
         params,
         opt_state.strategy,
         data=data,

@@ -1,7 +1,7 @@
 """A method's loss and optimizer as this project's loop makes them.
 
 A loop of one's own may add to the loss, so `jaxcl.transform_loss` takes the form for
-beside others, which projects in another place (`Strategy.in_chain`).
+beside others, which projects in another place (`Strategy.beside`).
 """
 
 from jaxcl.hooks import hook_in

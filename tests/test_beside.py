@@ -102,9 +102,9 @@ def test_what_gpm_protects_stays_so_beside_others(other, first):
 def test_a_form_for_chains_passes_through_a_chain_of_one():
     setup = setup_of()
     alone = jaxcl.chain(gpm(setup, threshold=0.9))
-    assert alone.in_chain is not None and gpm(setup, threshold=0.9).in_chain is not None
+    assert alone.beside is not None and gpm(setup, threshold=0.9).beside is not None
     both = jaxcl.chain(alone, owm(setup))
-    assert both.in_chain is None and finetune(setup).in_chain is None
+    assert both.beside is None and finetune(setup).beside is None
 
 
 def test_two_projections_of_one_layers_input_are_refused():

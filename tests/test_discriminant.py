@@ -142,6 +142,26 @@ def test_more_features_than_examples_on_any_scale():
         assert error < 1e-3 * np.linalg.norm(weights)
 
 
+@pytest.mark.parametrize(
+    "n, d, most", [(5, 300, 2e-2), (10, 300, 2e-2), (50, 500, 2e-2), (5000, 100, 1e-3)]
+)
+def test_the_solution_is_as_exact_as_said(n, d, most):
+    """Against float64 with the same scatter; features of unequal scales."""
+    rng = np.random.default_rng(4)
+    x, y = examples(rng, n=n, d=d, offset=0.0)
+    x = (x * np.geomspace(0.1, 10, d)).astype(np.float32)
+    means, scatter = streamed(x, y, n)
+    head = D.discriminant(means, scatter, 1e-4)
+    covariance = np.asarray(scatter, np.float64) / n
+    ridge = max(1e-4, 8 * np.finfo(np.float32).eps * np.trace(covariance))
+    a = (1 - 1e-4) * covariance + ridge * np.eye(d)
+    centred = np.asarray(means.mean, np.float64) - np.asarray(head.centre, np.float64)
+    weights, seen = np.linalg.solve(a, centred.T), np.unique(y)
+    for k in seen:
+        error = np.linalg.norm(head.weights[:, k] - weights[:, k])
+        assert error < most * np.linalg.norm(weights[:, k]), (k, error)
+
+
 def test_the_probe_is_all_examples_at_once():
     x, y = examples(np.random.default_rng(8), n=500)
     x, y = x[y != 2], y[y != 2]

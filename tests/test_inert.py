@@ -38,6 +38,17 @@ def test_one_row_that_uses_it_is_enough(command, tmp_path):
     assert status == 0, errors
 
 
+def test_a_field_of_one_row_and_of_a_grid_too(command, tmp_path):
+    given = ("--config=digits", *DIGITS, f"--workdir={tmp_path / 'a'}")
+    rows = ("--strategies=bp,bp_star_star", "--for=bp:train.select_metric=loss")
+    status, _, errors = command("compare", *given, *rows)
+    assert status == 2 and "config.train.select_metric changes nothing" in errors
+    grid = ("--strategies=bp", "--grid=train.lr_factor=2,4")
+    status, _, errors = command("sweep", *given, *grid)
+    assert status == 2 and "config.train.lr_factor changes nothing" in errors
+    assert not (tmp_path / "a").exists()
+
+
 def test_its_default_may_be_said(command, tmp_path):
     given = ("--config=digits", *DIGITS, "--config.train.lr_factor=3.0")
     assert command("run", *given, f"--workdir={tmp_path}/a")[0] == 0

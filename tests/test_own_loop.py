@@ -10,7 +10,7 @@ import pytest
 
 import jaxcl
 from jaxcl.ops.linalg import span_update
-from jaxcl.strategies import derpp, er, finetune, gpm, owm
+from jaxcl.strategies import derpp, er, finetune, gpm, owm, si
 from jaxcl.training.programs import trace
 from jaxcl.types import Output
 
@@ -99,12 +99,20 @@ def not_finite(optimizer):
     ).gradient_transformation()
 
 
-@pytest.mark.parametrize("guard", [lambda o: optax.apply_if_finite(o, 3), not_finite])
-@pytest.mark.parametrize("make", [er, derpp, owm])
+def if_finite(optimizer):
+    return optax.apply_if_finite(optimizer, 3)
+
+
+GUARDS = (if_finite, not_finite)
+GUARDED = [(make, guard) for make in (er, derpp, owm) for guard in GUARDS]
+
+
+@pytest.mark.parametrize("make, guard", [(si, if_finite), *GUARDED])
 def test_a_step_that_is_not_taken_leaves_no_trace(make, guard):
     """optax skips it; the method's state must not become NaN."""
     setup = setup_of()
     settings = {} if make is owm else {"capacity": 8, "batch_size": 4}
+    settings = {"strength": 1.0} if make is si else settings
     method = make(setup, **settings)
     params, state, step = stepper(method, guard(optax.sgd(0.1)), setup)
     for i in range(4):
@@ -190,7 +198,7 @@ def test_what_is_added_to_the_loss_is_projected_too():
     """A term of one's own, which no backward pass of a layer sees."""
     setup = setup_of(net=WIDE)
     method = gpm(setup, threshold=1.0)
-    assert method.in_chain is not None  # alone it would project the layer's input
+    assert method.beside is not None  # alone it would project the layer's input
     params = jaxcl.init_params(method, KEY, WIDE)
     tx = jaxcl.transform_optimizer(method, optax.sgd(0.1), setup)
     bare, state = jaxcl.transform_loss(method, setup), tx.init(params)

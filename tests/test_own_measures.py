@@ -7,7 +7,9 @@ from test_recording import cells, config_of, seen
 
 import jaxcl
 from experiments.reporting import feature_scores, figures, scores
+from experiments.runs import foreign, measured
 from experiments.runs.execute import execute
+from jaxcl.training import measures
 
 
 def spread_of_means(x, y):
@@ -75,7 +77,21 @@ def test_it_is_in_the_long_table_the_table_and_a_figure(folder, tmp_path):
     assert line.split()[1] == "hidden_1"
     assert line.split()[-2:] == [f"{untrained:.2f}", f"{end:.2f}"]
     figures.write(rows, tmp_path)
-    assert (tmp_path / "own_spread_of_means.png").exists()
+    assert (tmp_path / "own.png").exists()
+    figures.write([r._replace(result=without(r.result)) for r in rows], tmp_path)
+    assert not (tmp_path / "own.png").exists()  # it would seem to belong to these
+
+
+def without(result):
+    """A result whose run did not measure it."""
+    kept = {k: v for k, v in result.features.items() if "spread" not in k}
+    return result._replace(features=kept)
+
+
+def test_what_is_drawn_and_measured_is_known_by_name():
+    """To the check of other people's files, and to that of a function's name."""
+    assert {"own", *figures.FEATURES} <= set(foreign.FIGURES)
+    assert set(measures.QUANTITIES) == set(measured.AXES)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
-"""Figures of features: rank over tasks, similarity, accuracy of network and probes."""
+"""Figures of features: rank and own measures, similarity, accuracy of probes."""
 
 import math
 from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from .feature_scores import layers
+from .feature_scores import own as own_of
 from .scores import Row
 from .style import band, colour_bar, layer_colours, name_of, panels_of, plain
 
@@ -27,39 +29,54 @@ def with_quantity(rows: Sequence[Row], quantity: str) -> list[Row]:
 
 def rank(rows: Sequence[Row]) -> Figure:
     """Effective rank of each task's examples, before and after the task is trained."""
-    return over_tasks(rows, "effective_rank", "effective rank")
-
-
-def over_tasks(rows: Sequence[Row], quantity: str, name: str) -> Figure:
-    """A quantity of each task's examples, before and after the task is trained."""
     figure, panels = panels_of(rows, 3.4, 2.6)
     shade = layer_colours(map(layers, rows))
-    low = 0.0
     for ax, row in zip(panels, rows, strict=True):
-        done = row.result.tasks_done
-        task = np.arange(1, done + 1)
-        for layer in layers(row):
-            values = row.result.features.get(f"{quantity}/{layer}")
-            if values is None:
-                continue
-            values = values[row.finished_seeds]
-            after = np.diagonal(values, -1, -2, -1)[:, :done]
-            before = np.diagonal(values, 0, -2, -1)[:, :done]
-            low = min(low, np.nanmin([after, before]))
-            band(ax, task, after, shade[layer], 1.6, 0.2, layer)
-            ax.plot(task, before.mean(axis=0), color=shade[layer], lw=1, ls="--")
-        ax.set_xlim(0.7, len(row.result.task_names) + 0.3)
-        if low >= 0:
-            ax.set_ylim(bottom=0)
-        ax.legend(fontsize=7, handlelength=1.2)
+        _around_each_task(ax, row, "effective_rank", shade)
+    figure.supylabel("effective rank", size=9)
+    _explain(figure, "Effective rank of the features of a task's examples")
+    return figure
+
+
+def own(rows: Sequence[Row]) -> Figure:
+    """Each quantity of a user's function, as `rank`: a panel for it and each row."""
+    of = [(q, row) for q in own_of(rows) for row in with_quantity(rows, q)]
+    figure, panels = panels_of([row for _, row in of], 3.4, 2.6)
+    shade = layer_colours(map(layers, rows))
+    for ax, (quantity, row) in zip(panels, of, strict=True):
+        _around_each_task(ax, row, quantity, shade)
+        ax.set_ylabel(plain(quantity), size=9)
+    _explain(figure, "Own measures of the features of a task's examples")
+    return figure
+
+
+def _around_each_task(ax: Axes, row: Row, quantity: str, shade) -> None:
+    """A layer's quantity on each task's examples, after the task and before it."""
+    done, lowest = row.result.tasks_done, [0.0]
+    task = np.arange(1, done + 1)
+    for layer in layers(row):
+        values = row.result.features.get(f"{quantity}/{layer}")
+        if values is None:
+            continue
+        values = values[row.finished_seeds]
+        after = np.diagonal(values, -1, -2, -1)[:, :done]
+        before = np.diagonal(values, 0, -2, -1)[:, :done]
+        lowest += [after.min(), before.min()]
+        band(ax, task, after, shade[layer], 1.6, 0.2, layer)
+        ax.plot(task, before.mean(axis=0), color=shade[layer], lw=1, ls="--")
+    ax.set_xlim(0.7, len(row.result.task_names) + 0.3)
+    if min(lowest) == 0:
+        ax.set_ylim(bottom=0)
+    ax.legend(fontsize=7, handlelength=1.2)
+
+
+def _explain(figure: Figure, title: str) -> None:
     figure.supxlabel("task", size=9)
-    figure.supylabel(name, size=9)
     figure.suptitle(
-        f"{name[0].upper()}{name[1:]} of the features of a task's examples\n"
+        f"{title}\n"
         "solid: after the task, with lowest to highest seed; dashed: before it",
         size=9,
     )
-    return figure
 
 
 def similarity(rows: Sequence[Row]) -> Figure:

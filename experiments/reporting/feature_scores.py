@@ -148,11 +148,11 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def text_table(rows: Sequence[Row]) -> str:
     """One line per method and layer, means over seeds; every formula stands below."""
-    titles = columns(rows)
+    titles, quantities = columns(rows), own(rows)
     lines = [["Method", "Layer", *titles.values()]]
     for row in rows:
         for layer in layers(row):
-            values = of_layer(row, layer, own(rows))
+            values = of_layer(row, layer, quantities)
             cells = [_cell(name, values[name]) for name in titles]
             lines.append([row.label, layer, *cells])
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
@@ -171,13 +171,14 @@ def text_table(rows: Sequence[Row]) -> str:
 def csv_table(rows: Sequence[Row]) -> str:
     """Raw numbers: mean, lowest and highest seed of each column; empty: unknown."""
     kinds, lines = ("mean", "min", "max"), []
+    names, quantities = columns(rows), own(rows)
     header = ["method", "row", "layer"]
-    header += [f"{c}_{kind}" for c in columns(rows) for kind in kinds]
+    header += [f"{c}_{kind}" for c in names for kind in kinds]
     for row in rows:
         for layer in layers(row):
             line: list[object] = [row.label, row.result.row, layer]
-            found = of_layer(row, layer, own(rows))
-            for values in (found[name] for name in columns(rows)):
+            found = of_layer(row, layer, quantities)
+            for values in (found[name] for name in names):
                 known = values[np.isfinite(values)]
                 summary = (known.mean(), known.min(), known.max()) if len(known) else ()
                 line += [float(v) for v in summary] or ["", "", ""]

@@ -17,8 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from . import answer_figures, feature_figures
-from .feature_figures import over_tasks
-from .feature_scores import own
 from .scores import Row
 from .space_figures import capacity, shared_layers, space
 from .style import (
@@ -74,10 +72,10 @@ def write(rows: Sequence[Row], out: Path) -> list[Path]:
                 drawn[name] = draw(seen)
             else:
                 forget(out / name)
-        for quantity in own(rows):
-            seen = feature_figures.with_quantity(rows, quantity)
-            if seen:
-                drawn[f"own_{quantity}"] = over_tasks(seen, quantity, quantity)
+        if feature_figures.own_of(rows):
+            drawn["own"] = feature_figures.own(rows)
+        else:
+            forget(out / "own")
         for name, figure in drawn.items():
             entitle(figure, rows)
             save(figure, out / f"{name}.png")

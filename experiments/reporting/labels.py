@@ -88,7 +88,7 @@ def _apart(
 
 def _data_of(r: Result) -> dict[str, Any]:
     """The fields of a run's data."""
-    return {k: v for k, v in _given(r).items() if k in FIELDS and k[:5] == "data."}
+    return {k: v for k, v in _given(r).items() if k in FIELDS and k.startswith("data.")}
 
 
 def _given(r: Result) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from .plain_json import read_json
 from .results import CONFIG_NAME
 
 SWEEP = "sweep.csv"
-FIGURES = ("bars", "tasks", "matrix", "space", "capacity", "rank", "cka", "probes")
+FIGURES = (
+    *("bars", "tasks", "matrix", "space", "capacity", "rank", "cka", "probes"),
+    *("confusion", "own"),
+)
 TABLES = (
     "table.csv",
     "table.md",

@@ -147,8 +147,8 @@ def discriminant(
       The classifier. A is factored by Cholesky, each matrix by itself (see
       `jaxcl.ops.decompositions`). ε I is raised to 8 u tr(Σ) I if that is larger, with
       u float32's unit of rounding: with less, rounding alone can make A indefinite;
-      with it, weights are within 1e-2 of those in float64 where there are fewer
-      examples than features, and to 1e-6 where there are many more.
+      with it, A's condition is at most 1/(8 u), and weights are within 2e-2 of those in
+      float64 where there are fewer examples than features, else within 1e-3.
 
     Raises:
       ValueError: a shrinkage that is a number outside (0, 1].

@@ -230,9 +230,9 @@ def gpm(
     def report(state):
         return {"taken": {la.name: state.count[la.name] / la.d_in for la in layers}}
 
-    in_chain = None
+    beside = None
     if by_input:
-        in_chain = gpm(setup, **given | {"form": "gradient"})
+        beside = gpm(setup, **given | {"form": "gradient"})
     hooks = (
         {"forward": forward, "grads": grads}
         if where == "grads"
@@ -245,6 +245,6 @@ def gpm(
         report=report,
         needs_linear=where == "grads",
         needs_every_task=True,  # biases and norms learn in the first task only
-        in_chain=in_chain,
+        beside=beside,
         **hooks,
     )

@@ -241,4 +241,4 @@ def hat(
     )
     # Replay, or joint training, adds rows of other tasks to a batch.
     by_row = functools.partial(forward, rows_of_one_task=False)
-    return alone._replace(in_chain=alone._replace(forward=by_row))
+    return alone._replace(beside=alone._replace(forward=by_row))

@@ -187,9 +187,9 @@ def owm(
         share = {n: 1 - jnp.trace(p) / p.shape[0] for n, p in state.inverse.items()}
         return {"taken": {layer.name: share[layer.name] for layer in layers}}
 
-    in_chain = None
+    beside = None
     if by_input:
-        in_chain = owm(setup, **given | {"form": "gradient"})
+        beside = owm(setup, **given | {"form": "gradient"})
     hooks = (
         {"forward": forward, "grads": grads}
         if where == "grads"
@@ -200,6 +200,6 @@ def owm(
         penalty=penalty if norm_penalty else None,
         report=report,
         needs_linear=where == "grads",
-        in_chain=in_chain,
+        beside=beside,
         **hooks,
     )

@@ -76,7 +76,7 @@ def strategy_for(problem: Problem, setup: Setup, **settings: Any) -> Strategy:
     Joint training's batches hold rows of other tasks, as those of replay in a chain do.
     """
     made = problem.make_strategy(setup, **settings)
-    return (made.in_chain or made) if problem.joint else made
+    return (made.beside or made) if problem.joint else made
 
 
 class PerSeed(NamedTuple):
