@@ -243,8 +243,10 @@ def test_projecting_gradients_before_adam_leaks(digits):
     method = gpm(setup, threshold=0.9, samples=100)
     net, ms = start(model)
     aux, state = memory(setup, method, net, ms, x[0], y)
+    adam = optax.adam(1e-3)
     with pytest.warns(UserWarning, match="earlier tasks are not protected"):
-        train = loop(method, setup, ms, optax.adam(1e-3))
+        jaxcl.transform_optimizer(method, adam, setup)
+    train = loop(method, setup, ms, adam)
     params, _ = train(jaxcl.Params(net, aux), state, x[1], y, 1)
     moved = params.net["hidden_0"]["kernel"] - net["hidden_0"]["kernel"]
     u = state.basis["hidden_0"]
